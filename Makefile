@@ -1,0 +1,42 @@
+# Each goal sets up what it needs; `make demo` and `make test` are all that a newcomer has to type.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := taggants jobs tests benchmarks
+
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: demo test test-fast lint type check bench clean
+
+demo: $(VENV)/.installed ## sign scikit-learn's digits, train victims and controls, print the certificates
+	$(BIN)/python jobs/craft.py
+
+test: $(VENV)/.installed-dev ## every test but those for GPUs
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev ## the tests without Ray, S3 and end-to-end runs: a minute
+	$(BIN)/python -m pytest -m "not ray and not s3 and not slow"
+
+lint: $(VENV)/.installed-dev type ## style, types and the import contracts
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/lint-imports
+
+type: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+check: lint test
+
+clean: ## removes caches, keeps the environment, runs and secrets
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,54 @@
+"""Signs a dataset: keys, surrogate, crafting, export; then rehearses detection on victims and controls of its own.
+
+Safe to start again after any interruption: what is done is found in the run folder, the rest is done now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taggants import pipeline, reports
+from taggants.cli import ray_cluster, run_job
+from taggants.config import Config
+from taggants.crafting.driver import DriveResult
+from taggants.detection import Certificate
+from taggants.progress import say
+
+
+@dataclass(frozen=True)
+class CraftResult:
+    """run: uri of the run folder. export: None when a shard failed for good."""
+
+    run: str
+    drive: DriveResult
+    export: pipeline.ExportResult | None
+    certificates: dict[str, Certificate]
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.drive.failed else 0
+
+
+def main(config: Config) -> CraftResult:
+    """Runs every stage that is not done yet."""
+    run = pipeline.Run(config)
+    say(reports.opening(run))
+    registration = pipeline.prepare_keys(run)
+    run.write_config()
+    say(reports.registered(run, registration))
+    with ray_cluster(config):
+        surrogate = pipeline.train_surrogate(run)
+        plan = pipeline.make_plan(run, surrogate)
+        drive = pipeline.craft(run, plan, surrogate)
+        say(reports.crafted(plan, drive))
+        if drive.failed:
+            return CraftResult(run.root.uri, drive, None, {})
+        export = pipeline.export(run, plan)
+        say(reports.exported(run, export))
+        rehearsal = pipeline.rehearse(run)
+    say(reports.rehearsed(run, rehearsal))
+    return CraftResult(run.root.uri, drive, export, {name: outcome.certificate for name, outcome in rehearsal.items()})
+
+
+if __name__ == "__main__":
+    run_job(main, __doc__)

@@ -1,0 +1,34 @@
+"""Creates the secret keys of a configuration and registers the test, without crafting anything.
+
+The registration is public: publish it, or its SHA-256, before the signed dataset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taggants import pipeline, reports
+from taggants.cli import run_job
+from taggants.config import Config
+from taggants.keys import Registration
+from taggants.progress import say
+
+
+@dataclass(frozen=True)
+class KeysResult:
+    run: str
+    registration: Registration
+    exit_code: int = 0
+
+
+def main(config: Config) -> KeysResult:
+    """Creates the key file unless it exists; a second call changes nothing."""
+    run = pipeline.Run(config)
+    registration = pipeline.prepare_keys(run)
+    run.write_config()
+    say(reports.registered(run, registration))
+    return KeysResult(run.root.uri, registration)
+
+
+if __name__ == "__main__":
+    run_job(main, __doc__)

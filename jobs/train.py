@@ -1,0 +1,37 @@
+"""Trains one victim (on the signed export) or control (on the clean source) of a crafted run.
+
+For example: python jobs/train.py --set train.role=control --set train.index=7
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taggants import pipeline
+from taggants.cli import ray_cluster, run_job
+from taggants.config import Config
+from taggants.progress import say
+from taggants.training.ray_trainer import TrainedModel
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """checkpoint: uri of the model.safetensors file, to give to jobs/verify.py."""
+
+    model: TrainedModel
+    checkpoint: str
+    exit_code: int = 0
+
+
+def main(config: Config) -> TrainResult:
+    """Trains, resumes or finds the model."""
+    run = pipeline.Run(config)
+    with ray_cluster(config):
+        model = pipeline.train_suspect(run, config.train.role, config.train.index)
+    checkpoint = run.root.uri_of(model.path)
+    say(f"checkpoint {checkpoint}")
+    return TrainResult(model, checkpoint)
+
+
+if __name__ == "__main__":
+    run_job(main, __doc__)

@@ -1,0 +1,14 @@
+"""Gradient alignment: the key gradient, the signing gradient, and engines for the pixel gradient of their cosine."""
+
+from taggants.alignment.engines import ENGINES, PixelGradientEngine
+from taggants.alignment.gradients import Gradient, alignment, alignment_direction, key_gradient, loss_gradient
+
+__all__ = [
+    "ENGINES",
+    "Gradient",
+    "PixelGradientEngine",
+    "alignment",
+    "alignment_direction",
+    "key_gradient",
+    "loss_gradient",
+]

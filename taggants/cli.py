@@ -1,0 +1,85 @@
+"""What all jobs share: `--config FILE --set section.field=value`, the connection to Ray, and exit codes.
+
+Exit code 0: done. 2: bad input, one sentence on stderr. 1: a shard failed for good, or a bug (with its traceback).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from taggants.config import Config, load_config
+from taggants.errors import InputError
+from taggants.progress import console
+
+
+class Result(Protocol):
+    """What a job's `main` returns."""
+
+    @property
+    def exit_code(self) -> int: ...
+
+
+def run_job(main: Callable[[Config], Result], description: str) -> None:
+    """Parses the command line, runs `main` and exits with its code. `description` is the job's docstring."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file, see jobs/configs/; without it: the embedded digits"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="SECTION.FIELD=VALUE",
+        action="append",
+        default=[],
+        help="overrides one field, for example --set crafting.epsilon=16/255; may be repeated",
+    )
+    given = parser.parse_args()
+    try:
+        code = main(load_config(given.config, given.set)).exit_code
+    except InputError as error:
+        console.file.flush()
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+@contextmanager
+def ray_cluster(config: Config) -> Iterator[None]:
+    """Connects to the cluster that RAY_ADDRESS names (set within `ray job submit`), else starts Ray here; then disconnects.
+
+    Does nothing when the configuration needs no Ray, or when the caller is connected already.
+    """
+    needs_ray = config.execution.pool == "ray" or config.execution.train_workers > 0
+    quiet_local_training()
+    import ray
+
+    if not needs_ray or ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**options)
+    else:
+        # "local", not a cluster that happens to run on this machine; loopback only, so no token file is made for it.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about accelerators that this machine may not have
+            ray.init(address="local", include_dashboard=False, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quiet_local_training() -> None:
+    """Sets, before Ray is imported, what keeps usage reports off and Ray Train's own helpers small."""
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}.items():
+        os.environ.setdefault(name, value)

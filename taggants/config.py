@@ -1,0 +1,288 @@
+"""The one configuration tree: its fields, its YAML, its hash.
+
+A run is one frozen `Config`. What decides the signed bytes and the registration is hashed, and the hash names the run folder;
+where and on how many workers it runs, and how it is evaluated, is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from taggants.errors import InputError
+
+
+def _fraction(value: object) -> object:
+    """Reads "16/255" as a number; leaves everything else to pydantic."""
+    if isinstance(value, str) and "/" in value:
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+def _expand(value: object) -> object:
+    """Expands $NAME in a path or URI; an unset variable is an error, not an empty string."""
+    if isinstance(value, str):
+        expanded = os.path.expandvars(value)
+        if "$" in expanded:
+            raise ValueError(f"{value!r} names an environment variable that is not set; set it or write the path")
+        return expanded
+    return value
+
+
+FractionOf = Annotated[float, BeforeValidator(_fraction)]
+Uri = Annotated[str, BeforeValidator(_expand)]
+
+
+class Section(BaseModel):
+    """Frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DataConfig(Section):
+    """The dataset to sign."""
+
+    source: Literal["digits", "parquet"] = Field(
+        "digits", description="scikit-learn's digits, or Parquet files in the Hugging Face layout"
+    )
+    root: Uri | None = Field(
+        None, description="folder or s3:// prefix of the Parquet files; $NAME is expanded; only with parquet"
+    )
+    train: str = Field("train.parquet", description="file or prefix of the training files under root")
+    test: str = Field("test.parquet", description="file or prefix of the test files under root")
+    image_column: str = Field("image", description="struct<bytes, path> or binary column of encoded images")
+    label_column: str = Field("label", description="integer column of class labels")
+    channels: Literal[1, 3] = Field(1, description="1 for grey images, 3 for colour")
+    num_classes: int | None = Field(None, ge=2, description="use only classes below this; null for all")
+    images_per_class: int | None = Field(
+        None, ge=1, description="use only the first images of each class; null for all"
+    )
+
+    @model_validator(mode="after")
+    def _root_with_parquet(self) -> DataConfig:
+        if (self.root is None) == (self.source == "parquet"):
+            raise ValueError("data.root is required with data.source=parquet and must be null with data.source=digits")
+        return self
+
+
+class KeysConfig(Section):
+    """The secret keys. The key file lies under a root of its own, apart from every run folder."""
+
+    root: Uri = Field("secrets", description="private folder; the key file in it has mode 0600")
+    name: str = Field("digits", pattern=r"^[A-Za-z0-9_-]+$", description="file name of the key file, without .json")
+    num_keys: int = Field(20, ge=1, le=100_000, description="K; hits needed for a given p fall as a share of K")
+    family: Literal["block", "smooth"] = Field(
+        "block", description="uniform noise in cells, nearest (paper) or bicubic"
+    )
+    cell_size: int = Field(1, ge=1, description="pixels along one side of a noise cell")
+    demonstration: bool = Field(
+        False,
+        description="derive the secret from a public sentence: repeatable, but anybody can forge; never for a real dataset",
+    )
+
+
+class SigningConfig(Section):
+    """The signing sets. Exactly one of budget and images_per_key is set."""
+
+    budget: FractionOf | None = Field(None, gt=0, le=1, description="fraction of the training set that may be signed")
+    images_per_key: int | None = Field(None, ge=1, description="images that carry each key")
+    selection: Literal["random", "gradient_norm", "loss"] = Field(
+        "gradient_norm",
+        description="by largest surrogate gradient norm or loss (Witches' Brew, Sleeper Agent), or at random",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> SigningConfig:
+        if (self.budget is None) == (self.images_per_key is None):
+            raise ValueError("set exactly one of signing.budget and signing.images_per_key; the other must be null")
+        return self
+
+
+class TrainingConfig(Section):
+    """How a surrogate, victim or control is trained."""
+
+    model: str = Field("cnn", description='"cnn" or "cnn_wide" (built in, no normalisation layers) or timm/NAME')
+    recipe: Literal["simple", "strong"] = Field(
+        "simple", description="crop and flip, or 3-Augment with Mixup and CutMix"
+    )
+    num_epochs: int = Field(30, ge=1, le=10_000, description="passes over the training set")
+    batch_size: int = Field(64, ge=1, description="images per step, over all workers")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="highest rate of AdamW; cosine schedule")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="decoupled")
+    crop_padding: int = Field(0, ge=0, description="pixels of reflect padding before the random crop")
+    flip: bool = Field(False, description="mirror half of the images; not for digits")
+
+
+class CraftingConfig(Section):
+    """The perturbations. Every field is part of the plan, the microbatch and thread count because they change rounding."""
+
+    epsilon: FractionOf = Field(
+        64 / 255, ge=1 / 255, le=1, description="L-infinity bound, pixels in [0, 1]; paper 16/255"
+    )
+    num_steps: int = Field(250, ge=1, le=100_000, description="optimiser steps of each restart; paper's release 250")
+    step_size: float = Field(0.4, gt=0, le=10, description="first step in units of epsilon")
+    milestones: tuple[FractionOf, ...] = Field(
+        (40 / 250, 93 / 250, 156 / 250, 218 / 250),
+        description="fractions of num_steps after which the step shrinks (paper's release)",
+    )
+    decay: float = Field(0.3, gt=0, le=1, description="factor at each milestone")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Adam's beta_1")
+    num_restarts: int = Field(1, ge=1, le=100, description="starts, of which the best aligned is kept")
+    num_views: int = Field(2, ge=1, le=64, description="independent augmentations of each image per step")
+    initial_noise: float = Field(1.0, ge=0, le=1, description="standard deviation of the start in units of epsilon")
+    crop_padding: int = Field(0, ge=0, description="as in training: pixels of reflect padding before the random crop")
+    flip: bool = Field(False, description="as in training: mirror half of the draws")
+    engine: Literal["double_backward"] = Field("double_backward", description="see taggants/alignment/engines.py")
+    microbatch: int = Field(64, ge=1, description="augmented images per pass")
+    num_threads: int = Field(1, ge=1, description="torch threads of one worker")
+
+
+class DetectionConfig(Section):
+    """The test, fixed before any suspect is queried and written into the public registration."""
+
+    statistic: Literal["rank", "hits"] = Field("rank", description="which of the two exact p-values decides")
+    top_k: int = Field(1, ge=1, description="a hit is a key label within the suspect's top k")
+    alpha: float = Field(1e-3, gt=0, lt=1, description="a suspect with p <= alpha is detected")
+
+
+class EvaluationConfig(Section):
+    """The owner's own rehearsal: victims trained on the signed data, controls on the clean data. Not hashed."""
+
+    num_victims: int = Field(3, ge=0, description="models trained on the signed data")
+    num_controls: int = Field(3, ge=0, description="models of the same recipe and seeds trained on the clean data")
+    training: TrainingConfig = TrainingConfig()
+
+
+class VerifyConfig(Section):
+    """What `jobs/verify.py` tests. Not hashed."""
+
+    suspects: tuple[Uri, ...] = Field(
+        (), description="checkpoints (model.safetensors) to test; empty: the run's own models"
+    )
+
+
+class TrainJobConfig(Section):
+    """Which model `jobs/train.py` trains. Not hashed."""
+
+    role: Literal["victim", "control"] = Field(
+        "victim", description="victim: on the signed export; control: on the clean source"
+    )
+    index: int = Field(0, ge=0, description="seed offset and name, as in victim-0")
+
+
+class ExecutionConfig(Section):
+    """Where the work runs. Never changes a result, so it is not hashed."""
+
+    pool: Literal["inline", "ray"] = Field("ray", description="craft in this process, or by Ray actors")
+    num_workers: int = Field(2, ge=1, description="crafting actors")
+    num_cpus: float = Field(1, ge=0, description="logical CPUs of one actor")
+    num_gpus: float = Field(0, ge=0, description="GPUs of one actor, may be a fraction")
+    max_failures: int = Field(2, ge=1, description="attempts of a shard that fails by itself")
+    max_losses: int = Field(5, ge=1, description="times a shard may be lost to dead workers")
+    train_workers: int = Field(
+        0, ge=0, description="Ray Train workers; 0 trains in this process (Ray Train's local mode)"
+    )
+    train_threads: int = Field(2, ge=1, description="torch threads of one training process")
+
+
+class OutputConfig(Section):
+    """Where results go."""
+
+    root: Uri = Field("runs", description="folder or s3:// prefix that holds the run folders and prepared datasets")
+    private_manifest: bool = Field(
+        False, description="also list the signed rows in the export's manifest: keep such an export to yourself"
+    )
+
+
+class Config(Section):
+    """One run."""
+
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="of the surrogate, the signing sets and the crafting; never of the keys"
+    )
+    data: DataConfig = DataConfig()
+    keys: KeysConfig = KeysConfig()
+    signing: SigningConfig = SigningConfig(images_per_key=7)
+    surrogate: TrainingConfig = TrainingConfig()
+    crafting: CraftingConfig = CraftingConfig()
+    detection: DetectionConfig = DetectionConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    verify: VerifyConfig = VerifyConfig()
+    train: TrainJobConfig = TrainJobConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    output: OutputConfig = OutputConfig()
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over the sections that decide the signed bytes and the registration; names the run folder."""
+        decisive = self.model_dump(
+            mode="json", include={"seed", "data", "keys", "signing", "surrogate", "crafting", "detection"}
+        )
+        canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def load_config(path: str | None, settings: Sequence[str] = ()) -> Config:
+    """Returns the configuration of a YAML (or JSON) file with `section.field=value` settings on top; defaults without a file.
+
+    Raises:
+        InputError: no such file, not YAML, an unknown field, or a value outside its range; the sentence names the field.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"config file {path!r} cannot be read ({error}); give the path of a YAML file") from error
+        except yaml.YAMLError as error:
+            raise InputError(f"config file {path!r} is not YAML ({' '.join(str(error).split())}); mend it") from error
+        if not isinstance(tree, dict):
+            raise InputError(f"config file {path!r} must hold sections such as 'crafting:', not {type(tree).__name__}")
+    for setting in settings:
+        _apply(tree, setting)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_one_sentence(error)) from None
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    field, equals, value = setting.partition("=")
+    if not equals or not field:
+        raise InputError(f"--set {setting!r} must read section.field=value, for example crafting.epsilon=16/255")
+    *sections, name = field.strip().split(".")
+    branch = tree
+    for section in sections:
+        branch = branch.setdefault(section, {})
+        if not isinstance(branch, dict):
+            raise InputError(f"--set {setting!r}: {section!r} is a value, not a section")
+    try:
+        branch[name] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {setting!r}: the value is not YAML; quote it") from error
+
+
+def _one_sentence(error: ValidationError) -> str:
+    """The first of pydantic's complaints as one sentence, with the field's own description as the mend."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "config"
+    if first["type"] == "extra_forbidden":
+        model: Any = Config
+        for part in first["loc"][:-1]:
+            model = model.model_fields[part].annotation
+        return f"config field {where!r} does not exist; its section knows {', '.join(model.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    value = f" = {first['input']!r}" if isinstance(first["input"], str | int | float | bool) else ""
+    return f"config field {where!r}{value}: {message}{more}"

@@ -1,0 +1,122 @@
+"""The loop that brings a plan to its end: it alone commits, and it may be stopped and started again at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from taggants.crafting.events import Event, Finished, Pool, Submit
+from taggants.crafting.scheduler import Scheduler
+from taggants.manifest import Plan, RunFolder
+
+_WAIT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class DriveProgress:
+    """How far a run is.
+
+    Attributes:
+        num_shards: of the plan.
+        num_done: committed, before or now.
+        num_running: with the pool.
+        num_failed: given up.
+        latest_event: what has just happened; None at the start.
+    """
+
+    num_shards: int
+    num_done: int
+    num_running: int
+    num_failed: int
+    latest_event: Event | None
+
+
+@dataclass(frozen=True)
+class DriveResult:
+    """How a run ended.
+
+    Attributes:
+        num_shards: of the plan; the sum of `num_resumed`, `num_crafted` and the number failed.
+        num_resumed: found committed at the start.
+        num_crafted: done since.
+        failed: why, by index, for each shard that was given up.
+    """
+
+    num_shards: int
+    num_resumed: int
+    num_crafted: int
+    failed: dict[int, str]
+
+
+def drive(
+    plan: Plan,
+    run_folder: RunFolder,
+    pool: Pool,
+    *,
+    max_failures: int = 2,
+    max_losses: int = 5,
+    on_progress: Callable[[DriveProgress], None] | None = None,
+) -> DriveResult:
+    """Crafts and commits all shards of the plan that have no commit yet, then closes the pool, whatever happens.
+
+    Args:
+        plan: what is to do; registered in the run folder.
+        run_folder: where commits are read and written.
+        pool: what does the work.
+        max_failures: see `Scheduler`.
+        max_losses: see `Scheduler`.
+        on_progress: called at the start and after each event.
+
+    Returns: what was done; the caller decides what a failed shard means.
+
+    Raises:
+        InputError: the run folder holds another plan or a commit that cannot be trusted, or a worker refused its input.
+    """
+    try:
+        run_folder.register_plan(plan)
+        committed = run_folder.read_commits()
+        shards = {shard.index: shard for shard in plan.shards}
+        scheduler = Scheduler(
+            [index for index in shards if index not in committed],
+            num_slots=pool.num_slots,
+            max_failures=max_failures,
+            max_losses=max_losses,
+            last_attempts=run_folder.last_attempts(),
+        )
+
+        def report(latest_event: Event | None) -> None:
+            if on_progress is not None:
+                on_progress(
+                    DriveProgress(
+                        num_shards=len(shards),
+                        num_done=len(committed) + scheduler.num_done,
+                        num_running=scheduler.num_running,
+                        num_failed=len(scheduler.given_up),
+                        latest_event=latest_event,
+                    )
+                )
+
+        decisions = scheduler.start()
+        report(None)
+        while True:
+            for decision in decisions:
+                if isinstance(decision, Submit):
+                    pool.submit(shards[decision.shard_index], decision.attempt)
+            if scheduler.is_finished:
+                break
+            decisions = []
+            for event in pool.wait(_WAIT_TIMEOUT_S):
+                if isinstance(event, Finished):
+                    assert event.commit.plan_hash == plan.plan_hash, "a worker of another plan"
+                    assert event.commit.shard_index == event.shard_index, "a commit of another shard"
+                    run_folder.commit(event.commit)  # if another driver was first, its result stands
+                decisions += scheduler.handle(event)
+                report(event)
+        return DriveResult(
+            num_shards=len(shards),
+            num_resumed=len(committed),
+            num_crafted=scheduler.num_done,
+            failed=scheduler.given_up,
+        )
+    finally:
+        pool.close()

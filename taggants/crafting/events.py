@@ -1,0 +1,83 @@
+"""What passes between driver, scheduler, pool and worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from taggants.manifest import Commit, Shard
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A worker wrote the whole result of a shard; `commit` is the record of it, not yet committed."""
+
+    shard_index: int
+    commit: Commit
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The shard's own work raised an error: it may well do so again anywhere."""
+
+    shard_index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The machinery under the shard went away (process, node, network): no fault of the shard."""
+
+    shard_index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Hand this attempt at a shard to the pool; no two attempts at a shard have one number."""
+
+    shard_index: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Stop trying this shard in this run."""
+
+    shard_index: int
+    reason: str
+
+
+Event: TypeAlias = Finished | Failed | Lost
+Decision: TypeAlias = Submit | GiveUp
+
+
+class Worker(Protocol):
+    """Does the work of one shard at a time; holds nothing that cannot be built again from storage."""
+
+    def craft(self, shard: Shard, attempt: int) -> Commit:
+        """Returns: the record of the attempt file it wrote whole.
+
+        Raises:
+            InputError: the job cannot succeed for anybody, so it stops. Any other exception fails this attempt only.
+        """
+
+
+class Pool(Protocol):
+    """Runs attempts somewhere. Every submitted attempt comes back as exactly one event, in any order."""
+
+    num_slots: int
+
+    def submit(self, shard: Shard, attempt: int) -> None:
+        """Takes an attempt without waiting for it; at most `num_slots` are open at a time."""
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """Returns: events since the last call; [] if none came within `timeout_s` or so."""
+
+    def close(self) -> None:
+        """Stops all work, and gives back what the pool holds; may be called twice."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns: an exception as one line, "type: message"."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

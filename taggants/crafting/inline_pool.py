@@ -1,0 +1,36 @@
+"""A pool that does the work in the calling process, one shard at a time: for a laptop, for tests, for debugging."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from taggants.crafting.events import Event, Failed, Finished, Worker, reason_of
+from taggants.errors import InputError
+from taggants.manifest import Shard
+
+
+class InlinePool:
+    """Runs `worker.craft` inside `wait`; an InputError of the worker leaves `wait`, other exceptions fail the shard."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.num_slots = 1
+        self._worker = worker
+        self._queue: deque[tuple[Shard, int]] = deque()
+
+    def submit(self, shard: Shard, attempt: int) -> None:
+        self._queue.append((shard, attempt))
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """Returns: the event of the oldest attempt, however long that takes; [] if there is none."""
+        if not self._queue:
+            return []
+        shard, attempt = self._queue.popleft()
+        try:
+            return [Finished(shard.index, self._worker.craft(shard, attempt))]
+        except InputError:
+            raise
+        except Exception as error:
+            return [Failed(shard.index, reason_of(error))]
+
+    def close(self) -> None:
+        self._queue.clear()

@@ -1,0 +1,129 @@
+"""Encoded images to uint8 arrays [channels, height, width] and back, losslessly."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from taggants.errors import InputError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHANNELS_OF_MODE = {"L": 1, "RGB": 3}
+_MODE_OF_CHANNELS = {1: "L", 3: "RGB"}
+# Pillow turns these into 8 bits by clipping, which is silent damage.
+_WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+# What Pillow's decoders raise for damaged data.
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+def decode_image(data: bytes, channels: int | None = None) -> NDArray[np.uint8]:
+    """Decodes an image in any format that Pillow reads.
+
+    Args:
+        data: the encoded image.
+        channels: 1 or 3 converts: grey becomes three equal channels, colour becomes ITU-R 601-2 luma, transparency is
+            dropped. None keeps a greyscale image (mode L) at 1 channel and an RGB image at 3, and refuses other modes.
+
+    Returns: uint8 [C, H, W], writable.
+
+    Raises:
+        InputError: the data are no whole image, or their mode cannot be converted to 8-bit grey or RGB without damage.
+    """
+    if channels not in (None, 1, 3):
+        raise InputError(f"channels is {channels}; give 1 (grey) or 3 (RGB).")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode in _WIDE_MODES:
+                raise InputError(f"the image has mode {image.mode}; give an image with 8 bits per channel.")
+            if channels is not None:
+                pixels = np.array(image.convert(_MODE_OF_CHANNELS[channels]))
+            elif image.mode in _CHANNELS_OF_MODE:
+                pixels = np.array(image)
+            else:
+                raise InputError(
+                    f"the image has mode {image.mode}, neither L nor RGB; convert with channels=1 or channels=3."
+                )
+    except InputError:
+        raise
+    except _DECODE_ERRORS as error:
+        raise InputError(f"the image cannot be decoded ({_first_words(error)}); replace it.") from None
+    channels_last = pixels.reshape(*pixels.shape[:2], -1)  # [H, W, C]
+    return np.ascontiguousarray(channels_last.transpose(2, 0, 1))
+
+
+def encode_png(image: NDArray[np.uint8], like: bytes | None = None) -> bytes:
+    """Encodes an image as PNG: mode L for one channel, RGB for three.
+
+    Args:
+        image: uint8 [C, H, W] with C 1 or 3.
+        like: the PNG whose pixels are replaced. Its other chunks (colour profile, gamma, text) stay as they are and
+            where they are, so that the result differs from it in the pixels alone.
+
+    Returns: the PNG, a function of the arguments and the version of Pillow alone.
+    """
+    assert image.dtype == np.uint8, image.dtype
+    assert image.ndim == 3, image.shape
+    assert image.shape[0] in _MODE_OF_CHANNELS, image.shape
+    pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+    sink = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(sink, format="PNG")
+    png = sink.getvalue()
+    return png if like is None else _with_pixels_of(like, png)
+
+
+def encoding_of(data: bytes) -> str:
+    """Returns: the image format by its content, in Pillow's name ("PNG", "JPEG", ...).
+
+    Raises:
+        InputError: the data are no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.format or "unknown"
+    except _DECODE_ERRORS as error:
+        raise InputError(f"the image cannot be decoded ({_first_words(error)}); replace it.") from None
+
+
+def plain_png_shape(data: bytes) -> tuple[int, int, int] | None:
+    """Returns: (C, H, W) of a PNG whose pixels `encode_png` can replace without any other change: 8 bits per channel,
+    grey or RGB, no palette, no alpha, not interlaced. None for anything else."""
+    # The header is always the first chunk; its length and name take the 8 bytes after the signature (PNG, 11.2.1).
+    if len(data) < 33 or not data.startswith(_PNG_SIGNATURE):
+        return None
+    width, height, bit_depth, colour_type, compression, filtering, interlace = struct.unpack(">IIBBBBB", data[16:29])
+    if (bit_depth, compression, filtering, interlace) != (8, 0, 0, 0) or colour_type not in (0, 2):
+        return None
+    return (1 if colour_type == 0 else 3), height, width
+
+
+def _with_pixels_of(original: bytes, png: bytes) -> bytes:
+    new_pixels = b"".join(chunk for name, chunk in _png_chunks(png) if name == b"IDAT")
+    parts = [_PNG_SIGNATURE]
+    for name, chunk in _png_chunks(original):
+        if name != b"IDAT":
+            parts.append(chunk)
+        elif new_pixels:
+            parts.append(new_pixels)
+            new_pixels = b""  # the data chunks are consecutive: the first one's place holds all
+    return b"".join(parts)
+
+
+def _png_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yields: the name of each chunk, and the whole chunk with its length, name and checksum."""
+    start = len(_PNG_SIGNATURE)
+    while start + 12 <= len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])
+        yield png[start + 4 : start + 8], png[start:end]
+        start = end
+
+
+def _first_words(error: Exception) -> str:
+    words = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # Pillow quotes the buffer object, whose address would make the message differ from run to run.
+    return words.partition(" <")[0].rstrip(".")

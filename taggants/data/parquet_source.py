@@ -1,0 +1,392 @@
+"""An image classification dataset in the Hugging Face Parquet layout, read in part or in whole.
+
+A sample id is the ordinal of a row over the dataset's files sorted by name.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from taggants.data.image_codec import decode_image
+from taggants.errors import InputError
+from taggants.storage import Root
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetIndex:
+    """What a dataset holds, short of the pixels.
+
+    Attributes:
+        labels: int64 [N], the label of each sample id, in 0..num_classes - 1.
+        files: names of the files, sorted.
+        file_offsets: [len(files) + 1], the first sample id of each file, then N.
+        num_classes: how many the class names are; without names, the largest label + 1.
+        class_names: names by label, if the files carry them.
+        fingerprint: SHA-256 that changes with any byte of any file, see `dataset_fingerprint`.
+    """
+
+    labels: NDArray[np.int64]
+    files: tuple[str, ...]
+    file_offsets: tuple[int, ...]
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    fingerprint: str
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """A dataset of Parquet files with an image column and an integer label column.
+
+    It pickles; what it learned of the files' row groups goes along.
+
+    Attributes:
+        root: where the files lie.
+        files: their names, or one string: all `.parquet` files whose path starts with it ("" takes all).
+        image_column: a `struct<bytes: binary, path: string>` or a plain binary column of encoded images.
+        label_column: an integer column without nulls or negative labels.
+        channels: 1 or 3 converts every image; None keeps greyscale images at 1 channel and RGB images at 3.
+
+    Raises:
+        InputError: from any method: there is no such file or column, or a file is damaged; the sentence names it.
+    """
+
+    root: Root
+    files: tuple[str, ...] | str
+    image_column: str = "image"
+    label_column: str = "label"
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels not in (None, 1, 3):
+            raise InputError(f"channels is {self.channels}; give 1 (grey) or 3 (RGB), or leave it out.")
+
+    @functools.cached_property
+    def file_names(self) -> tuple[str, ...]:
+        """The names of the files, sorted: the order of the sample ids."""
+        if isinstance(self.files, str):
+            names = [name for name in self.root.list() if name.startswith(self.files) and name.endswith(".parquet")]
+            if not names:
+                raise InputError(
+                    f"There is no .parquet file that starts with {self.files!r} in {self.root.uri}; check the path."
+                )
+            return tuple(names)
+        if not self.files:
+            raise InputError(f"No files are given for the dataset in {self.root.uri}; name at least one Parquet file.")
+        if len(set(self.files)) < len(self.files):
+            raise InputError(f"The files {', '.join(self.files)} name one twice; give each file once.")
+        return tuple(sorted(self.files))
+
+    @functools.cached_property
+    def row_group_rows(self) -> tuple[tuple[int, ...], ...]:
+        """The number of rows of each row group of each file."""
+        counts = []
+        for name in self.file_names:
+            with self.open_file(name) as file:
+                counts.append(tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
+        return tuple(counts)
+
+    @functools.cached_property
+    def file_offsets(self) -> tuple[int, ...]:
+        """[len(file_names) + 1]: the first sample id of each file, then the number of rows."""
+        return (0, *itertools.accumulate(sum(counts) for counts in self.row_group_rows))
+
+    @property
+    def num_rows(self) -> int:
+        return self.file_offsets[-1]
+
+    def index(self) -> DatasetIndex:
+        """Reads labels and metadata, and hashes the files; decodes no image.
+
+        Returns: the index.
+
+        Raises:
+            InputError: also for a null or negative label, one beyond the class names, or class names that differ.
+        """
+        labels = []
+        names_by_file = {}
+        entries = []
+        for name in self.file_names:
+            with self.open_file(name) as file:
+                table = file.read(columns=[self.label_column])
+                names_by_file[name] = class_names_of(file.schema_arrow, self.label_column)
+            labels.append(self._labels(name, table))
+            entries.append((name, self.root.sha256(name), table.num_rows))
+        first_file = self.file_names[0]
+        class_names = names_by_file[first_file]
+        for name, others in names_by_file.items():
+            if others != class_names:
+                raise InputError(
+                    f"{name} and {first_file} in {self.root.uri} differ in their class names; use files of one dataset."
+                )
+        all_labels = np.concatenate(labels)
+        if not len(all_labels):
+            raise InputError(
+                f"The dataset in {self.root.uri} ({', '.join(self.file_names)}) has no rows; give one that has."
+            )
+        num_classes = len(class_names) if class_names else int(all_labels.max()) + 1
+        if all_labels.max() >= num_classes:
+            sample_id = int(all_labels.argmax())
+            raise InputError(
+                f"Sample {sample_id} of {self.root.uri} has label {all_labels[sample_id]}, but the class names allow "
+                f"0 to {num_classes - 1}; mend the label or the metadata."
+            )
+        return DatasetIndex(
+            labels=all_labels,
+            files=self.file_names,
+            file_offsets=self.file_offsets,
+            num_classes=num_classes,
+            class_names=class_names,
+            fingerprint=dataset_fingerprint(entries),
+        )
+
+    def read_encoded(self, sample_ids: Sequence[int]) -> list[bytes]:
+        """Returns: the encoded images in the order asked for; only the row groups that hold them are read.
+
+        Raises:
+            InputError: a sample id is out of range, or a row holds no image.
+        """
+        # Positions in the answer, by file and row group, so that each row group is read once.
+        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for position, sample_id in enumerate(sample_ids):
+            file_index, row_group, row = self.locate(int(sample_id))
+            wanted.setdefault((file_index, row_group), []).append((position, row))
+        answer: dict[int, bytes] = {}
+        for file_index, in_file in itertools.groupby(sorted(wanted), key=lambda place: place[0]):
+            name = self.file_names[file_index]
+            with self.open_file(name) as file:
+                for place in in_file:
+                    column = file.read_row_group(place[1], columns=[self._bytes_path(file)]).column(0)
+                    for position, row in wanted[place]:
+                        answer[position] = self._image_bytes(column[row].as_py(), int(sample_ids[position]))
+        return [answer[position] for position in range(len(sample_ids))]
+
+    def read_images(self, sample_ids: Sequence[int]) -> NDArray[np.uint8]:
+        """Returns: uint8 [n, C, H, W], the decoded images in the order asked for.
+
+        Raises:
+            InputError: no sample id is given or one is out of range, an image is damaged, or the images differ in size.
+        """
+        if not len(sample_ids):
+            raise InputError("No sample id is given, so the image size is unknown; ask for at least one image.")
+        images = [
+            self._decode(data, int(sample_id))
+            for data, sample_id in zip(self.read_encoded(sample_ids), sample_ids, strict=True)
+        ]
+        for image, sample_id in zip(images, sample_ids, strict=True):
+            self._check_size(image, int(sample_id), images[0], int(sample_ids[0]))
+        return np.stack(images)
+
+    def read_all(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Returns: all images, uint8 [N, C, H, W], and their labels, int64 [N].
+
+        Raises:
+            InputError: as `read_images`, or a label is null or negative.
+        """
+        images: NDArray[np.uint8] | None = None
+        labels = np.empty(self.num_rows, dtype=np.int64)
+        sample_id = 0
+        for name, row_group_rows in zip(self.file_names, self.row_group_rows, strict=True):
+            with self.open_file(name) as file:
+                columns = [self._bytes_path(file), self.label_column]
+                for row_group in range(len(row_group_rows)):
+                    table = file.read_row_group(row_group, columns=columns)
+                    labels[sample_id : sample_id + table.num_rows] = self._labels(name, table)
+                    for scalar in table.column(self.image_column):
+                        image = self._decode(self._image_bytes(scalar.as_py(), sample_id), sample_id)
+                        if images is None:
+                            images = np.empty((self.num_rows, *image.shape), dtype=np.uint8)
+                        self._check_size(image, sample_id, images[0], 0)
+                        images[sample_id] = image
+                        sample_id += 1
+        if images is None:
+            raise InputError(
+                f"The dataset in {self.root.uri} ({', '.join(self.file_names)}) has no rows; give one that has."
+            )
+        return images, labels
+
+    def locate(self, sample_id: int) -> tuple[int, int, int]:
+        """Returns: the index of the file, of the row group in it, and of the row in that, which hold a sample.
+
+        Raises:
+            InputError: there is no such sample id.
+        """
+        if not 0 <= sample_id < self.num_rows:
+            raise InputError(f"Sample id {sample_id} is not in 0 to {self.num_rows - 1}, the rows of {self.root.uri}.")
+        file_index = bisect.bisect_right(self.file_offsets, sample_id) - 1
+        row = sample_id - self.file_offsets[file_index]
+        for row_group, num_rows in enumerate(self.row_group_rows[file_index]):
+            if row < num_rows:
+                return file_index, row_group, row
+            row -= num_rows
+        raise AssertionError("the offsets are the sums of the row groups")
+
+    @contextmanager
+    def open_file(self, name: str) -> Iterator[pq.ParquetFile]:
+        """Opens one file with its columns checked; damage found while it is read becomes an InputError that names it.
+
+        Yields: the open file.
+        """
+        with self.root.open_input(name) as handle, _damage_named(self.root.uri_of(name)):
+            file = pq.ParquetFile(handle, pre_buffer=True)
+            self._check_columns(name, file.schema_arrow)
+            yield file
+
+    def _check_columns(self, name: str, schema: pa.Schema) -> None:
+        for column in (self.image_column, self.label_column):
+            if column not in schema.names:
+                raise InputError(
+                    f"{self.root.uri_of(name)} has no column {column!r}; it has {', '.join(schema.names)}."
+                )
+        image_type = schema.field(self.image_column).type
+        if not _is_binary(image_type) and not (
+            pa.types.is_struct(image_type)
+            and image_type.get_field_index("bytes") >= 0
+            and _is_binary(image_type.field("bytes").type)
+        ):
+            raise InputError(
+                f"Column {self.image_column!r} of {self.root.uri_of(name)} is {image_type}; give encoded images as "
+                "binary or as struct<bytes: binary, path: string>."
+            )
+        label_type = schema.field(self.label_column).type
+        if not pa.types.is_integer(label_type):
+            raise InputError(
+                f"Column {self.label_column!r} of {self.root.uri_of(name)} is {label_type}; give integer labels."
+            )
+
+    def _bytes_path(self, file: pq.ParquetFile) -> str:
+        is_struct = pa.types.is_struct(file.schema_arrow.field(self.image_column).type)
+        return f"{self.image_column}.bytes" if is_struct else self.image_column
+
+    def _image_bytes(self, value: dict[str, bytes | None] | bytes | None, sample_id: int) -> bytes:
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if data is None:
+            raise InputError(f"{self.place_of(sample_id)} holds no image bytes; embed the images in the Parquet file.")
+        return data
+
+    def _decode(self, data: bytes, sample_id: int) -> NDArray[np.uint8]:
+        try:
+            return decode_image(data, self.channels)
+        except InputError as error:
+            raise InputError(f"{self.place_of(sample_id)}: {error}") from None
+
+    def _check_size(self, image: NDArray[np.uint8], sample_id: int, other: NDArray[np.uint8], other_id: int) -> None:
+        if image.shape != other.shape:
+            mend = "set channels=1 or channels=3" if image.shape[1:] == other.shape[1:] else "resize them to one size"
+            raise InputError(
+                f"{self.place_of(sample_id)} has size {_size(image)} but sample {other_id} has {_size(other)} "
+                f"(channels x height x width); {mend}."
+            )
+
+    def _labels(self, name: str, table: pa.Table) -> NDArray[np.int64]:
+        column = table.column(self.label_column)
+        if column.null_count:
+            row = column.is_null().index(pa.scalar(True)).as_py()
+            raise InputError(f"Row {row} of {self.root.uri_of(name)} has no label; give every row one.")
+        labels = np.asarray(pc.cast(column, pa.int64()), dtype=np.int64)
+        if len(labels) and labels.min() < 0:
+            row = int((labels < 0).argmax())
+            raise InputError(
+                f"Row {row} of {self.root.uri_of(name)} has label {labels[row]}; labels are integers from 0."
+            )
+        return labels
+
+    def place_of(self, sample_id: int) -> str:
+        """Returns: the row, file and sample id of a sample, in words for a message."""
+        file_index = self.locate(sample_id)[0]
+        row = sample_id - self.file_offsets[file_index]
+        return f"Row {row} of {self.root.uri_of(self.file_names[file_index])} (sample {sample_id})"
+
+
+def dataset_fingerprint(files: Iterable[tuple[str, str, int]]) -> str:
+    """Args:
+        files: per file its name, the SHA-256 of its bytes in hex digits, and its number of rows, sorted by name.
+
+    Returns: SHA-256 in hex digits over the list as JSON without spaces.
+    """
+    canonical = json.dumps([[name, sha256, num_rows] for name, sha256, num_rows in files], separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def class_names_of(schema: pa.Schema, label_column: str = "label") -> tuple[str, ...] | None:
+    """Returns: the class names by label from the schema's metadata: the ClassLabel feature under `huggingface`, else
+    the JSON list under `class_names`; None if there are none."""
+    names = label_feature_of(json_metadata(schema, b"huggingface"), label_column).get("names")
+    names = names or json_metadata(schema, b"class_names")
+    return tuple(str(name) for name in names) if isinstance(names, list) and names else None
+
+
+def label_feature_of(description: Any, label_column: str) -> dict[str, Any]:
+    """Returns: the label's feature within the parsed `huggingface` metadata, not copied; empty if there is none."""
+    for step in ("info", "features", label_column):
+        description = description.get(step) if isinstance(description, dict) else None
+    return description if isinstance(description, dict) else {}
+
+
+def json_metadata(schema: pa.Schema, key: bytes) -> Any:
+    """Returns: the parsed JSON of one entry of the schema's metadata; None if it is missing or no JSON."""
+    try:
+        return json.loads((schema.metadata or {}).get(key, b"null"))
+    except ValueError:  # another program's metadata under that name
+        return None
+
+
+def layout_options(metadata: pq.FileMetaData) -> dict[str, Any]:
+    """Returns: options for `pq.ParquetWriter` that store columns as a file with this metadata does: codec and
+    dictionary encoding per column, format version, embedded Arrow schema, page index."""
+    options: dict[str, Any] = {
+        "version": metadata.format_version,
+        "store_schema": b"ARROW:schema" in (metadata.metadata or {}),
+    }
+    if metadata.num_row_groups:
+        group = metadata.row_group(0)
+        columns = [group.column(i) for i in range(group.num_columns)]
+        # The writer's name for no compression differs from the metadata's.
+        codec_names = {"UNCOMPRESSED": "NONE"}
+        options["compression"] = {c.path_in_schema: codec_names.get(c.compression, c.compression) for c in columns}
+        options["use_dictionary"] = [c.path_in_schema for c in columns if c.has_dictionary_page]
+        options["write_page_index"] = all(c.has_offset_index for c in columns)
+    return options
+
+
+def _is_binary(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(data_type) or pa.types.is_large_binary(data_type))
+
+
+def _size(image: NDArray[np.uint8]) -> str:
+    return "x".join(str(extent) for extent in image.shape)
+
+
+@contextmanager
+def _damage_named(uri: str) -> Iterator[None]:
+    damaged = f"{uri} is damaged or not a whole Parquet file; write or fetch it again."
+    try:
+        yield
+    except InputError:
+        raise
+    except pa.ArrowInvalid:
+        raise InputError(damaged) from None
+    except OSError as error:
+        # pyarrow raises OSError for a damaged page as for a lost connection; only the first is for a person to mend.
+        if error.errno is None and any(
+            sign in str(error) for sign in ("orrupt", "deserialize", "Unexpected end of stream")
+        ):
+            raise InputError(damaged) from None
+        raise

@@ -1,0 +1,82 @@
+"""Key bytes and key labels from a secret: the construction, complete enough to be written again by a third party.
+
+The pseudo-random function is the KDF in counter mode of NIST SP 800-108r1 (section 4.1) with HMAC-SHA256, a 32-bit
+counter placed before the fixed data, and the 32-bit output length in bits at its end; all integers are big-endian:
+
+    block(n)   = HMAC-SHA256(secret, u32(n) || Label || 0x00 || Context || u32(8 * size_bytes)),   n = 1, 2, ...
+    output     = the first size_bytes bytes of block(1) || block(2) || ...
+    secret     = 32 bytes
+
+Cells of key image i, as many bytes as the image has cells (channel-major, then row-major):
+
+    Label = "taggants/v1/key-image",  Context = u32(i),  size_bytes = channels * ceil(image_size / cell_size)^2
+
+Label of key i among C classes: for attempt = 0, 1, ... take the word w, 8 bytes, of
+
+    Label = "taggants/v1/key-label",  Context = u32(i) || u32(attempt),  size_bytes = 8
+
+until w < floor(2^64 / C) * C; the label is w mod C. So labels are exactly uniform, and i.i.d. over keys: two keys may
+share a label. Drawing without replacement would make the binomial p-value wrong (2,760 times too small at 10 hits of
+10 keys, C = 10).
+
+Neither depends on the number of keys: the first 10 of 100 keys are the 10 keys. How cells become pixels: see
+`taggants.keys.images`; what is committed to: see `taggants.keys.key_set.derive_keys`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from typing import Final
+
+from taggants.errors import InputError
+
+SECRET_SIZE_BYTES: Final = 32
+IMAGE_LABEL: Final = b"taggants/v1/key-image"
+LABEL_LABEL: Final = b"taggants/v1/key-label"
+
+
+def check_secret(secret: bytes) -> None:
+    """Raises InputError, naming the length only, unless the secret is 32 bytes."""
+    if len(secret) != SECRET_SIZE_BYTES:
+        raise InputError(
+            f"The secret has {len(secret)} bytes but must have exactly {SECRET_SIZE_BYTES}: "
+            "draw it with secrets.token_bytes(32)."
+        )
+
+
+def derive_bytes(secret: bytes, label: bytes, context: bytes, size_bytes: int) -> bytes:
+    """The first `size_bytes` bytes of the stream named by (label, context), as the module's text defines it.
+
+    Raises:
+        InputError: the secret is not 32 bytes.
+    """
+    check_secret(secret)
+    assert 0 < 8 * size_bytes < 2**32, "the output length in bits must fit 32 bits"
+    fixed_data = label + b"\x00" + context + struct.pack(">I", 8 * size_bytes)
+    num_blocks = -(-size_bytes // 32)
+    blocks = (hmac.digest(secret, struct.pack(">I", n) + fixed_data, "sha256") for n in range(1, num_blocks + 1))
+    return b"".join(blocks)[:size_bytes]
+
+
+def derive_cells(secret: bytes, key_index: int, num_cells: int) -> bytes:
+    """The uniform bytes that fill the cells of key image `key_index` (see the module's text)."""
+    return derive_bytes(secret, IMAGE_LABEL, struct.pack(">I", key_index), num_cells)
+
+
+def derive_label(secret: bytes, key_index: int, num_classes: int) -> int:
+    """The label of key `key_index`: exactly uniform on 0..num_classes-1 (see the module's text)."""
+    attempt = 0
+    while True:
+        context = struct.pack(">II", key_index, attempt)
+        word = int.from_bytes(derive_bytes(secret, LABEL_LABEL, context, 8), "big")
+        label = label_from_word(word, num_classes)
+        if label is not None:
+            return label
+        attempt += 1
+
+
+def label_from_word(word: int, num_classes: int) -> int | None:
+    """`word` mod `num_classes`, or None when the 64-bit word lies in the last, incomplete round of classes."""
+    limit = 2**64 // num_classes * num_classes
+    return word % num_classes if word < limit else None

@@ -1,0 +1,86 @@
+"""The registration: what the owner publishes before the dataset, and before any suspect is queried."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal, get_args
+
+from taggants.errors import InputError
+from taggants.keys.key_set import MAX_NUM_CLASSES, MAX_NUM_KEYS, canonical_json, check_integer
+
+Statistic = Literal["rank", "hits"]
+
+REGISTRATION_FORMAT: Final = "taggants-registration/1"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The test that will decide, fixed in advance. Holds commitments only and is meant to be published.
+
+    Without it the owner could choose keys, statistic or level after seeing a model's answers, and no p-value would
+    mean much.
+
+    Attributes:
+        keys_commitment: `KeySet.commitment`, 64 hex digits.
+        num_keys: number of keys K.
+        num_classes: number of classes C.
+        dataset_fingerprint: of the original dataset.
+        statistic: which p-value decides, "rank" (all ranks) or "hits" (hits within the top k).
+        top_k: a key is a hit when its label is among the suspect's first top_k answers, 1..num_classes.
+        alpha: level of the test; detection means p_value <= alpha. In (0, 1).
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    keys_commitment: str
+    num_keys: int
+    num_classes: int
+    dataset_fingerprint: str
+    statistic: Statistic
+    top_k: int
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.keys_commitment, str) or not re.fullmatch("[0-9a-f]{64}", self.keys_commitment):
+            raise InputError(f"keys_commitment is {self.keys_commitment!r} but must be 64 lower-case hex digits.")
+        check_integer("num_keys", self.num_keys, 1, MAX_NUM_KEYS)
+        check_integer("num_classes", self.num_classes, 2, MAX_NUM_CLASSES)
+        if not isinstance(self.dataset_fingerprint, str) or not self.dataset_fingerprint:
+            raise InputError(f"dataset_fingerprint is {self.dataset_fingerprint!r} but must be a non-empty string.")
+        if self.statistic not in get_args(Statistic):
+            raise InputError(f"statistic is {self.statistic!r} but must be 'rank' or 'hits'.")
+        check_integer("top_k", self.top_k, 1, self.num_classes)
+        if not isinstance(self.alpha, float) or not 0 < self.alpha < 1:
+            raise InputError(f"alpha is {self.alpha!r} but must be a number above 0 and below 1.")
+
+    @property
+    def registration_sha256(self) -> str:
+        """SHA-256 (hex) over the canonical JSON of the format and every field: the number to publish."""
+        return hashlib.sha256(canonical_json(self._content())).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self._content(), "registration_sha256": self.registration_sha256}
+
+    @classmethod
+    def from_json(cls, value: object) -> Registration:
+        """The registration in a JSON object as `to_json` writes it.
+
+        Raises:
+            InputError: a field is missing, unknown or out of range, or the hash does not match the rest.
+        """
+        names = [registration_field.name for registration_field in fields(cls)]
+        expected = {*names, "format", "registration_sha256"}
+        if not isinstance(value, dict) or set(value) != expected:
+            raise InputError(f"A registration must be a JSON object with only {', '.join(sorted(expected))}.")
+        if value["format"] != REGISTRATION_FORMAT:
+            raise InputError(f"The registration's format is {value['format']!r} but must be {REGISTRATION_FORMAT!r}.")
+        registration = cls(**{name: value[name] for name in names})
+        if registration.registration_sha256 != value["registration_sha256"]:
+            raise InputError("The registration fails its registration_sha256, so it was changed: use the original.")
+        return registration
+
+    def _content(self) -> dict[str, Any]:
+        return {"format": REGISTRATION_FORMAT, **asdict(self)}

@@ -1,0 +1,515 @@
+"""The stages of a run, in the order in which a job calls them; each reads what is done and does the rest.
+
+data -> keys -> surrogate -> plan -> craft -> export -> train victims and controls -> verify. The run folder:
+
+    runs/<config hash>/ config.json  registration.json  plan.json  models/<name>-<identity>/  attempts/  commits/  signed/
+                        certificates/<suspect>.json  contact_sheet.png
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from taggants.alignment import ENGINES
+from taggants.augmentation import CropAndFlip
+from taggants.config import Config, DataConfig, TrainingConfig
+from taggants.contact_sheet import draw_contact_sheet, draw_keys
+from taggants.crafting.driver import DriveProgress, DriveResult, drive
+from taggants.crafting.events import Pool
+from taggants.crafting.inline_pool import InlinePool
+from taggants.crafting.shard import CraftingJob, CraftingWorker, SignedSet, read_signed_table
+from taggants.crafting.signing_set import Optimisation
+from taggants.data.digits import write_digits
+from taggants.data.parquet_source import DatasetIndex, ParquetSource
+from taggants.data.subset import write_subset
+from taggants.detection import Certificate, certify, key_ranks, software_versions
+from taggants.errors import InputError
+from taggants.export import ExportManifest, export_dataset
+from taggants.keys import KeySet, KeySpec, Registration, create_key_file, load_key_set
+from taggants.manifest import Plan, RunFolder, Shard
+from taggants.models import ModelSpec, check_model
+from taggants.perturbation import epsilon_levels, psnr_db
+from taggants.progress import say, stage
+from taggants.signing import check_capacity, images_per_key, random_priorities, signing_sets
+from taggants.storage import Root
+from taggants.suspects import CheckpointSuspect, Suspect, check_classes
+from taggants.training.loop import EpochReport, Optimiser
+from taggants.training.ray_trainer import TrainedModel, TrainingJob, load_trained, run_training
+from taggants.training.recipes import Recipe, hash_seed
+from taggants.training.scores import gradient_norms, losses
+
+DEMONSTRATION_SECRET = hashlib.sha256(b"Data Taggants demonstration secret: public, so worthless as evidence").digest()
+
+
+class Run:
+    """One configured run: its dataset, keys and run folder; everything is read or derived when first asked for."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.root = Root(config.output.root).child(config.hash)
+        self.folder = RunFolder(self.root)
+
+    @cached_property
+    def sources(self) -> tuple[ParquetSource, ParquetSource]:
+        """The training and test files; digits and subsets are first written under the output root, once."""
+        return _sources(self.config.data, Root(self.config.output.root).child("datasets"))
+
+    @cached_property
+    def index(self) -> DatasetIndex:
+        return self.sources[0].index()
+
+    @cached_property
+    def model_size(self) -> tuple[int, int]:
+        """(channels, height = width) of the images.
+
+        Raises:
+            InputError: the first image is not square.
+        """
+        channels, height, width = self.sources[0].read_images([0]).shape[1:]
+        if height != width:
+            raise InputError(
+                f"images are {height} x {width} px; only square images are supported so far: crop or resize them"
+            )
+        return int(channels), int(height)
+
+    @property
+    def keys_root(self) -> Root:
+        return Root(self.config.keys.root)
+
+    @property
+    def key_spec(self) -> KeySpec:
+        keys = self.config.keys
+        channels, image_size = self.model_size
+        return KeySpec(
+            num_keys=keys.num_keys,
+            num_classes=self.index.num_classes,
+            channels=channels,
+            image_size=image_size,
+            family=keys.family,
+            cell_size=keys.cell_size,
+        )
+
+    @cached_property
+    def keys(self) -> KeySet:
+        """The keys of the configured key file.
+
+        Raises:
+            InputError: no key file yet, one that fails its commitment, or one of another spec.
+        """
+        path = f"{self.config.keys.name}.json"
+        key_set = load_key_set(self.keys_root, path)
+        if key_set.spec != self.key_spec:
+            raise InputError(
+                f"key file {self.keys_root.uri_of(path)} holds {_spec_text(key_set.spec)} but the config asks for "
+                f"{_spec_text(self.key_spec)}; choose another keys.name or the same fields"
+            )
+        return key_set
+
+    def write_config(self) -> None:
+        """Writes the resolved configuration, its hash, the git commit and the versions: the first file of a run."""
+        self.root.write_json(
+            "config.json",
+            {
+                "config": self.config.model_dump(mode="json"),
+                "config_hash": self.config.hash,
+                "git_commit": _git_commit(),
+                "versions": {
+                    name: importlib.metadata.version(name) for name in ("taggants", "torch", "ray", "numpy", "timm")
+                },
+            },
+        )
+
+
+def _sources(data: DataConfig, prepared: Root) -> tuple[ParquetSource, ParquetSource]:
+    def source(root: Root, files: str) -> ParquetSource:
+        names = (files,) if files.endswith(".parquet") else files
+        return ParquetSource(root, names, data.image_column, data.label_column, data.channels)
+
+    if data.source == "digits":
+        root = prepared.child("digits")
+        write_digits(root)
+    else:
+        assert data.root is not None, "checked by the configuration"
+        root = Root(data.root)
+    train, test = source(root, data.train), source(root, data.test)
+    if data.num_classes is None and data.images_per_class is None:
+        return train, test
+    num_classes = data.num_classes or train.index().num_classes
+    part = f"{hashlib.sha256(root.uri.encode()).hexdigest()[:8]}-{num_classes}-{data.images_per_class or 'all'}"
+    subset = prepared.child(f"subset-{part}")
+    if not (subset.exists("train.parquet") and subset.exists("test.parquet")):
+        write_subset(train, subset, "train.parquet", num_classes=num_classes, images_per_class=data.images_per_class)
+        write_subset(test, subset, "test.parquet", num_classes=num_classes, images_per_class=None)
+    return source(subset, "train.parquet"), source(subset, "test.parquet")
+
+
+def _spec_text(spec: KeySpec) -> str:
+    size = f"{spec.channels}x{spec.image_size}x{spec.image_size}"
+    return f"{spec.num_keys} {spec.family} keys of {size} px (cell {spec.cell_size}) for {spec.num_classes} classes"
+
+
+def _git_commit() -> str | None:
+    answer = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=os.path.dirname(__file__)
+    )
+    return answer.stdout.strip() or None
+
+
+def prepare_keys(run: Run) -> Registration:
+    """Creates the key file unless it exists, draws its picture beside it, and registers the test in the run folder.
+
+    Raises:
+        InputError: a class is too small for its keys, or the run folder holds another registration.
+    """
+    keys, detection = run.config.keys, run.config.detection
+    path = f"{keys.name}.json"
+    if detection.top_k >= run.index.num_classes:
+        raise InputError(
+            f"detection.top_k = {detection.top_k} must be below the number of classes, {run.index.num_classes}"
+        )
+    if not run.keys_root.exists(path):
+        secret = DEMONSTRATION_SECRET if keys.demonstration else None
+        create_key_file(run.keys_root, path, run.key_spec, secret)
+    names = run.index.class_names
+    texts = [names[label] if names else str(label) for label in run.keys.labels]
+    run.keys_root.write_bytes(f"{keys.name}.png", draw_keys(run.keys.images, texts), private=True)
+    check_capacity(run.index.labels, run.keys.labels, signing_size(run))
+    registration = Registration(
+        keys_commitment=run.keys.commitment,
+        num_keys=keys.num_keys,
+        num_classes=run.index.num_classes,
+        dataset_fingerprint=run.index.fingerprint,
+        statistic=detection.statistic,
+        top_k=detection.top_k,
+        alpha=detection.alpha,
+    )
+    if run.root.exists("registration.json"):
+        if read_registration(run) != registration:
+            raise InputError(
+                f"run folder {run.root.uri} is registered for other keys or data; use those, or another output.root or keys.name"
+            )
+    else:
+        run.root.write_json("registration.json", registration.to_json())
+    return registration
+
+
+def read_registration(run: Run) -> Registration:
+    """Returns the registration of the run folder.
+
+    Raises:
+        InputError: there is none, or it was changed.
+    """
+    if not run.root.exists("registration.json"):
+        raise InputError(
+            f"run folder {run.root.uri} has no registration.json; run jobs/craft.py with this configuration first"
+        )
+    return Registration.from_json(run.root.read_json("registration.json"))
+
+
+def signing_size(run: Run) -> int:
+    """Returns the number of images that carry one key."""
+    signing = run.config.signing
+    return images_per_key(
+        run.index.num_rows, run.config.keys.num_keys, budget=signing.budget, per_key=signing.images_per_key
+    )
+
+
+def train_model(
+    run: Run, name: str, training: TrainingConfig, source: ParquetSource, fingerprint: str, seed: int
+) -> TrainedModel:
+    """Trains, resumes or finds the model of that name; see `run_training`."""
+    channels, image_size = run.model_size
+    num_classes = run.index.num_classes
+    spec = ModelSpec(training.model, num_classes, channels, image_size)
+    check_model(spec)
+    job = TrainingJob(
+        name=name,
+        spec=spec,
+        recipe=Recipe(training.recipe, training.crop_padding, training.flip, num_classes),
+        optimiser=Optimiser(training.num_epochs, training.batch_size, training.learning_rate, training.weight_decay),
+        seed=seed,
+        train_source=source,
+        test_source=run.sources[1],
+        train_fingerprint=fingerprint,
+        num_threads=run.config.execution.train_threads,
+        num_workers=run.config.execution.train_workers,
+    )
+    with stage(f"train {name}", training.num_epochs, "epochs") as advance:
+
+        def show(report: EpochReport) -> None:
+            advance(report.epoch + 1, f"loss {report.loss:.3f}")
+
+        trained = run_training(job, run.root, show)
+    say(f"train {name}: accuracy {trained.accuracy:.4f} after {trained.num_epochs} epochs, {trained.seconds:.0f} s")
+    return trained
+
+
+def train_surrogate(run: Run) -> TrainedModel:
+    return train_model(
+        run, "surrogate", run.config.surrogate, run.sources[0], run.index.fingerprint, hash_seed(run.config.seed, 0)
+    )
+
+
+def make_plan(run: Run, surrogate: TrainedModel) -> Plan:
+    """Chooses the signing sets, cuts them into shards of one key each and registers the plan in the run folder.
+
+    Raises:
+        InputError: the run folder holds another plan.
+    """
+    config = run.config
+    sets = signing_sets(run.index.labels, run.keys.labels, signing_size(run), _priorities(run, surrogate))
+    shards = tuple(
+        Shard(index, index, tuple(int(i) for i in ids), seed=hash_seed(config.seed, 1, index))
+        for index, ids in enumerate(sets)
+    )
+    plan = Plan(config.hash, run.index.fingerprint, run.keys.commitment, surrogate.sha256, shards)
+    run.folder.register_plan(plan)
+    return plan
+
+
+def _priorities(run: Run, surrogate: TrainedModel) -> NDArray[np.floating]:
+    if run.config.signing.selection == "random":
+        return random_priorities(run.index.num_rows, hash_seed(run.config.seed, 2))
+    score = {"gradient_norm": gradient_norms, "loss": losses}[run.config.signing.selection]
+    model = load_trained(run.root, surrogate)
+    candidates = np.flatnonzero(np.isin(run.index.labels, run.keys.labels))
+    priorities = np.zeros(run.index.num_rows, dtype=np.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(run.config.crafting.num_threads)  # scores decide the plan: the same sums every time
+    try:
+        with stage("score candidates", len(candidates), "images") as advance:
+            for start in range(0, len(candidates), 1024):
+                part = candidates[start : start + 1024]
+                images = torch.from_numpy(run.sources[0].read_images(part.tolist()))
+                priorities[part] = score(model, images, torch.from_numpy(run.index.labels[part])).numpy()
+                advance(start + len(part), "")
+    finally:
+        torch.set_num_threads(threads)
+    return priorities
+
+
+def optimisation_of(config: Config) -> Optimisation:
+    """Returns the settings of the crafting loop in its own units."""
+    crafting = config.crafting
+    return Optimisation(
+        levels=epsilon_levels(crafting.epsilon),
+        num_steps=crafting.num_steps,
+        step_size=crafting.step_size,
+        milestones=tuple(round(fraction * crafting.num_steps) for fraction in crafting.milestones),
+        decay=crafting.decay,
+        momentum=crafting.momentum,
+        num_restarts=crafting.num_restarts,
+        num_views=crafting.num_views,
+        microbatch=crafting.microbatch,
+        initial_noise=crafting.initial_noise,
+        augmentation=CropAndFlip(crafting.crop_padding, crafting.flip),
+        engine=ENGINES[crafting.engine],
+    )
+
+
+def craft(run: Run, plan: Plan, surrogate: TrainedModel) -> DriveResult:
+    """Crafts every shard that is not committed yet on the configured pool."""
+    config = run.config
+    job = CraftingJob(
+        run=run.root,
+        plan_hash=plan.plan_hash,
+        source=run.sources[0],
+        surrogate_path=surrogate.path,
+        optimisation=optimisation_of(config),
+        num_threads=config.crafting.num_threads,
+        key_images=run.keys.images,
+        key_labels=run.keys.labels,
+    )
+    execution = config.execution
+    with stage("craft", len(plan.shards), "shards") as advance:
+
+        def show(progress: DriveProgress) -> None:
+            failed = f", {progress.num_failed} failed" if progress.num_failed else ""
+            advance(progress.num_done, f"{progress.num_running} running{failed}")
+
+        pool = _pool(config, job)
+        return drive(
+            plan,
+            run.folder,
+            pool,
+            max_failures=execution.max_failures,
+            max_losses=execution.max_losses,
+            on_progress=show,
+        )
+
+
+def _pool(config: Config, job: CraftingJob) -> Pool:
+    execution = config.execution
+    make_worker = partial(CraftingWorker, job)
+    if execution.pool == "inline":
+        return InlinePool(make_worker())
+    from taggants.crafting.ray_pool import RayPool
+
+    return RayPool(
+        make_worker, num_workers=execution.num_workers, num_cpus=execution.num_cpus, num_gpus=execution.num_gpus
+    )
+
+
+def read_signed_sets(run: Run, plan: Plan) -> list[SignedSet]:
+    """Returns the crafted sets of all shards in plan order, each checked against its commit.
+
+    Raises:
+        InputError: a shard is not committed, or its file differs from its commit.
+    """
+    commits = run.folder.read_commits()
+    missing = [shard.index for shard in plan.shards if shard.index not in commits]
+    if missing:
+        raise InputError(
+            f"shard {missing[0]} of run {run.root.uri} is not committed; run jobs/craft.py again to finish it"
+        )
+    return [read_signed_table(run.folder.read_attempt(commits[shard.index])) for shard in plan.shards]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """signed: the export. psnr_db: over all taggants. alignment, alignment_before: means over keys, in [-1, 1]."""
+
+    signed: Root
+    manifest: ExportManifest
+    num_taggants: int
+    psnr_db: float
+    alignment: float
+    alignment_before: float
+
+
+def export(run: Run, plan: Plan) -> ExportResult:
+    """Writes and checks `signed/`, the dataset to publish, and draws the contact sheet beside it."""
+    sets = read_signed_sets(run, plan)
+    images: dict[int, NDArray[np.uint8]] = {}
+    for signed_set in sets:
+        images |= signed_set.images
+    destination = run.root.child("signed")
+    with stage("export", run.index.num_rows, "rows") as advance:
+        manifest = export_dataset(
+            run.sources[0],
+            images,
+            destination,
+            private=run.config.output.private_manifest,
+            on_progress=lambda done, total: advance(done, ""),
+        )
+    ids = sorted(images)
+    originals, signed = run.sources[0].read_images(ids), np.stack([images[i] for i in ids])
+    levels = int(np.abs(originals.astype(np.int16) - signed).max())
+    assert levels <= epsilon_levels(run.config.crafting.epsilon), "a taggant left the epsilon ball"
+    _draw_contact_sheet(run, plan, images)
+    return ExportResult(
+        signed=destination,
+        manifest=manifest,
+        num_taggants=len(ids),
+        psnr_db=psnr_db(originals, signed),
+        alignment=float(np.mean([s.alignment for s in sets])),
+        alignment_before=float(np.mean([s.alignment_before for s in sets])),
+    )
+
+
+def _draw_contact_sheet(run: Run, plan: Plan, images: Mapping[int, NDArray[np.uint8]]) -> None:
+    """One taggant of each of the first keys."""
+    shown = [shard.sample_ids[0] for shard in plan.shards][:12]
+    names = run.index.class_names
+    labels = [int(run.index.labels[i]) for i in shown]
+    captions = [names[label] if names else f"class {label}" for label in labels]
+    sheet = draw_contact_sheet(run.sources[0].read_images(shown), np.stack([images[i] for i in shown]), captions)
+    run.root.write_bytes("contact_sheet.png", sheet)
+
+
+def train_suspect(run: Run, role: str, index: int) -> TrainedModel:
+    """Trains victim or control number `index` of the owner's own evaluation: same recipe and seed, signed or clean data."""
+    seed = hash_seed(run.config.seed, 3, index)
+    if role == "control":
+        return train_model(
+            run, f"control-{index}", run.config.evaluation.training, run.sources[0], run.index.fingerprint, seed
+        )
+    source = ParquetSource(
+        run.root.child("signed"),
+        run.sources[0].file_names,
+        run.config.data.image_column,
+        run.config.data.label_column,
+        run.config.data.channels,
+    )
+    return train_model(run, f"victim-{index}", run.config.evaluation.training, source, source.index().fingerprint, seed)
+
+
+def verify(run: Run, suspect: Suspect) -> Certificate:
+    """Queries one suspect with every key, certifies the answer under the run's registration and writes the certificate.
+
+    Raises:
+        InputError: the suspect has another number of classes, or the keys are not the registered ones.
+    """
+    registration = read_registration(run)
+    if run.keys.commitment != registration.keys_commitment:
+        raise InputError(
+            f"keys {run.config.keys.name!r} are not those registered in {run.root.uri}; use the key file it was crafted with"
+        )
+    check_classes(suspect, registration.num_classes)
+    certificate = certify(
+        key_ranks(suspect.scores(run.keys.images), run.keys.labels),
+        suspect=suspect.name,
+        suspect_sha256=suspect.sha256,
+        keys_commitment=registration.keys_commitment,
+        registration_sha256=registration.registration_sha256,
+        dataset_fingerprint=registration.dataset_fingerprint,
+        num_keys=registration.num_keys,
+        num_classes=registration.num_classes,
+        top_k=registration.top_k,
+        alpha=registration.alpha,
+        statistic=registration.statistic,
+        created_at=datetime.now(UTC),
+        software=software_versions(),
+    )
+    run.root.write_json(f"certificates/{suspect.name}.json", certificate.to_json())
+    return certificate
+
+
+def verify_all(run: Run, suspects: Sequence[Suspect]) -> list[Certificate]:
+    """Certifies each suspect; all are checked before the first is queried.
+
+    Raises:
+        InputError: as `verify`, or two suspects share a name, under which the certificates are filed.
+    """
+    names = [suspect.name for suspect in suspects]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"two suspects are named {name!r} after their folders; put them into folders of different names"
+            )
+    registration = read_registration(run)
+    for suspect in suspects:
+        check_classes(suspect, registration.num_classes)
+    return [verify(run, suspect) for suspect in suspects]
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """One model of the owner's own evaluation. accuracy: on the test split, in [0, 1]."""
+
+    is_victim: bool
+    accuracy: float
+    certificate: Certificate
+
+
+def rehearse(run: Run) -> dict[str, Rehearsed]:
+    """Trains and tests the configured victims and controls; returns them by name, victims first."""
+    evaluation = run.config.evaluation
+    rehearsal = {}
+    for role, count in (("victim", evaluation.num_victims), ("control", evaluation.num_controls)):
+        for index in range(count):
+            trained = train_suspect(run, role, index)
+            suspect = CheckpointSuspect(run.root.uri_of(trained.path))
+            rehearsal[trained.name] = Rehearsed(role == "victim", trained.accuracy, verify(run, suspect))
+    return rehearsal

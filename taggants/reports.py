@@ -1,0 +1,100 @@
+"""What jobs tell their user: plain text, from results to sentences; no work is done here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from taggants.detection import Certificate, describe, holm
+
+if TYPE_CHECKING:
+    from taggants.crafting.driver import DriveResult
+    from taggants.keys import Registration
+    from taggants.manifest import Plan
+    from taggants.pipeline import ExportResult, Rehearsed, Run
+
+
+def opening(run: Run) -> str:
+    index = run.index
+    channels, size = run.model_size
+    return (
+        f"run     {run.root.uri}\n"
+        f"data    {index.num_rows} training images of {channels}x{size}x{size} px, {index.num_classes} classes, "
+        f"fingerprint {index.fingerprint[:16]}"
+    )
+
+
+def registered(run: Run, registration: Registration) -> str:
+    keys = run.config.keys
+    warning = (
+        "\nWARNING the keys come from a public demonstration secret: worthless as evidence"
+        if keys.demonstration
+        else ""
+    )
+    return (
+        f"keys    {registration.num_keys} {keys.family} keys in {run.keys_root.uri_of(keys.name + '.json')} "
+        f"(secret, keep it; picture beside it){warning}\n"
+        f"test    {registration.statistic} statistic at alpha {registration.alpha:g}, top-{registration.top_k} hits reported\n"
+        f"publish {run.root.uri_of('registration.json')} (SHA-256 {registration.registration_sha256[:16]}...) before the data"
+    )
+
+
+def crafted(plan: Plan, drive: DriveResult) -> str:
+    text = f"craft: {drive.num_crafted} shards crafted, {drive.num_resumed} found done, of {len(plan.shards)}"
+    for shard, reason in sorted(drive.failed.items()):
+        text += f"\ncraft: shard {shard} failed for good: {reason}"
+    if drive.failed:
+        text += "\ncraft: nothing was exported; mend the cause and run the same command again"
+    return text
+
+
+def exported(run: Run, export: ExportResult) -> str:
+    share = export.num_taggants / run.index.num_rows
+    return (
+        f"export: {export.signed.uri}, {export.manifest.num_rows} rows of which {export.num_taggants} signed ({share:.2%}), "
+        f"PSNR {export.psnr_db:.1f} dB, re-read and checked\n"
+        f"export: mean alignment of the signing sets with their keys {export.alignment_before:.3f} -> {export.alignment:.3f}\n"
+        f"export: look at {run.root.uri_of('contact_sheet.png')}"
+    )
+
+
+def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed]) -> str:
+    """A table of the owner's own victims and controls, and the certificate of the first of each in words."""
+    if not rehearsal:
+        return "rehearsal: none asked for (evaluation.num_victims = num_controls = 0)"
+    lines = ["", f"{'model':<12}{'trained on':<12}{'accuracy':>9}{'hits':>8}{'p (rank)':>11}{'p (hits)':>11}  decision"]
+    for name, outcome in rehearsal.items():
+        c = outcome.certificate
+        lines.append(
+            f"{name:<12}{'signed data' if outcome.is_victim else 'clean data':<12}{outcome.accuracy:>9.4f}"
+            f"{f'{c.num_hits}/{c.num_keys}':>8}{c.p_value_rank:>11.1e}{c.p_value_hits:>11.1e}  "
+            f"{'DETECTED' if c.is_detected else 'not detected'}"
+        )
+    accuracies = {kind: [o.accuracy for o in rehearsal.values() if o.is_victim == kind] for kind in (True, False)}
+    if accuracies[True] and accuracies[False]:
+        difference = 100 * (np.mean(accuracies[True]) - np.mean(accuracies[False]))
+        lines.append(f"mean accuracy of victims minus controls: {difference:+.2f} points")
+    first = {outcome.is_victim: outcome.certificate for outcome in reversed(list(rehearsal.values()))}
+    for kind in (True, False):
+        if kind in first:
+            lines += ["", certified(run, first[kind])]
+    return "\n".join(lines)
+
+
+def certified(run: Run, certificate: Certificate) -> str:
+    rule = "-" * 90
+    return f"{rule}\n{describe(certificate)}\nFile       {run.root.uri_of(f'certificates/{certificate.suspect}.json')}\n{rule}"
+
+
+def several_suspects(certificates: Sequence[Certificate]) -> str:
+    """Holm's correction, since each certificate speaks of a single test."""
+    if len(certificates) < 2:
+        return ""
+    adjusted = holm([certificate.p_value for certificate in certificates])
+    lines = ["p-values adjusted for testing several suspects (Holm, family-wise):"]
+    for certificate, p in zip(certificates, adjusted, strict=True):
+        decision = "DETECTED" if p <= certificate.alpha else "not detected"
+        lines.append(f"  {certificate.suspect:<30}{p:.1e}  {decision}")
+    return "\n".join(lines)

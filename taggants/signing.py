@@ -1,0 +1,78 @@
+"""Which training images carry which key, under the budget. Pure and deterministic."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taggants.errors import InputError
+
+
+def images_per_key(num_samples: int, num_keys: int, *, budget: float | None, per_key: int | None) -> int:
+    """Returns how many images carry one key: `per_key`, or the whole part of budget * num_samples / num_keys.
+
+    Args:
+        budget: fraction of the dataset that may be signed, in (0, 1]. Exactly one of the two is given.
+
+    Raises:
+        InputError: the budget leaves no image for a key.
+    """
+    if per_key is not None:
+        return per_key
+    assert budget is not None, "the configuration holds one of the two"
+    count = int(budget * num_samples / num_keys + 1e-9)
+    if count < 1:
+        raise InputError(
+            f"budget {budget:g} of {num_samples} images leaves none for each of {num_keys} keys; "
+            f"raise it to at least {num_keys / num_samples:.2g} or use fewer keys"
+        )
+    return count
+
+
+def check_capacity(labels: NDArray[np.int64], key_labels: NDArray[np.int64], per_key: int) -> None:
+    """Checks that every key class holds enough images for all of its keys.
+
+    The error names the class and counts but not how many keys it has beyond what the budget needs: whoever reads it is the owner.
+
+    Raises:
+        InputError: a class has too few images.
+    """
+    num_classes = int(max(labels.max(), key_labels.max())) + 1
+    held = np.bincount(labels, minlength=num_classes)
+    needed = np.bincount(key_labels, minlength=num_classes) * per_key
+    short = np.flatnonzero(needed > held)
+    if len(short):
+        raise InputError(
+            f"class {short[0]} has {held[short[0]]} images but its keys need {needed[short[0]]} ({per_key} for each key); "
+            f"lower signing.images_per_key or signing.budget, or use fewer keys"
+        )
+
+
+def signing_sets(
+    labels: NDArray[np.int64], key_labels: NDArray[np.int64], per_key: int, priorities: NDArray[np.floating]
+) -> list[NDArray[np.int64]]:
+    """Returns one array of sample ids [per_key] for each key: disjoint, all of the key's class, highest priority first.
+
+    Keys choose in their order, so the sets of the first keys do not depend on how many keys follow.
+
+    Args:
+        labels: int64 [N], class of each training image; a sample id is a position in it.
+        key_labels: int64 [num_keys].
+        priorities: float [N]; equal ones are ordered by sample id.
+
+    Raises:
+        InputError: a class has too few images.
+    """
+    check_capacity(labels, key_labels, per_key)
+    order = np.lexsort((np.arange(len(labels)), -priorities))
+    left = {int(label): order[labels[order] == label] for label in np.unique(key_labels)}
+    sets = []
+    for label in key_labels.tolist():
+        sets.append(left[label][:per_key].astype(np.int64))
+        left[label] = left[label][per_key:]
+    return sets
+
+
+def random_priorities(num_samples: int, seed: int) -> NDArray[np.float64]:
+    """Returns float64 [N] in [0, 1), a function of the seed: selection without a surrogate."""
+    return np.random.default_rng(seed).random(num_samples)

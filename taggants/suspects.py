@@ -1,0 +1,73 @@
+"""Suspects: models under test behind one protocol, asked only for what they say of given images."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import PurePosixPath
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import interpolate
+
+from taggants.errors import InputError
+from taggants.models import model_from_checkpoint
+from taggants.storage import Root
+
+
+class Suspect(Protocol):
+    """name: for the certificate. sha256: of its weights, None behind an API."""
+
+    name: str
+    sha256: str | None
+    num_classes: int
+
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Returns float64 [N, num_classes], higher is likelier, for uint8 images [N, C, H, W]."""
+        ...
+
+
+class CheckpointSuspect:
+    """A model.safetensors file written by a training run."""
+
+    def __init__(self, uri: str, name: str | None = None) -> None:
+        """Reads the checkpoint; `uri` is a path or s3:// URI.
+
+        Raises:
+            InputError: no such file, or not a checkpoint of ours.
+        """
+        folder, _, file = uri.rpartition("/")
+        data = Root(folder or ".").read_bytes(file)
+        self._model, self._spec = model_from_checkpoint(data, uri)
+        self.name = name or PurePosixPath(folder).name or PurePosixPath(file).stem
+        self.sha256: str | None = hashlib.sha256(data).hexdigest()
+        self.num_classes = self._spec.num_classes
+        self._uri = uri
+
+    @torch.no_grad()
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Images of another size are resized to the suspect's input with nearest neighbours, as the paper does with its keys.
+
+        Raises:
+            InputError: the suspect takes another number of channels.
+        """
+        if images.shape[1] != self._spec.channels:
+            raise InputError(
+                f"suspect {self._uri} takes {self._spec.channels} channels but the keys have {images.shape[1]}; "
+                "test a model of this dataset"
+            )
+        pixels = torch.from_numpy(np.array(images)).to(torch.float32) / 255
+        if pixels.shape[-1] != self._spec.image_size:
+            pixels = interpolate(pixels, size=self._spec.image_size, mode="nearest")
+        logits = torch.cat([self._model(part) for part in torch.split(pixels, 512)])
+        return logits.to(torch.float64).numpy()
+
+
+def check_classes(suspect: Suspect, num_classes: int) -> None:
+    """Raises InputError unless the suspect answers with as many classes as the key labels were drawn from."""
+    if suspect.num_classes != num_classes:
+        raise InputError(
+            f"suspect {suspect.name!r} has {suspect.num_classes} classes but the keys were drawn from {num_classes}; "
+            "test a model of the dataset that these keys belong to"
+        )

@@ -1,0 +1,1 @@
+"""Training of surrogates, victims and controls: plain torch epochs, and Ray Train around them."""

@@ -1,0 +1,133 @@
+"""Plain torch epochs, deterministic for a seed and resumable between epochs; knows neither Ray nor storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from taggants.errors import InputError
+from taggants.training.recipes import Recipe, hash_seed
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW with a cosine schedule after a linear warm-up of one epoch.
+
+    learning_rate: the highest. weight_decay: decoupled. num_epochs, batch_size: whole numbers.
+    """
+
+    num_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """epoch: 0-based. loss: mean over the epoch. images_per_s is left to the caller, who has a clock."""
+
+    epoch: int
+    num_epochs: int
+    loss: float
+
+
+@dataclass
+class TrainingState:
+    """All that a run needs to go on after `epochs_done` epochs: draws are functions of (seed, epoch), so no generator state."""
+
+    epochs_done: int
+    optimiser: dict[str, Tensor]
+
+
+def train(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    optimiser: Optimiser,
+    *,
+    seed: int,
+    resume: TrainingState | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    on_epoch_end: Callable[[EpochReport, TrainingState], None] = lambda report, state: None,
+) -> None:
+    """Trains `model` in place for the epochs that `resume` has not done yet.
+
+    Args:
+        images: uint8 [N, C, H, W] on the CPU; labels: int64 [N].
+        rank, world_size: this process takes every world_size-th image of each batch (the model is then a DDP wrapper).
+        on_epoch_end: gets the report and the state to resume from.
+
+    Raises:
+        InputError: the loss is not finite (the learning rate is too high).
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    adam = torch.optim.AdamW(parameters, lr=optimiser.learning_rate, weight_decay=optimiser.weight_decay, fused=True)
+    first_epoch = 0
+    if resume is not None:
+        _restore_optimiser(adam, parameters, resume.optimiser)
+        first_epoch = resume.epochs_done
+    batches_per_epoch = -(-len(images) // optimiser.batch_size)
+    model.train()
+    for epoch in range(first_epoch, optimiser.num_epochs):
+        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(images)))
+        losses = []
+        for index in range(batches_per_epoch):
+            rows = order[index * optimiser.batch_size : (index + 1) * optimiser.batch_size][rank::world_size]
+            if len(rows) == 0:
+                continue
+            rate = _cosine_rate(epoch + index / batches_per_epoch, optimiser)
+            for group in adam.param_groups:
+                group["lr"] = rate
+            pixels, weights = recipe.batch(images[rows], labels[rows], rows, seed=hash_seed(seed, rank), epoch=epoch)
+            loss = recipe.loss(model(pixels), weights)
+            adam.zero_grad(set_to_none=True)
+            loss.backward()
+            adam.step()
+            losses.append(loss.detach())
+        mean_loss = float(torch.stack(losses).mean())
+        if not np.isfinite(mean_loss):
+            raise InputError(
+                f"training diverged in epoch {epoch} (loss {mean_loss}) at learning rate {optimiser.learning_rate:g}; lower it"
+            )
+        on_epoch_end(
+            EpochReport(epoch, optimiser.num_epochs, mean_loss),
+            TrainingState(epoch + 1, _optimiser_tensors(adam, parameters)),
+        )
+    model.eval()
+
+
+def _cosine_rate(epochs_done: float, optimiser: Optimiser) -> float:
+    warm_up = min(1.0, (epochs_done + 0.05) / 1.0)
+    return optimiser.learning_rate * warm_up * 0.5 * (1 + float(np.cos(np.pi * epochs_done / optimiser.num_epochs)))
+
+
+def _optimiser_tensors(adam: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {
+        f"{index}.{name}": value.detach().clone()
+        for index, parameter in enumerate(parameters)
+        for name, value in adam.state[parameter].items()
+    }
+
+
+def _restore_optimiser(adam: torch.optim.Optimizer, parameters: Sequence[Tensor], tensors: dict[str, Tensor]) -> None:
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        adam.state[parameters[int(index)]][name] = value.clone()
+
+
+@torch.no_grad()
+def predict_scores(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
+    """Returns the logits [N, num_classes] of uint8 images [N, C, H, W], model in eval mode."""
+    model.eval()
+    return torch.cat([model(part.to(torch.float32) / 255) for part in images.split(batch_size)])
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Returns the fraction of uint8 images whose highest logit is at their label, in [0, 1]."""
+    return float((predict_scores(model, images).argmax(1) == labels).float().mean())

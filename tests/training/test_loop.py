@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from taggants.errors import InputError
+from taggants.models import ModelSpec, build_model
+from taggants.training.loop import Optimiser, accuracy, train
+from taggants.training.recipes import Recipe, hash_seed
+from taggants.training.scores import gradient_norms, losses
+
+SPEC = ModelSpec("cnn", num_classes=3, channels=1, image_size=8)
+OPTIMISER = Optimiser(num_epochs=4, batch_size=16, learning_rate=3e-3, weight_decay=0.01)
+
+
+@pytest.fixture(scope="module")
+def stripes():
+    """Three classes of bright bands under noise: uint8 [90, 1, 8, 8]."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    images = rng.integers(0, 90, (90, 1, 8, 8))
+    for image, label in zip(images, labels, strict=True):
+        image[0, 2 * label : 2 * label + 2] += 150
+    return torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("name", ["simple", "strong"])
+def test_training_learns_and_is_a_function_of_the_seed(stripes, name):
+    recipe = Recipe(name, crop_padding=1, flip=True, num_classes=3)
+    optimiser = Optimiser(num_epochs=12, batch_size=16, learning_rate=3e-3, weight_decay=0.01)
+    trained = []
+    for seed in (1, 1, 2):
+        random.seed(len(trained))
+        np.random.seed(len(trained))
+        torch.manual_seed(len(trained))
+        model = build_model(SPEC, seed)
+        train(model, *stripes, recipe, optimiser, seed=seed)
+        trained.append(model)
+    assert torch.equal(weights(trained[0]), weights(trained[1]))
+    assert not torch.equal(weights(trained[0]), weights(trained[2]))
+    assert accuracy(trained[0], *stripes) > 0.9
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_resumed_training_equals_uninterrupted_training(stripes, stop_after):
+    recipe = Recipe("strong", crop_padding=1, flip=False, num_classes=3)
+    whole = build_model(SPEC, 1)
+    train(whole, *stripes, recipe, OPTIMISER, seed=1)
+
+    class Killed(Exception):
+        pass
+
+    saved = {}
+
+    def kill(report, state):
+        if state.epochs_done == stop_after:
+            saved["state"], saved["model"] = state, {k: v.clone() for k, v in stopped.state_dict().items()}
+            raise Killed
+
+    stopped = build_model(SPEC, 1)
+    with pytest.raises(Killed):
+        train(stopped, *stripes, recipe, OPTIMISER, seed=1, on_epoch_end=kill)
+    resumed = build_model(SPEC, 7)
+    resumed.load_state_dict(saved["model"])
+    train(resumed, *stripes, recipe, OPTIMISER, seed=1, resume=saved["state"])
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_divergence_is_named(stripes):
+    recipe = Recipe("simple", 0, False, 3)
+    mad = Optimiser(num_epochs=3, batch_size=16, learning_rate=1e18, weight_decay=0.0)
+    with pytest.raises(InputError, match=r"training diverged in epoch \d .* at learning rate 1e\+18; lower it"):
+        train(build_model(SPEC, 1), *stripes, recipe, mad, seed=1)
+
+
+def test_strong_recipe_mixes_labels_and_leaves_global_generators_alone(stripes):
+    images, labels = stripes[0][:16], stripes[1][:16]
+    python_state, numpy_state = random.getstate(), np.random.get_state()[1].copy()
+    pixels, mixed = Recipe("strong", 1, True, 3).batch(images, labels, torch.arange(16), seed=5, epoch=2)
+    assert pixels.shape == (16, 1, 8, 8)
+    assert 0 <= pixels.min()
+    assert pixels.max() <= 1
+    torch.testing.assert_close(mixed.sum(1), torch.ones(16))
+    assert ((mixed > 0).sum(1) > 1).any()
+    assert random.getstate() == python_state
+    assert (np.random.get_state()[1] == numpy_state).all()
+
+
+def test_strong_recipe_takes_colour_images():
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    pixels, _ = Recipe("strong", 2, True, 3).batch(images, torch.tensor([0, 1, 2, 0]), torch.arange(4), seed=5, epoch=2)
+    assert pixels.shape == (4, 3, 16, 16)
+
+
+def test_simple_recipe_without_augmentation_is_the_images_themselves(stripes):
+    images, labels = stripes
+    pixels, targets = Recipe("simple", 0, False, 3).batch(images, labels, torch.arange(90), seed=0, epoch=0)
+    assert torch.equal(pixels, images.float() / 255)
+    assert torch.equal(targets.argmax(1), labels)
+
+
+def test_seeds_of_distinct_values_differ():
+    assert len({hash_seed(a, b) for a in range(20) for b in range(20)}) == 400
+
+
+def test_gradient_norms_equal_single_sample_backward(stripes):
+    images, labels = stripes[0][:7], stripes[1][:7]
+    model = build_model(SPEC, 2).eval()
+    expected = []
+    for image, label in zip(images, labels, strict=True):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(image[None].float() / 255), label[None]).backward()
+        expected.append(torch.sqrt(sum(p.grad.square().sum() for p in model.parameters())))
+    torch.testing.assert_close(gradient_norms(model, images, labels, batch_size=3), torch.stack(expected))
+
+
+def test_losses_equal_single_sample_cross_entropies(stripes):
+    images, labels = stripes[0][:7], stripes[1][:7]
+    model = build_model(SPEC, 2).eval()
+    expected = [
+        torch.nn.functional.cross_entropy(model(i[None].float() / 255), y[None]).detach()
+        for i, y in zip(images, labels, strict=True)
+    ]
+    torch.testing.assert_close(losses(model, images, labels, batch_size=3), torch.stack(expected))
