@@ -37,9 +37,9 @@ def main(config: Config) -> CraftResult:
     run.write_config()
     say(reports.registered(run, registration))
     with ray_cluster(config):
-        surrogate = pipeline.train_surrogate(run)
-        plan = pipeline.make_plan(run, surrogate)
-        drive = pipeline.craft(run, plan, surrogate)
+        surrogates = pipeline.train_surrogates(run)
+        plan = pipeline.make_plan(run, surrogates)
+        drive = pipeline.craft(run, plan, surrogates)
         say(reports.crafted(plan, drive))
         if drive.failed:
             return CraftResult(run.root.uri, drive, None, {})

@@ -53,6 +53,11 @@ class CropAndFlip:
     padding: int
     flip: bool
 
+    def check(self, image_size: int) -> None:
+        """Raises InputError unless the padding is below the image size: reflection has no more pixels than that."""
+        if self.padding >= image_size:
+            raise InputError(f"crop padding {self.padding} must be below the image size {image_size}; lower it")
+
     def __call__(self, images: Tensor, image_ids: Tensor, *, seed: int, step: int, view: int) -> Tensor:
         """Returns augmented images, differentiable in `images`; any range, same shape.
 
@@ -65,8 +70,7 @@ class CropAndFlip:
             InputError: padding not below the image size.
         """
         height, width = images.shape[-2:]
-        if self.padding >= min(height, width):
-            raise InputError(f"crop padding {self.padding} must be below the image size {min(height, width)}; lower it")
+        self.check(min(height, width))
         if self.padding == 0 and not self.flip:
             return images
 

@@ -124,6 +124,12 @@ class TrainingConfig(Section):
     flip: bool = Field(False, description="mirror half of the images; not for digits")
 
 
+class SurrogateConfig(TrainingConfig):
+    """The clean models that are crafted on: several of other seeds carry over to unseen models better than one."""
+
+    num_models: int = Field(1, ge=1, le=64, description="surrogates; their alignments are averaged at every step")
+
+
 class CraftingConfig(Section):
     """The perturbations. Every field is part of the plan, the microbatch and thread count because they change rounding."""
 
@@ -214,7 +220,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     keys: KeysConfig = KeysConfig()
     signing: SigningConfig = SigningConfig(images_per_key=7)
-    surrogate: TrainingConfig = TrainingConfig()
+    surrogate: SurrogateConfig = SurrogateConfig()
     crafting: CraftingConfig = CraftingConfig()
     detection: DetectionConfig = DetectionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

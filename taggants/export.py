@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from taggants.data.image_codec import decode_image, encode_png, encoding_of, plain_png_shape
-from taggants.data.parquet_source import ParquetSource, dataset_fingerprint, layout_options
+from taggants.data.parquet_source import ParquetSource, dataset_fingerprint, writer_like
 from taggants.errors import InputError
 from taggants.storage import Root
 
@@ -250,7 +250,7 @@ def _write_file(source: ParquetSource, name: str, rows: _Signed, destination: Ro
     sink = io.BytesIO()
     with (
         source.open_file(name) as file,
-        pq.ParquetWriter(sink, file.schema_arrow, **layout_options(file.metadata)) as writer,
+        writer_like(file, sink, file.schema_arrow) as writer,
     ):
         start = 0
         for row_group in range(file.num_row_groups):

@@ -35,7 +35,7 @@ from taggants.data.parquet_source import DatasetIndex, ParquetSource
 from taggants.data.subset import write_subset
 from taggants.detection import Certificate, certify, key_ranks, software_versions
 from taggants.errors import InputError
-from taggants.export import ExportManifest, export_dataset
+from taggants.export import ExportManifest, export_dataset, verify_export
 from taggants.keys import KeySet, KeySpec, Registration, create_key_file, load_key_set
 from taggants.manifest import Plan, RunFolder, Shard
 from taggants.models import ModelSpec, check_model
@@ -166,24 +166,41 @@ def _git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
+def check(run: Run) -> None:
+    """Checks what can be known before any work: the keys' spec, the models and the augmentations against the images.
+
+    Raises:
+        InputError: the first misfit.
+    """
+    config = run.config
+    _, image_size = run.model_size
+    assert run.key_spec.num_classes == run.index.num_classes
+    if config.detection.top_k >= run.index.num_classes:
+        raise InputError(
+            f"detection.top_k = {config.detection.top_k} must be below the number of classes, {run.index.num_classes}"
+        )
+    for section in (config.surrogate, config.crafting, config.evaluation.training):
+        CropAndFlip(section.crop_padding, section.flip).check(image_size)
+    for training in (config.surrogate, config.evaluation.training):
+        check_model(_model_spec(run, training))
+
+
 def prepare_keys(run: Run) -> Registration:
     """Creates the key file unless it exists, draws its picture beside it, and registers the test in the run folder.
 
     Raises:
         InputError: a class is too small for its keys, or the run folder holds another registration.
     """
+    check(run)
     keys, detection = run.config.keys, run.config.detection
     path = f"{keys.name}.json"
-    if detection.top_k >= run.index.num_classes:
-        raise InputError(
-            f"detection.top_k = {detection.top_k} must be below the number of classes, {run.index.num_classes}"
-        )
     if not run.keys_root.exists(path):
         secret = DEMONSTRATION_SECRET if keys.demonstration else None
         create_key_file(run.keys_root, path, run.key_spec, secret)
     names = run.index.class_names
     texts = [names[label] if names else str(label) for label in run.keys.labels]
     run.keys_root.write_bytes(f"{keys.name}.png", draw_keys(run.keys.images, texts), private=True)
+    # After the keys are drawn and kept: drawing until they fit would leave labels that are not i.i.d. uniform.
     check_capacity(run.index.labels, run.keys.labels, signing_size(run))
     registration = Registration(
         keys_commitment=run.keys.commitment,
@@ -225,17 +242,19 @@ def signing_size(run: Run) -> int:
     )
 
 
+def _model_spec(run: Run, training: TrainingConfig) -> ModelSpec:
+    channels, image_size = run.model_size
+    return ModelSpec(training.model, run.index.num_classes, channels, image_size)
+
+
 def train_model(
     run: Run, name: str, training: TrainingConfig, source: ParquetSource, fingerprint: str, seed: int
 ) -> TrainedModel:
     """Trains, resumes or finds the model of that name; see `run_training`."""
-    channels, image_size = run.model_size
     num_classes = run.index.num_classes
-    spec = ModelSpec(training.model, num_classes, channels, image_size)
-    check_model(spec)
     job = TrainingJob(
         name=name,
-        spec=spec,
+        spec=_model_spec(run, training),
         recipe=Recipe(training.recipe, training.crop_padding, training.flip, num_classes),
         optimiser=Optimiser(training.num_epochs, training.batch_size, training.learning_rate, training.weight_decay),
         seed=seed,
@@ -255,34 +274,45 @@ def train_model(
     return trained
 
 
-def train_surrogate(run: Run) -> TrainedModel:
-    return train_model(
-        run, "surrogate", run.config.surrogate, run.sources[0], run.index.fingerprint, hash_seed(run.config.seed, 0)
-    )
+def train_surrogates(run: Run) -> list[TrainedModel]:
+    """Trains the configured number of clean models, of other seeds than every victim."""
+    return [
+        train_model(
+            run,
+            f"surrogate-{index}",
+            run.config.surrogate,
+            run.sources[0],
+            run.index.fingerprint,
+            hash_seed(run.config.seed, 0, index),
+        )
+        for index in range(run.config.surrogate.num_models)
+    ]
 
 
-def make_plan(run: Run, surrogate: TrainedModel) -> Plan:
+def make_plan(run: Run, surrogates: Sequence[TrainedModel]) -> Plan:
     """Chooses the signing sets, cuts them into shards of one key each and registers the plan in the run folder.
 
     Raises:
         InputError: the run folder holds another plan.
     """
     config = run.config
-    sets = signing_sets(run.index.labels, run.keys.labels, signing_size(run), _priorities(run, surrogate))
+    sets = signing_sets(run.index.labels, run.keys.labels, signing_size(run), _priorities(run, surrogates))
     shards = tuple(
         Shard(index, index, tuple(int(i) for i in ids), seed=hash_seed(config.seed, 1, index))
         for index, ids in enumerate(sets)
     )
-    plan = Plan(config.hash, run.index.fingerprint, run.keys.commitment, surrogate.sha256, shards)
+    ensemble = hashlib.sha256("".join(surrogate.sha256 for surrogate in surrogates).encode()).hexdigest()
+    plan = Plan(config.hash, run.index.fingerprint, run.keys.commitment, ensemble, shards)
     run.folder.register_plan(plan)
     return plan
 
 
-def _priorities(run: Run, surrogate: TrainedModel) -> NDArray[np.floating]:
+def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floating]:
+    """Higher for images to sign first; scores are means over the surrogates."""
     if run.config.signing.selection == "random":
         return random_priorities(run.index.num_rows, hash_seed(run.config.seed, 2))
     score = {"gradient_norm": gradient_norms, "loss": losses}[run.config.signing.selection]
-    model = load_trained(run.root, surrogate)
+    models = [load_trained(run.root, surrogate) for surrogate in surrogates]
     candidates = np.flatnonzero(np.isin(run.index.labels, run.keys.labels))
     priorities = np.zeros(run.index.num_rows, dtype=np.float32)
     threads = torch.get_num_threads()
@@ -292,7 +322,8 @@ def _priorities(run: Run, surrogate: TrainedModel) -> NDArray[np.floating]:
             for start in range(0, len(candidates), 1024):
                 part = candidates[start : start + 1024]
                 images = torch.from_numpy(run.sources[0].read_images(part.tolist()))
-                priorities[part] = score(model, images, torch.from_numpy(run.index.labels[part])).numpy()
+                labels = torch.from_numpy(run.index.labels[part])
+                priorities[part] = torch.stack([score(model, images, labels) for model in models]).mean(0).numpy()
                 advance(start + len(part), "")
     finally:
         torch.set_num_threads(threads)
@@ -318,14 +349,14 @@ def optimisation_of(config: Config) -> Optimisation:
     )
 
 
-def craft(run: Run, plan: Plan, surrogate: TrainedModel) -> DriveResult:
+def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResult:
     """Crafts every shard that is not committed yet on the configured pool."""
     config = run.config
     job = CraftingJob(
         run=run.root,
         plan_hash=plan.plan_hash,
         source=run.sources[0],
-        surrogate_path=surrogate.path,
+        surrogate_paths=tuple(surrogate.path for surrogate in surrogates),
         optimisation=optimisation_of(config),
         num_threads=config.crafting.num_threads,
         key_images=run.keys.images,
@@ -435,14 +466,16 @@ def train_suspect(run: Run, role: str, index: int) -> TrainedModel:
         return train_model(
             run, f"control-{index}", run.config.evaluation.training, run.sources[0], run.index.fingerprint, seed
         )
+    signed = run.root.child("signed")
+    manifest = verify_export(signed)
     source = ParquetSource(
-        run.root.child("signed"),
+        signed,
         run.sources[0].file_names,
         run.config.data.image_column,
         run.config.data.label_column,
         run.config.data.channels,
     )
-    return train_model(run, f"victim-{index}", run.config.evaluation.training, source, source.index().fingerprint, seed)
+    return train_model(run, f"victim-{index}", run.config.evaluation.training, source, manifest.fingerprint, seed)
 
 
 def verify(run: Run, suspect: Suspect) -> Certificate:

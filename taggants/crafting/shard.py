@@ -23,14 +23,14 @@ class CraftingJob:
     """All that a worker needs to craft any shard of one plan; pickles, so that a pool can send it.
 
     Keys travel inside it, in memory only; its repr shows none of them.
-    surrogate_path: under `run`. key_images: uint8 [num_keys, C, H, W]. key_labels: int64 [num_keys].
+    surrogate_paths: checkpoints under `run`. key_images: uint8 [num_keys, C, H, W]. key_labels: int64 [num_keys].
     num_threads: torch threads, part of the plan because they change the order of sums.
     """
 
     run: Root
     plan_hash: str
     source: ParquetSource
-    surrogate_path: str
+    surrogate_paths: tuple[str, ...]
     optimisation: Optimisation
     num_threads: int
     key_images: NDArray[np.uint8] = field(repr=False)
@@ -44,7 +44,8 @@ class CraftingWorker:
         self._job = job
         self._folder = RunFolder(job.run)
         torch.set_num_threads(job.num_threads)
-        self._surrogate, self._spec = model_from_checkpoint(job.run.read_bytes(job.surrogate_path), job.surrogate_path)
+        read = [model_from_checkpoint(job.run.read_bytes(path), path) for path in job.surrogate_paths]
+        self._surrogates, self._spec = [model for model, _ in read], read[0][1]
 
     def craft(self, shard: Shard, attempt: int) -> Commit:
         """Crafts the shard and writes its attempt file; a pure function of (plan, shard) up to the attempt's name.
@@ -61,7 +62,7 @@ class CraftingWorker:
             )
         key_label = int(job.key_labels[shard.key_index])
         crafted = craft_signing_set(
-            self._surrogate,
+            self._surrogates,
             torch.from_numpy(images),
             torch.full((len(images),), key_label, dtype=torch.int64),
             torch.tensor(shard.sample_ids, dtype=torch.int64),

@@ -6,7 +6,7 @@ numbers in, values out; no storage, no Ray, no global generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +54,7 @@ class CraftedSet:
 
 
 def craft_signing_set(
-    model: nn.Module,
+    surrogates: Sequence[nn.Module],
     images: Tensor,
     labels: Tensor,
     image_ids: Tensor,
@@ -68,36 +68,36 @@ def craft_signing_set(
     """Returns the signed images whose summed loss gradient aligns best with the key's.
 
     Args:
-        model: the surrogate in eval mode.
+        surrogates: in eval mode, at least one; the objective is the mean of their alignments.
         images: uint8 [N, C, H, W]; labels: int64 [N]; image_ids: int64 [N], unique.
         key_image: uint8 [C, H, W]; key_label: int64 scalar.
         seed: of the start and of the augmentation draws; restart r uses seed + r.
         on_step: called after every step.
     """
     clean = images.to(torch.float32) / 255
-    key = key_gradient(model, key_image.to(torch.float32) / 255, key_label)
+    keys = [key_gradient(model, key_image.to(torch.float32) / 255, key_label) for model in surrogates]
     best: tuple[float, Tensor, list[Tensor]] | None = None
     for restart in range(optimisation.num_restarts):
-        perturbation, history = _optimise(model, clean, labels, image_ids, key, optimisation, seed + restart, on_step)
+        perturbation, history = _optimise(surrogates, clean, labels, image_ids, keys, optimisation, seed + restart, on_step)
         signed = to_uint8(clean + perturbation)
-        reached = _set_alignment(model, signed.to(torch.float32) / 255, labels, key, optimisation.microbatch)
+        reached = _set_alignment(surrogates, signed.to(torch.float32) / 255, labels, keys, optimisation.microbatch)
         if best is None or reached > best[0]:
             best = (reached, signed, history)
     assert best is not None, "num_restarts is at least 1"
     return CraftedSet(
         images=best[1],
         alignment=best[0],
-        alignment_before=_set_alignment(model, clean, labels, key, optimisation.microbatch),
+        alignment_before=_set_alignment(surrogates, clean, labels, keys, optimisation.microbatch),
         history=tuple(torch.stack(best[2]).tolist()) if best[2] else (),
     )
 
 
 def _optimise(
-    model: nn.Module,
+    surrogates: Sequence[nn.Module],
     clean: Tensor,
     labels: Tensor,
     image_ids: Tensor,
-    key: Gradient,
+    keys: Sequence[Gradient],
     optimisation: Optimisation,
     seed: int,
     on_step: Callable[[], None],
@@ -108,9 +108,12 @@ def _optimise(
     step_size = optimisation.step_size * optimisation.levels / 255
     history: list[Tensor] = []
     for step in range(optimisation.num_steps):
-        cosine, pixel_gradient = alignment_and_pixel_gradient(
-            model, clean, perturbation, labels, image_ids, key, optimisation, seed=seed, step=step
-        )
+        cosine, pixel_gradient = torch.zeros(()), torch.zeros_like(clean)
+        for model, key in zip(surrogates, keys, strict=True):
+            one_cosine, one_gradient = alignment_and_pixel_gradient(
+                model, clean, perturbation, labels, image_ids, key, optimisation, seed=seed, step=step
+            )
+            cosine, pixel_gradient = cosine + one_cosine / len(surrogates), pixel_gradient + one_gradient
         history.append(cosine)
         # Adam on signs: the second moment is 1 after bias correction, so an average of signs is all its state.
         average = optimisation.momentum * average + (1 - optimisation.momentum) * pixel_gradient.sign()
@@ -168,11 +171,16 @@ def alignment_and_pixel_gradient(
     return cosine, gradient
 
 
-def _set_alignment(model: nn.Module, images: Tensor, labels: Tensor, key: Gradient, microbatch: int) -> float:
-    """The alignment of an unaugmented set of float images, whatever the microbatch."""
-    signing: Gradient | None = None
-    for start in range(0, len(images), microbatch):
-        part = loss_gradient(model, images[start : start + microbatch], labels[start : start + microbatch])
-        signing = part if signing is None else [total + new for total, new in zip(signing, part, strict=True)]
-    assert signing is not None, "a signing set holds at least one image"
-    return float(alignment(key, signing))
+def _set_alignment(
+    surrogates: Sequence[nn.Module], images: Tensor, labels: Tensor, keys: Sequence[Gradient], microbatch: int
+) -> float:
+    """The mean alignment over surrogates of an unaugmented set of float images, whatever the microbatch."""
+    cosines = []
+    for model, key in zip(surrogates, keys, strict=True):
+        signing: Gradient | None = None
+        for start in range(0, len(images), microbatch):
+            part = loss_gradient(model, images[start : start + microbatch], labels[start : start + microbatch])
+            signing = part if signing is None else [total + new for total, new in zip(signing, part, strict=True)]
+        assert signing is not None, "a signing set holds at least one image"
+        cosines.append(float(alignment(key, signing)))
+    return sum(cosines) / len(cosines)

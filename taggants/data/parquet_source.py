@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -348,22 +348,23 @@ def json_metadata(schema: pa.Schema, key: bytes) -> Any:
         return None
 
 
-def layout_options(metadata: pq.FileMetaData) -> dict[str, Any]:
-    """Returns: options for `pq.ParquetWriter` that store columns as a file with this metadata does: codec and
-    dictionary encoding per column, format version, embedded Arrow schema, page index."""
-    options: dict[str, Any] = {
-        "version": metadata.format_version,
-        "store_schema": b"ARROW:schema" in (metadata.metadata or {}),
-    }
+def writer_like(file: pq.ParquetFile, sink: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    """Returns: a writer, to be closed by the caller, that stores `schema` and its columns as `file` does: codec and
+    dictionary encoding per column, format version, embedded Arrow schema or none, page index or none."""
+    metadata = file.metadata
+    options: dict[str, Any] = {"version": metadata.format_version}
     if metadata.num_row_groups:
         group = metadata.row_group(0)
         columns = [group.column(i) for i in range(group.num_columns)]
         # The writer's name for no compression differs from the metadata's.
-        codec_names = {"UNCOMPRESSED": "NONE"}
-        options["compression"] = {c.path_in_schema: codec_names.get(c.compression, c.compression) for c in columns}
+        options["compression"] = {c.path_in_schema: c.compression.replace("UNCOMPRESSED", "NONE") for c in columns}
         options["use_dictionary"] = [c.path_in_schema for c in columns if c.has_dictionary_page]
         options["write_page_index"] = all(c.has_offset_index for c in columns)
-    return options
+    has_arrow_schema = b"ARROW:schema" in (metadata.metadata or {})
+    writer = pq.ParquetWriter(sink, schema, store_schema=has_arrow_schema, **options)
+    if schema.metadata and not has_arrow_schema:
+        writer.add_key_value_metadata(schema.metadata)  # without an Arrow schema the writer leaves it out
+    return writer
 
 
 def _is_binary(data_type: pa.DataType) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from taggants.data.parquet_source import ParquetSource, json_metadata, label_feature_of, layout_options
+from taggants.data.parquet_source import ParquetSource, json_metadata, label_feature_of, writer_like
 from taggants.errors import InputError
 from taggants.storage import Root
 
@@ -33,32 +34,33 @@ def write_subset(
     """
     index = source.index()
     rows = _rows(index.labels, index.num_classes, num_classes, images_per_class)
-    parts = []
-    schema: pa.Schema | None = None
-    for i, name in enumerate(index.files):
-        with source.open_file(name) as file:
-            if schema is None:
-                schema, options = file.schema_arrow, layout_options(file.metadata)
-                row_group_size = max(file.metadata.row_group(0).num_rows, 1) if file.num_row_groups else None
-            elif not file.schema_arrow.equals(schema):
-                raise InputError(
-                    f"{name} and {index.files[0]} in {source.root.uri} differ in their columns; use one dataset."
-                )
-            start = index.file_offsets[i]
-            for row_group, num_rows in enumerate(source.row_group_rows[i]):
-                kept = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + num_rows)] - start
-                if len(kept):
-                    parts.append(file.read_row_group(row_group).take(pa.array(kept)))
-                start += num_rows
-    assert schema is not None
-    cut_schema = _with_class_names_cut(schema, source.label_column, num_classes)
-    table = pa.concat_tables([cut_schema.empty_table(), *(part.cast(cut_schema) for part in parts)])
-    if not root.exists(path):
-        root.write_table(path, table, row_group_size=row_group_size, **options)
-    elif not _holds(root, path, table):
-        raise InputError(
-            f"{root.uri_of(path)} holds something else than this subset; choose another path, or delete it."
-        )
+    with source.open_file(index.files[0]) as first_file:
+        schema = first_file.schema_arrow
+        cut_schema = _with_class_names_cut(schema, source.label_column, num_classes)
+        parts = [cut_schema.empty_table()]
+        for i, name in enumerate(index.files):
+            with source.open_file(name) as file:
+                if not file.schema_arrow.equals(schema):
+                    raise InputError(
+                        f"{name} and {index.files[0]} in {source.root.uri} differ in their columns; use one dataset."
+                    )
+                start = index.file_offsets[i]
+                for row_group, num_rows in enumerate(source.row_group_rows[i]):
+                    kept = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + num_rows)] - start
+                    if len(kept):
+                        parts.append(file.read_row_group(row_group).take(pa.array(kept)).cast(cut_schema))
+                    start += num_rows
+        table = pa.concat_tables(parts)
+        if not root.exists(path):
+            sink = io.BytesIO()
+            row_group_size = max(max(source.row_group_rows[0], default=0), 1)
+            with writer_like(first_file, sink, cut_schema) as writer:
+                writer.write_table(table, row_group_size=row_group_size)
+            root.write_bytes(path, sink.getvalue())
+        elif not _holds(root, path, table):
+            raise InputError(
+                f"{root.uri_of(path)} holds something else than this subset; choose another path, or delete it."
+            )
 
 
 def _holds(root: Root, path: str, table: pa.Table) -> bool:

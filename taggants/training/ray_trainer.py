@@ -103,6 +103,7 @@ def _fit(train_function: Callable[[], None], *, num_workers: int, name: str, sto
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it greets every run of its local mode
     # Ray wraps what a worker raises; bad input must reach the job as itself.
     problems: list[InputError] = []
 

@@ -84,22 +84,22 @@ def test_crafting_raises_alignment_within_the_ball_and_repeats_itself():
     key_image = torch.randint(0, 256, (1, 8, 8), generator=generator, dtype=torch.uint8)
     inputs = (images, torch.full((5,), 1), torch.tensor([10, 4, 7, 99, 3]), key_image, torch.tensor(1))
     optimisation = replace(OPTIMISATION, num_steps=60, milestones=(20, 40), augmentation=CropAndFlip(0, False))
-    crafted = craft_signing_set(net, *inputs, optimisation, seed=0)
+    crafted = craft_signing_set([net], *inputs, optimisation, seed=0)
     assert 1 - crafted.alignment < 0.7 * (1 - crafted.alignment_before)
     assert 0 < (crafted.images.int() - images.int()).abs().max() <= OPTIMISATION.levels
     assert len(crafted.history) == 60
     torch.manual_seed(123)
-    again = craft_signing_set(net, *inputs, optimisation, seed=0)
+    again = craft_signing_set([net], *inputs, optimisation, seed=0)
     assert torch.equal(crafted.images, again.images)
-    assert not torch.equal(crafted.images, craft_signing_set(net, *inputs, optimisation, seed=1).images)
+    assert not torch.equal(crafted.images, craft_signing_set([net], *inputs, optimisation, seed=1).images)
 
 
 def test_best_of_several_restarts_is_kept(signing_set):
     images, labels, ids, key_image, key_label = signing_set
     net = smooth_net().float()
-    single = [craft_signing_set(net, images, labels, ids, key_image, key_label, OPTIMISATION, seed=s) for s in range(3)]
+    single = [craft_signing_set([net], images, labels, ids, key_image, key_label, OPTIMISATION, seed=s) for s in range(3)]
     best = craft_signing_set(
-        net, images, labels, ids, key_image, key_label, replace(OPTIMISATION, num_restarts=3), seed=0
+        [net], images, labels, ids, key_image, key_label, replace(OPTIMISATION, num_restarts=3), seed=0
     )
     assert best.alignment == max(one.alignment for one in single)
 

@@ -33,9 +33,8 @@ def test_the_digits_of_both_files_are_those_of_scikit_learn(root: Root) -> None:
         found += [(image.tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)]
     digits = load_digits()
     expected = [
-        (bytes(round(level * 255 / 16) for level in image.ravel()), label)
-        for image, label in zip(digits.images.tolist(), digits.target.tolist(), strict=True)
-        if (image := np.array(image)) is not None
+        (bytes(round(level * 255 / 16) for level in levels), label)
+        for levels, label in zip(digits.data.tolist(), digits.target.tolist(), strict=True)
     ]
     assert sorted(found) == sorted(expected)
 
@@ -80,7 +79,6 @@ def test_another_dataset_is_not_overwritten(root: Root, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:multiprocess.*")
 def test_hugging_face_datasets_reads_it(root: Root, tmp_path: Path) -> None:
     from datasets import load_dataset
 

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from taggants.data.image_codec import encode_png
+from taggants.models import ModelSpec, build_model, checkpoint_bytes
+from tests.jobs.running import exit_code, settings_in
+
+
+def one_sentence(capsys) -> str:
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in captured.out + captured.err
+    return lines[0]
+
+
+def nothing_signed(folder: Path) -> bool:
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    return not any({"signed", "attempts", "commits", "certificates"} & set(path.parts) for path in written)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Forty 8x8 grey images of two classes as Parquet; returns a function that writes it, changed."""
+
+    def write(change=lambda rows: None, drop=()):
+        rng = np.random.default_rng(0)
+        rows = [
+            {
+                "image": {"bytes": encode_png(rng.integers(0, 256, (1, 8, 8), dtype=np.uint8)), "path": f"{i}.png"},
+                "label": i % 2,
+            }
+            for i in range(40)
+        ]
+        change(rows)
+        folder = tmp_path / "data"
+        folder.mkdir(exist_ok=True)
+        for split in ("train", "test"):
+            pq.write_table(pa.Table.from_pylist(rows).drop_columns(list(drop)), folder / f"{split}.parquet")
+        return ["data.source=parquet", f"data.root={folder}"]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("crafting.epsilom=0.1", "config field 'crafting.epsilom' does not exist"),
+        ("crafting.epsilon=2", "config field 'crafting.epsilon' = 2: Input should be less than or equal to 1"),
+        ("surrogate.model=resnet999", "model 'resnet999' does not exist"),
+        ("surrogate.model=timm/vit_tiny_patch16_224", "does not take 1 channels of 8 px"),
+        ("detection.top_k=10", "detection.top_k = 10 must be below the number of classes, 10"),
+        ("keys.cell_size=9", "cell_size is 9 but must be an integer in 1..8"),
+        ("crafting.crop_padding=8", "crop padding 8 must be below the image size 8"),
+        ("evaluation.training.crop_padding=8", "crop padding 8 must be below the image size 8"),
+        ("data.num_classes=11", "num_classes is 11"),
+    ],
+)
+def test_bad_settings_stop_before_any_work(tmp_path, capsys, setting, sentence):
+    assert exit_code("craft", settings_in(tmp_path, setting)) == 2
+    assert sentence in one_sentence(capsys)
+    assert nothing_signed(tmp_path)
+    assert not list(tmp_path.rglob("models"))
+
+
+def test_budget_that_no_class_can_hold(tmp_path, capsys):
+    assert exit_code("craft", settings_in(tmp_path, "signing.images_per_key=400")) == 2
+    assert "images but its keys need" in one_sentence(capsys)
+    assert nothing_signed(tmp_path)
+    assert not list(tmp_path.rglob("models"))
+
+
+def test_missing_column_is_named_and_what_there_is_listed(tmp_path, capsys, dataset):
+    assert exit_code("craft", settings_in(tmp_path, *dataset(drop=["label"]))) == 2
+    sentence = one_sentence(capsys)
+    assert "label" in sentence
+    assert "image" in sentence
+    assert not (tmp_path / "secrets").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_corrupt_image_is_named(tmp_path, capsys, dataset):
+    def corrupt(rows):
+        rows[17]["image"]["bytes"] = b"\x89PNG not quite"
+
+    assert exit_code("craft", settings_in(tmp_path, *dataset(corrupt))) == 2
+    sentence = one_sentence(capsys)
+    assert "17" in sentence
+    assert "train.parquet" in sentence
+    assert nothing_signed(tmp_path)
+
+
+def test_key_file_that_fails_its_own_commitment(tmp_path, capsys):
+    assert exit_code("keys", settings_in(tmp_path)) == 0
+    capsys.readouterr()
+    key_file = tmp_path / "secrets" / "digits.json"
+    content = json.loads(key_file.read_text())
+    secret = content["secret"]
+    content["secret"] = "00" * 32
+    key_file.write_text(json.dumps(content))
+    assert exit_code("craft", settings_in(tmp_path)) == 2
+    sentence = one_sentence(capsys)
+    assert "fails its own commitment" in sentence
+    assert secret not in sentence
+    assert nothing_signed(tmp_path)
+
+
+def test_checkpoint_whose_class_count_differs(tmp_path, capsys):
+    assert exit_code("keys", settings_in(tmp_path)) == 0
+    capsys.readouterr()
+    spec = ModelSpec("cnn", num_classes=4, channels=1, image_size=8)
+    suspect = tmp_path / "other" / "model.safetensors"
+    suspect.parent.mkdir()
+    suspect.write_bytes(checkpoint_bytes(build_model(spec, 0), spec))
+    assert exit_code("verify", settings_in(tmp_path, f"verify.suspects=[{suspect}]")) == 2
+    assert "suspect 'other' has 4 classes but the keys were drawn from 10" in one_sentence(capsys)
+    assert nothing_signed(tmp_path)
+
+
+def test_run_folder_of_another_plan(tmp_path, capsys):
+    assert exit_code("craft", settings_in(tmp_path)) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    (tmp_path / "secrets" / "digits.json").unlink()
+    assert exit_code("craft", settings_in(tmp_path)) == 2
+    assert "is registered for other keys or data" in one_sentence(capsys)
+    for registration in (tmp_path / "runs").glob("*/registration.json"):
+        registration.unlink()
+    assert exit_code("craft", settings_in(tmp_path)) == 2
+    assert "plan" in one_sentence(capsys)
+    after = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    assert {path: data for path, data in before.items() if path.name not in ("registration.json", "config.json")} == {
+        path: data for path, data in after.items() if path.name not in ("registration.json", "config.json")
+    }
+
+
+@pytest.mark.parametrize(
+    ("job", "settings", "sentence"),
+    [
+        ("verify", [], "verify.suspects is empty"),
+        ("verify", ["verify.suspects=[/nowhere/model.safetensors]"], "has no registration.json; run jobs/craft.py"),
+        ("train", [], "manifest.json"),
+        ("craft", ["data.source=parquet", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path, capsys, job, settings, sentence):
+    assert exit_code(job, settings_in(tmp_path, *settings)) == 2
+    assert sentence in one_sentence(capsys)
+
+
+def test_missing_and_foreign_suspects_are_named(tmp_path, capsys):
+    assert exit_code("keys", settings_in(tmp_path)) == 0
+    capsys.readouterr()
+    assert exit_code("verify", settings_in(tmp_path, f"verify.suspects=[{tmp_path}/none.safetensors]")) == 2
+    assert "none.safetensors does not exist" in one_sentence(capsys)
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    assert exit_code("verify", settings_in(tmp_path, f"verify.suspects=[{tmp_path}/junk.safetensors]")) == 2
+    assert "is not a model written by taggants" in one_sentence(capsys)
+
+
+def test_changed_export_is_not_trained_on(tmp_path, capsys):
+    assert exit_code("craft", settings_in(tmp_path)) == 0
+    capsys.readouterr()
+    (signed,) = (tmp_path / "runs").glob("*/signed/train.parquet")
+    shutil.copy(tmp_path / "runs" / "datasets" / "digits" / "train.parquet", signed)
+    assert exit_code("train", settings_in(tmp_path)) == 2
+    assert "train.parquet" in one_sentence(capsys)

@@ -1,0 +1,465 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, PngImagePlugin
+
+from taggants.data.digits import write_digits
+from taggants.data.image_codec import decode_image, encode_png
+from taggants.data.parquet_source import ParquetSource
+from taggants.errors import InputError
+from taggants.export import ExportManifest, export_dataset, verify_export
+from taggants.storage import Root
+
+IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["x", "y", "z"], "_type": "ClassLabel"}}
+METADATA = {"huggingface": json.dumps({"info": {"features": FEATURES}}), "source": "drawn by chance"}
+NUM_ROWS = {"a.parquet": 7, "b.parquet": 5, "c/d.parquet": 4}
+CODECS = {"image.bytes": "ZSTD", "image.path": "GZIP", "label": "NONE", "weight": "SNAPPY"}
+
+
+def pixels(num: int, shape: tuple[int, int, int] = (3, 6, 5), seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num, *shape), dtype=np.uint8)
+
+
+def encoded(image: np.ndarray, image_format: str, mode: str | None = None, **options: Any) -> bytes:
+    sink = io.BytesIO()
+    picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+    (picture.convert(mode) if mode else picture).save(sink, image_format, **options)
+    return sink.getvalue()
+
+
+def write(root: Root, name: str, images: list[bytes], **options: Any) -> None:
+    table = pa.table(
+        {
+            "weight": pa.array(np.arange(len(images)) / 4),
+            "image": pa.array(
+                [{"bytes": image, "path": f"{name}/{i}.png"} for i, image in enumerate(images)], IMAGE_TYPE
+            ),
+            "label": [i % 3 for i in range(len(images))],
+        }
+    )
+    root.write_table(name, table.replace_schema_metadata(METADATA), **options)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> ParquetSource:
+    root = Root(str(tmp_path / "source"))
+    for i, (name, num_rows) in enumerate(NUM_ROWS.items()):
+        # Compressed as Pillow would not: a re-encoded row is seen.
+        images = [encoded(image, "PNG", compress_level=1) for image in pixels(num_rows, seed=i)]
+        write(root, name, images, row_group_size=3, compression=CODECS, use_dictionary=["label"])
+    return ParquetSource(root, "")
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Root:
+    return Root(str(tmp_path / "export"))
+
+
+@pytest.fixture
+def signed() -> dict[int, np.ndarray]:
+    return dict(zip([13, 2, 0, 6], pixels(4, seed=9), strict=True))  # files a and c/d
+
+
+def rows_of(root: Root, name: str) -> list[dict[str, Any]]:
+    return list(root.read_table(name).to_pylist())
+
+
+def state(root: Root) -> dict[str, tuple[int, str]]:
+    return {name: ((Path(root.uri) / name).stat().st_mtime_ns, root.sha256(name)) for name in root.list()}
+
+
+def test_only_the_signed_pixels_change(
+    source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root
+) -> None:
+    export_dataset(source, signed, destination)
+    assert destination.list() == [*NUM_ROWS, "manifest.json"]
+    sample_id = 0
+    for name in NUM_ROWS:
+        for before, after in zip(rows_of(source.root, name), rows_of(destination, name), strict=True):
+            if sample_id in signed:
+                assert decode_image(after["image"].pop("bytes")).tolist() == signed[sample_id].tolist()
+                del before["image"]["bytes"]
+            assert after == before
+            sample_id += 1
+    exported, labels = ParquetSource(destination, "").read_all()
+    originals, original_labels = source.read_all()
+    for sample_id, image in signed.items():
+        originals[sample_id] = image
+    assert np.array_equal(exported, originals)
+    assert np.array_equal(labels, original_labels)
+
+
+def test_files_without_signed_rows_are_copied(
+    source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root
+) -> None:
+    export_dataset(source, signed, destination)
+    assert [destination.sha256(name) == source.root.sha256(name) for name in NUM_ROWS] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"version": "2.4", "write_page_index": True}, {"store_schema": False, "compression": "NONE"}]
+)
+def test_the_layout_is_kept(destination: Root, tmp_path: Path, options: dict[str, Any]) -> None:
+    root = Root(str(tmp_path / "source"))
+    write(root, "a.parquet", [encode_png(image) for image in pixels(8)])
+    table = root.read_table("a.parquet")
+    sink = io.BytesIO()
+    layout = {"compression": CODECS, "use_dictionary": ["label"], **options}
+    with pq.ParquetWriter(sink, table.schema, **layout) as writer:
+        writer.write_table(table, row_group_size=3)
+        if not options.get("store_schema", True):  # as programs without Arrow write it
+            writer.add_key_value_metadata(METADATA)
+    root.write_bytes("a.parquet", sink.getvalue())
+    export_dataset(ParquetSource(root, ""), {4: pixels(1, seed=3)[0]}, destination)
+    layouts = [layout_of(place, "a.parquet") for place in (root, destination)]
+    assert layouts[0] == layouts[1]
+    assert [num_rows for num_rows, _ in layouts[0][0]] == [3, 3, 2]
+    assert layouts[0][1][b"source"] == b"drawn by chance"
+
+
+def layout_of(root: Root, name: str) -> tuple[Any, ...]:
+    with root.open_input(name) as handle:
+        metadata = pq.ParquetFile(handle).metadata
+        groups = []
+        for i in range(metadata.num_row_groups):
+            columns = [metadata.row_group(i).column(j) for j in range(metadata.num_columns)]
+            entries = [
+                (c.path_in_schema, c.compression, c.encodings, c.has_dictionary_page, c.has_offset_index)
+                for c in columns
+            ]
+            groups.append((metadata.row_group(i).num_rows, entries))
+        return groups, metadata.metadata, metadata.format_version, metadata.schema.to_arrow_schema()
+
+
+def test_modes_are_kept_and_other_chunks_too(destination: Root, tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "source"))
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Author", "somebody")
+    grey, colour = pixels(1, (1, 4, 4))[0], pixels(1, (3, 4, 4))[0]
+    write(root, "a.parquet", [encoded(grey, "PNG", pnginfo=text), encoded(colour, "PNG", pnginfo=text)])
+    new_grey, new_colour = pixels(1, (1, 4, 4), seed=1)[0], pixels(1, (3, 4, 4), seed=1)[0]
+    source = ParquetSource(root, "", channels=3)
+    export_dataset(source, {0: np.repeat(new_grey, 3, axis=0), 1: new_colour}, destination)
+    for row, mode, image in zip(rows_of(destination, "a.parquet"), ("L", "RGB"), (new_grey, new_colour), strict=True):
+        data = row["image"]["bytes"]
+        with Image.open(io.BytesIO(data)) as picture:
+            assert (picture.format, picture.mode, picture.info) == ("PNG", mode, {"Author": "somebody"})
+        assert decode_image(data).tolist() == image.tolist()
+
+
+def test_signed_rows_look_like_the_encoder_of_the_rest(destination: Root, tmp_path: Path) -> None:
+    # Where the dataset was written by Pillow, signing an image with its own pixels gives back its bytes.
+    write_digits(Root(str(tmp_path / "digits")))
+    source = ParquetSource(Root(str(tmp_path / "digits")), ("train.parquet",))
+    images = source.read_images(range(50))
+    export_dataset(source, dict(enumerate(images)), destination)
+    assert destination.sha256("train.parquet") == source.root.sha256("train.parquet")
+
+
+def test_a_plain_binary_column(destination: Root, tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "source"))
+    images = pixels(3)
+    root.write_table("a.parquet", pa.table({"image": [encode_png(image) for image in images], "label": [0, 1, 2]}))
+    signed = pixels(1, seed=5)[0]
+    export_dataset(ParquetSource(root, ""), {1: signed}, destination)
+    exported = ParquetSource(destination, "").read_all()[0]
+    assert np.array_equal(exported, [images[0], signed, images[2]])
+
+
+def test_manifest(source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root) -> None:
+    manifest = export_dataset(source, signed, destination)
+    files = []
+    for name, num_rows in NUM_ROWS.items():
+        data = destination.read_bytes(name)
+        sha256 = hashlib.sha256(data).hexdigest()
+        files.append({"path": name, "sha256": sha256, "size_bytes": len(data), "num_rows": num_rows})
+    assert destination.read_json("manifest.json") == {
+        "format": "taggants-export/1",
+        "source_fingerprint": source.index().fingerprint,
+        "fingerprint": ParquetSource(destination, "").index().fingerprint,
+        "num_rows": 16,
+        "files": files,
+    }
+    assert ExportManifest.from_json(destination.read_json("manifest.json")) == manifest == verify_export(destination)
+
+
+def test_a_private_manifest_lists_the_signed_rows(
+    source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root
+) -> None:
+    numpy_ids = {np.int64(sample_id): image for sample_id, image in signed.items()}
+    manifest = export_dataset(source, numpy_ids, destination, private=True)
+    assert manifest.signed_sample_ids == (0, 2, 6, 13)
+    assert destination.read_json("manifest.json")["signed_sample_ids"] == [0, 2, 6, 13]
+    assert stat.S_IMODE((Path(destination.uri) / "manifest.json").stat().st_mode) == 0o600
+    assert verify_export(destination) == manifest
+    # Asked for a public one now, no trace of them is left.
+    assert export_dataset(source, signed, destination).signed_sample_ids is None
+    assert "signed_sample_ids" not in destination.read_json("manifest.json")
+
+
+def test_two_exports_have_equal_bytes(source: ParquetSource, signed: Mapping[int, np.ndarray], tmp_path: Path) -> None:
+    roots = [Root(str(tmp_path / name)) for name in ("one", "two")]
+    export_dataset(source, signed, roots[0])
+    export_dataset(source, dict(reversed(list(signed.items()))), roots[1])
+    assert [roots[0].sha256(name) for name in roots[0].list()] == [roots[1].sha256(name) for name in roots[1].list()]
+
+
+def test_a_complete_export_is_only_verified(
+    source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root
+) -> None:
+    manifest = export_dataset(source, signed, destination)
+    before = state(destination)
+    assert export_dataset(source, signed, destination) == manifest
+    assert state(destination) == before
+
+
+def test_a_broken_off_export_is_finished(
+    source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Root.write_bytes
+
+    def fail_at_the_last_file(root: Root, path: str, data: bytes, *, private: bool = False) -> None:
+        if path == "c/d.parquet":
+            raise OSError("no space left")
+        original(root, path, data, private=private)
+
+    monkeypatch.setattr(Root, "write_bytes", fail_at_the_last_file)
+    with pytest.raises(OSError, match="no space left"):
+        export_dataset(source, signed, destination)
+    assert destination.list() == ["a.parquet", "b.parquet"]
+    with pytest.raises(InputError, match=r"no manifest\.json.*not complete"):
+        verify_export(destination)
+    monkeypatch.undo()
+    manifest = export_dataset(source, signed, destination)
+    assert verify_export(destination) == manifest
+
+
+@pytest.mark.parametrize("fault", ["untouched row", "signed row", "label", "path", "metadata", "row groups"])
+def test_a_file_that_reads_back_otherwise_gets_no_manifest(
+    source: ParquetSource,
+    signed: Mapping[int, np.ndarray],
+    destination: Root,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    original = Root.write_bytes
+
+    def spoil(root: Root, path: str, data: bytes, *, private: bool = False) -> None:
+        original(root, path, data, private=private)
+        if path != "a.parquet":
+            return
+        rows = rows_of(root, path)
+        schema = pq.read_schema(pa.BufferReader(data))
+        row = rows[{"untouched row": 1, "signed row": 2}.get(fault, 0)]
+        if fault in ("untouched row", "signed row"):
+            row["image"]["bytes"] = encode_png(pixels(1, seed=77)[0])
+        elif fault == "label":
+            row["label"] = 1 - row["label"]
+        elif fault == "path":
+            row["image"]["path"] = "elsewhere.png"
+        elif fault == "metadata":
+            schema = schema.with_metadata({**schema.metadata, b"signed": b"yes"})
+        table = pa.Table.from_pylist(rows, schema=schema)
+        size = 4 if fault == "row groups" else 3
+        original(root, path, _bytes(table, row_group_size=size, compression=CODECS))
+
+    monkeypatch.setattr(Root, "write_bytes", spoil)
+    with pytest.raises(RuntimeError, match=r"a\.parquet does not read back as written"):
+        export_dataset(source, signed, destination)
+    assert not destination.exists("manifest.json")
+
+
+def _bytes(table: pa.Table, **options: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, **options)
+    return sink.getvalue()
+
+
+def test_other_signed_images_or_datasets_are_refused(
+    source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root, tmp_path: Path
+) -> None:
+    export_dataset(source, signed, destination)
+    before = state(destination)
+    fewer = {0: signed[0]}
+    other = {**signed, 0: signed[2]}
+    for images in (fewer, other):
+        with pytest.raises(InputError, match="holds an export with other signed images"):
+            export_dataset(source, images, destination)
+    root = Root(str(tmp_path / "other"))
+    write(root, "a.parquet", [encode_png(image) for image in pixels(2)])
+    with pytest.raises(InputError, match="holds an export of the dataset"):
+        export_dataset(ParquetSource(root, ""), fewer, destination)
+    assert state(destination) == before
+
+
+def test_the_source_is_never_overwritten(
+    source: ParquetSource, signed: Mapping[int, np.ndarray], tmp_path: Path
+) -> None:
+    before = state(source.root)
+    (tmp_path / "link").symlink_to(source.root.uri)
+    for uri in (source.root.uri, str(tmp_path / "link")):
+        with pytest.raises(InputError, match="is the unsigned file"):
+            export_dataset(source, signed, Root(uri))
+    assert state(source.root) == before
+
+
+BAD = pixels(1, seed=4)[0]
+
+
+@pytest.mark.parametrize(
+    ("signed", "message"),
+    [
+        ({}, "no signed images"),
+        ({0: BAD, 16: BAD}, "Sample id 16 is not in 0 to 15"),
+        ({0: BAD, -1: BAD}, "Sample id -1"),
+        ({0: BAD, 8: BAD[:, :5]}, r"Row 1 of .*b\.parquet \(sample 8\) is uint8 of shape \(3, 5, 5\).*\(3, 6, 5\)"),
+        ({0: BAD, 8: BAD[:1]}, r"shape \(1, 6, 5\)"),
+        ({0: BAD, 8: BAD.astype(np.float64)}, "is float64"),
+    ],
+)
+def test_bad_signed_images_are_refused_before_anything_is_written(
+    source: ParquetSource, destination: Root, signed: dict[int, np.ndarray], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        export_dataset(source, signed, destination)
+    assert destination.list() == []
+
+
+@pytest.mark.parametrize(
+    ("original", "message"),
+    [
+        (encoded(BAD, "JPEG"), "is JPEG; only lossless PNG"),
+        (encoded(BAD, "PNG", mode="P"), "is PNG with a palette"),
+        (encoded(BAD, "PNG", mode="RGBA"), "is PNG with a palette, transparency"),
+        (b"no image", "cannot be decoded"),
+    ],
+)
+def test_originals_that_are_no_plain_png_are_refused_before_anything_is_written(
+    destination: Root, tmp_path: Path, original: bytes, message: str
+) -> None:
+    root = Root(str(tmp_path / "source"))
+    write(root, "a.parquet", [encode_png(BAD), encode_png(BAD)])
+    write(root, "b.parquet", [encode_png(BAD), original])
+    source = ParquetSource(root, "")
+    with pytest.raises(InputError, match=rf"Row 1 of .*b\.parquet \(sample 3\).*{message}"):
+        export_dataset(source, {0: BAD, 3: BAD}, destination)
+    assert destination.list() == []
+    export_dataset(source, {0: BAD, 2: BAD}, destination)  # unsigned, it may stay
+    assert rows_of(destination, "b.parquet")[1]["image"]["bytes"] == original
+
+
+def test_a_signed_image_fits_the_channels_of_its_original(destination: Root, tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "source"))
+    write(root, "a.parquet", [encode_png(BAD[:1]), encode_png(BAD)])
+    with pytest.raises(InputError, match=r"sample 0.* is greyscale but its signed image has colours"):
+        export_dataset(ParquetSource(root, "", channels=3), {0: BAD}, destination)
+    with pytest.raises(InputError, match=r"sample 1.* is RGB but was signed in greyscale"):
+        export_dataset(ParquetSource(root, "", channels=1), {1: BAD[:1]}, destination)
+    assert destination.list() == []
+
+
+def test_progress(source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root) -> None:
+    calls: list[tuple[int, int]] = []
+    export_dataset(source, signed, destination, on_progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(3, 16), (6, 16), (7, 16), (12, 16), (15, 16), (16, 16)]
+
+
+@pytest.mark.parametrize("damage", ["missing", "longer", "flipped", "not listed", "manifest", "format", "fields"])
+def test_verifying_names_what_is_wrong(
+    source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root, damage: str
+) -> None:
+    export_dataset(source, signed, destination)
+    data = destination.read_bytes("b.parquet")
+    manifest = destination.read_json("manifest.json")
+    message = {
+        "missing": r"b\.parquet is in the manifest but missing",
+        "longer": r"b\.parquet has \d+ bytes, its manifest says",
+        "flipped": r"b\.parquet has SHA-256 .*, its manifest says",
+        "not listed": r"manifest\.json has a fingerprint or row count",
+        "manifest": r"b\.parquet has 5 rows, its manifest says 6",
+        "format": "not of the format taggants-export/1",
+        "fields": "lacks fields or has malformed ones",
+    }[damage]
+    if damage == "missing":
+        destination.delete("b.parquet")
+    elif damage == "longer":
+        destination.write_bytes("b.parquet", data + b"\0")
+    elif damage == "flipped":
+        destination.write_bytes("b.parquet", data[:50] + bytes([data[50] ^ 1]) + data[51:])
+    elif damage == "not listed":
+        del manifest["files"][1]
+    elif damage == "manifest":
+        manifest["files"][1]["num_rows"] = 6
+    elif damage == "format":
+        manifest["format"] = "taggants-export/2"
+    elif damage == "fields":
+        manifest["files"][1]["extra"] = 1
+    destination.write_json("manifest.json", manifest)
+    with pytest.raises(InputError, match=message):
+        verify_export(destination)
+    with pytest.raises(InputError, match=message):
+        export_dataset(source, signed, destination)
+
+
+def test_real_png(real_data: Path, destination: Root) -> None:
+    source = ParquetSource(Root(str(real_data / "cifar100")), ("test.parquet",))
+    sample_ids = [17, 4_000, 9_999]
+    images = np.clip(source.read_images(sample_ids).astype(np.int64) + 9, 0, 255).astype(np.uint8)
+    export_dataset(source, dict(zip(sample_ids, images, strict=True)), destination)
+    assert np.array_equal(ParquetSource(destination, "").read_images(sample_ids), images)
+    assert destination.size_bytes("test.parquet") == pytest.approx(source.root.size_bytes("test.parquet"), rel=0.02)
+
+
+def test_jpeg_is_refused_by_sample(real_data: Path, destination: Root) -> None:
+    source = ParquetSource(Root(str(real_data / "tiny_imagenet20")), ("val.parquet",), channels=3)
+    with pytest.raises(InputError, match=r"sample 7\) is JPEG"):
+        export_dataset(source, {7: source.read_images([7])[0]}, destination)
+
+
+@pytest.mark.s3
+def test_s3_to_s3_gives_the_bytes_of_local_to_local(
+    source: ParquetSource,
+    signed: Mapping[int, np.ndarray],
+    destination: Root,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    bucket = request.getfixturevalue("s3_environment").bucket
+    remote = Root(f"s3://{bucket}/{tmp_path.parent.name}-{tmp_path.name}")
+    for name in source.file_names:
+        source.root.copy(name, remote, f"source/{name}")
+    remote_source = ParquetSource(remote.child("source"), "")
+    assert export_dataset(remote_source, signed, remote.child("export")) == export_dataset(source, signed, destination)
+    assert verify_export(remote.child("export")) == verify_export(destination)
+    assert np.array_equal(ParquetSource(remote, "export/").read_all()[0], ParquetSource(destination, "").read_all()[0])
+
+
+@pytest.mark.slow
+def test_hugging_face_datasets_reads_an_export(
+    source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root, tmp_path: Path
+) -> None:
+    from datasets import load_dataset
+
+    export_dataset(source, signed, destination)
+    files = [str(Path(destination.uri) / name) for name in NUM_ROWS]
+    dataset = load_dataset("parquet", data_files={"train": files}, cache_dir=str(tmp_path / "cache"))["train"]
+    images, labels = ParquetSource(destination, "").read_all()
+    assert dataset.num_rows == 16
+    assert dataset.features["label"].names == ["x", "y", "z"]
+    for row, image, label in zip(dataset, images, labels, strict=True):
+        assert isinstance(row["image"], Image.Image)
+        assert row["image"].mode == "RGB"
+        assert np.array_equal(np.asarray(row["image"]).transpose(2, 0, 1), image)
+        assert row["label"] == label

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from taggants.data.digits import write_digits
+from taggants.data.parquet_source import ParquetSource
+from taggants.errors import InputError
+from taggants.models import ModelSpec, model_from_checkpoint
+from taggants.storage import Root
+from taggants.training import ray_trainer
+from taggants.training.loop import Optimiser, accuracy
+from taggants.training.ray_trainer import TrainingJob, run_training
+from taggants.training.recipes import Recipe
+
+
+@pytest.fixture
+def job(tmp_path):
+    data = Root(str(tmp_path / "digits"))
+    write_digits(data)
+    return TrainingJob(
+        name="surrogate-0",
+        spec=ModelSpec("cnn", 10, 1, 8),
+        recipe=Recipe("simple", 0, False, 10),
+        optimiser=Optimiser(num_epochs=3, batch_size=64, learning_rate=2e-3, weight_decay=0.01),
+        seed=3,
+        train_source=ParquetSource(data, ("train.parquet",)),
+        test_source=ParquetSource(data, ("test.parquet",)),
+        train_fingerprint="digits",
+        num_threads=1,
+        num_workers=0,
+    )
+
+
+def quiet(report):
+    return None
+
+
+def test_local_mode_trains_saves_and_returns_the_finished_run(job, tmp_path):
+    run = Root(str(tmp_path / "run"))
+    epochs = []
+    trained = run_training(job, run, lambda report: epochs.append(report.epoch))
+    assert epochs == [0, 1, 2]
+    model, spec = model_from_checkpoint(run.read_bytes(trained.path), trained.path)
+    assert spec == job.spec
+    images, labels = (torch.from_numpy(array) for array in job.test_source.read_all())
+    assert accuracy(model, images, labels) == trained.accuracy > 0.8
+    assert run_training(job, run, quiet) == trained
+    assert epochs == [0, 1, 2]
+
+
+def test_interrupted_run_goes_on_and_ends_in_the_same_bytes(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_trainer, "_SAVE_EVERY_S", 0.0)
+    whole = run_training(job, Root(str(tmp_path / "whole")), quiet)
+    run = Root(str(tmp_path / "stopped"))
+
+    class Killed(Exception):
+        pass
+
+    def kill(report):
+        if report.epoch == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_training(job, run, kill)
+    assert not run.exists(whole.path)
+    epochs = []
+    assert run_training(job, run, lambda report: epochs.append(report.epoch)).sha256 == whole.sha256
+    assert epochs == [2]
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"train_fingerprint": "signed"}, {"num_threads": 2}])
+def test_another_job_is_another_model(job, change):
+    assert dataclasses.replace(job, **change).identity != job.identity
+
+
+def test_where_the_data_lie_is_no_part_of_the_identity(job):
+    elsewhere = dataclasses.replace(job.train_source, root=Root("/elsewhere"))
+    assert dataclasses.replace(job, train_source=elsewhere).identity == job.identity
+
+
+def test_labels_beyond_the_models_classes_are_refused(job, tmp_path):
+    narrow = dataclasses.replace(job, spec=ModelSpec("cnn", 5, 1, 8), recipe=Recipe("simple", 0, False, 5))
+    with pytest.raises(InputError, match="label 9 is beyond the model's 5 classes"):
+        run_training(narrow, Root(str(tmp_path / "run")), quiet)
+
+
+def test_images_of_another_size_are_refused(job, tmp_path):
+    large = dataclasses.replace(job, spec=ModelSpec("cnn", 10, 1, 16))
+    with pytest.raises(InputError, match=r"training images have shape \(1, 8, 8\) but the model takes \(1, 16, 16\)"):
+        run_training(large, Root(str(tmp_path / "run")), quiet)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_ray_train_workers_train_and_bad_input_reaches_the_caller(job, tmp_path, num_workers):
+    run = Root(str(tmp_path / "run"))
+    trained = run_training(dataclasses.replace(job, num_workers=num_workers), run, quiet)
+    assert trained.accuracy > 0.8
+    assert run.exists(trained.path)
+    if num_workers == 1:
+        assert trained.sha256 == run_training(job, Root(str(tmp_path / "local")), quiet).sha256
+        large = dataclasses.replace(job, num_workers=1, spec=ModelSpec("cnn", 10, 1, 16))
+        with pytest.raises(InputError, match="use one size"):
+            run_training(large, Root(str(tmp_path / "other")), quiet)
