@@ -78,7 +78,9 @@ def craft_signing_set(
     keys = [key_gradient(model, key_image.to(torch.float32) / 255, key_label) for model in surrogates]
     best: tuple[float, Tensor, list[Tensor]] | None = None
     for restart in range(optimisation.num_restarts):
-        perturbation, history = _optimise(surrogates, clean, labels, image_ids, keys, optimisation, seed + restart, on_step)
+        perturbation, history = _optimise(
+            surrogates, clean, labels, image_ids, keys, optimisation, seed + restart, on_step
+        )
         signed = to_uint8(clean + perturbation)
         reached = _set_alignment(surrogates, signed.to(torch.float32) / 255, labels, keys, optimisation.microbatch)
         if best is None or reached > best[0]:

@@ -104,28 +104,26 @@ def _fit(train_function: Callable[[], None], *, num_workers: int, name: str, sto
     from ray.train.torch import TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # it greets every run of its local mode
-    # Ray wraps what a worker raises; bad input must reach the job as itself.
-    problems: list[InputError] = []
 
-    def guarded(_: dict[str, Any]) -> None:
+    def guarded(_: dict[str, Any]) -> str | None:
+        # Returned, not raised: bad input must reach the job as one sentence, and Ray would try it again.
         try:
             train_function()
         except InputError as error:
-            problems.append(error)
-            raise
+            return str(error)
+        return None
 
-    run_config = RunConfig(
-        name=name, storage_path=storage, failure_config=FailureConfig(max_failures=2 if num_workers else 0)
-    )
     trainer = TorchTrainer(
-        guarded, train_loop_config={}, scaling_config=ScalingConfig(num_workers=num_workers), run_config=run_config
+        guarded,
+        train_loop_config={},
+        scaling_config=ScalingConfig(num_workers=num_workers),
+        run_config=RunConfig(
+            name=name, storage_path=storage, failure_config=FailureConfig(max_failures=2 if num_workers else 0)
+        ),
     )
-    try:
-        trainer.fit()
-    except Exception:
-        if problems:
-            raise problems[0] from None
-        raise
+    problem = trainer.fit().return_value
+    if problem is not None:
+        raise InputError(problem)
 
 
 def _train_distributed(job: TrainingJob, run: Root, folder: str) -> None:

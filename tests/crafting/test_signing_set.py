@@ -97,7 +97,9 @@ def test_crafting_raises_alignment_within_the_ball_and_repeats_itself():
 def test_best_of_several_restarts_is_kept(signing_set):
     images, labels, ids, key_image, key_label = signing_set
     net = smooth_net().float()
-    single = [craft_signing_set([net], images, labels, ids, key_image, key_label, OPTIMISATION, seed=s) for s in range(3)]
+    single = [
+        craft_signing_set([net], images, labels, ids, key_image, key_label, OPTIMISATION, seed=s) for s in range(3)
+    ]
     best = craft_signing_set(
         [net], images, labels, ids, key_image, key_label, replace(OPTIMISATION, num_restarts=3), seed=0
     )
