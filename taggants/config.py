@@ -81,7 +81,7 @@ class KeysConfig(Section):
 
     root: Uri = Field("secrets", description="private folder; the key file in it has mode 0600")
     name: str = Field("digits", pattern=r"^[A-Za-z0-9_-]+$", description="file name of the key file, without .json")
-    num_keys: int = Field(20, ge=1, le=100_000, description="K; hits needed for a given p fall as a share of K")
+    num_keys: int = Field(16, ge=1, le=100_000, description="K; hits needed for a given p fall as a share of K")
     family: Literal["block", "smooth"] = Field(
         "block", description="uniform noise in cells, nearest (paper) or bicubic"
     )
@@ -116,10 +116,10 @@ class TrainingConfig(Section):
     recipe: Literal["simple", "strong"] = Field(
         "simple", description="crop and flip, or 3-Augment with Mixup and CutMix"
     )
-    num_epochs: int = Field(30, ge=1, le=10_000, description="passes over the training set")
-    batch_size: int = Field(64, ge=1, description="images per step, over all workers")
+    num_epochs: int = Field(60, ge=1, le=10_000, description="passes over the training set")
+    batch_size: int = Field(16, ge=1, description="images per step, over all workers")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="highest rate of AdamW; cosine schedule")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="decoupled")
+    weight_decay: float = Field(0.05, ge=0, le=1, description="decoupled")
     crop_padding: int = Field(0, ge=0, description="pixels of reflect padding before the random crop")
     flip: bool = Field(False, description="mirror half of the images; not for digits")
 
@@ -136,7 +136,7 @@ class CraftingConfig(Section):
     epsilon: FractionOf = Field(
         64 / 255, ge=1 / 255, le=1, description="L-infinity bound, pixels in [0, 1]; paper 16/255"
     )
-    num_steps: int = Field(250, ge=1, le=100_000, description="optimiser steps of each restart; paper's release 250")
+    num_steps: int = Field(150, ge=1, le=100_000, description="optimiser steps of each restart; paper's release 250")
     step_size: float = Field(0.4, gt=0, le=10, description="first step in units of epsilon")
     milestones: tuple[FractionOf, ...] = Field(
         (40 / 250, 93 / 250, 156 / 250, 218 / 250),
@@ -199,7 +199,7 @@ class ExecutionConfig(Section):
     train_workers: int = Field(
         0, ge=0, description="Ray Train workers; 0 trains in this process (Ray Train's local mode)"
     )
-    train_threads: int = Field(2, ge=1, description="torch threads of one training process")
+    train_threads: int = Field(1, ge=1, description="torch threads of one training process")
 
 
 class OutputConfig(Section):

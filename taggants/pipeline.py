@@ -369,15 +369,18 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
             failed = f", {progress.num_failed} failed" if progress.num_failed else ""
             advance(progress.num_done, f"{progress.num_running} running{failed}")
 
-        pool = _pool(config, job)
-        return drive(
-            plan,
-            run.folder,
-            pool,
-            max_failures=execution.max_failures,
-            max_losses=execution.max_losses,
-            on_progress=show,
-        )
+        threads = torch.get_num_threads()
+        try:
+            return drive(
+                plan,
+                run.folder,
+                _pool(config, job),
+                max_failures=execution.max_failures,
+                max_losses=execution.max_losses,
+                on_progress=show,
+            )
+        finally:
+            torch.set_num_threads(threads)  # an inline worker sets its own
 
 
 def _pool(config: Config, job: CraftingJob) -> Pool:

@@ -42,7 +42,7 @@ def test_highest_priority_goes_first_and_equal_ones_by_sample_id():
 )
 def test_budget_is_shared_among_keys_and_rounded_down(budget, per_key, expected):
     if expected == 0:
-        with pytest.raises(InputError, match="raise it to at least 0.01"):
+        with pytest.raises(InputError, match=r"raise it to at least 0\.01"):
             images_per_key(1000, 10, budget=budget, per_key=per_key)
     else:
         assert images_per_key(1000, 10, budget=budget, per_key=per_key) == expected

@@ -13,13 +13,13 @@ from taggants.data.parquet_source import ParquetSource
 from taggants.errors import InputError
 from taggants.storage import Root
 
-NUM_TRAIN = 1497
-NUM_TEST = 300
+NUM_TRAIN = 1297
+NUM_TEST = 500
 ROW_GROUP_SIZE = 500
 
 
 def write_digits(root: Root) -> None:
-    """Writes `train.parquet` (1,497 rows) and `test.parquet` (300 rows): 8x8 greyscale PNG images of the digits 0 to 9.
+    """Writes `train.parquet` (1,297 rows) and `test.parquet` (500 rows): 8x8 greyscale PNG images of the digits 0 to 9.
 
     Source: UCI Optical Recognition of Handwritten Digits, test part, as `sklearn.datasets.load_digits` ships it. Its 17
     grey levels become round(level * 255 / 16). The split is a fixed permutation. Files that hold exactly this are left
