@@ -453,8 +453,8 @@ def export(run: Run, plan: Plan) -> ExportResult:
 
 
 def _draw_contact_sheet(run: Run, plan: Plan, images: Mapping[int, NDArray[np.uint8]]) -> None:
-    """One taggant of each of the first keys."""
-    shown = [shard.sample_ids[0] for shard in plan.shards][:12]
+    """One taggant of each of the first keys, in the order of the data: that of the keys would tell their labels."""
+    shown = sorted([shard.sample_ids[0] for shard in plan.shards][:12])
     names = run.index.class_names
     labels = [int(run.index.labels[i]) for i in shown]
     captions = [names[label] if names else f"class {label}" for label in labels]
