@@ -28,7 +28,7 @@ def main(config: Config) -> TrainResult:
     run = pipeline.Run(config)
     with ray_cluster(config):
         model = pipeline.train_suspect(run, config.train.role, config.train.index)
-    checkpoint = run.root.uri_of(model.path)
+    checkpoint = run.models.uri_of(model.path)
     say(f"checkpoint {checkpoint}")
     return TrainResult(model, checkpoint)
 

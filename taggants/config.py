@@ -149,7 +149,9 @@ class CraftingConfig(Section):
     initial_noise: float = Field(1.0, ge=0, le=1, description="standard deviation of the start in units of epsilon")
     crop_padding: int = Field(0, ge=0, description="as in training: pixels of reflect padding before the random crop")
     flip: bool = Field(False, description="as in training: mirror half of the draws")
-    engine: Literal["double_backward"] = Field("double_backward", description="see taggants/alignment/engines.py")
+    engine: Literal["double_backward", "jvp", "central", "one_sided"] = Field(
+        "double_backward", description="see taggants/alignment/engines.py"
+    )
     microbatch: int = Field(64, ge=1, description="augmented images per pass")
     num_threads: int = Field(1, ge=1, description="torch threads of one worker")
 

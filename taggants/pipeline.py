@@ -2,8 +2,10 @@
 
 data -> keys -> surrogate -> plan -> craft -> export -> train victims and controls -> verify. The run folder:
 
-    runs/<config hash>/ config.json  registration.json  plan.json  models/<name>-<identity>/  attempts/  commits/  signed/
+    runs/<config hash>/ config.json  registration.json  plan.json  attempts/  commits/  signed/
                         certificates/<suspect>.json  contact_sheet.png
+    runs/models/<name>-<identity>/  shared by the runs that need the same model
+    runs/datasets/                  the digits and subsets
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ class Run:
         self.config = config
         self.root = Root(config.output.root).child(config.hash)
         self.folder = RunFolder(self.root)
+        self.models = Root(config.output.root).child("models")
 
     @cached_property
     def sources(self) -> tuple[ParquetSource, ParquetSource]:
@@ -269,7 +272,7 @@ def train_model(
         def show(report: EpochReport) -> None:
             advance(report.epoch + 1, f"loss {report.loss:.3f}")
 
-        trained = run_training(job, run.root, show)
+        trained = run_training(job, run.models, show)
     say(f"train {name}: accuracy {trained.accuracy:.4f} after {trained.num_epochs} epochs, {trained.seconds:.0f} s")
     return trained
 
@@ -312,7 +315,7 @@ def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floa
     if run.config.signing.selection == "random":
         return random_priorities(run.index.num_rows, hash_seed(run.config.seed, 2))
     score = {"gradient_norm": gradient_norms, "loss": losses}[run.config.signing.selection]
-    models = [load_trained(run.root, surrogate) for surrogate in surrogates]
+    models = [load_trained(run.models, surrogate) for surrogate in surrogates]
     candidates = np.flatnonzero(np.isin(run.index.labels, run.keys.labels))
     priorities = np.zeros(run.index.num_rows, dtype=np.float32)
     threads = torch.get_num_threads()
@@ -354,6 +357,7 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
     config = run.config
     job = CraftingJob(
         run=run.root,
+        models=run.models,
         plan_hash=plan.plan_hash,
         source=run.sources[0],
         surrogate_paths=tuple(surrogate.path for surrogate in surrogates),
@@ -546,6 +550,6 @@ def rehearse(run: Run) -> dict[str, Rehearsed]:
     for role, count in (("victim", evaluation.num_victims), ("control", evaluation.num_controls)):
         for index in range(count):
             trained = train_suspect(run, role, index)
-            suspect = CheckpointSuspect(run.root.uri_of(trained.path))
+            suspect = CheckpointSuspect(run.models.uri_of(trained.path))
             rehearsal[trained.name] = Rehearsed(role == "victim", trained.accuracy, verify(run, suspect))
     return rehearsal

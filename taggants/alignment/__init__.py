@@ -1,7 +1,14 @@
 """Gradient alignment: the key gradient, the signing gradient, and engines for the pixel gradient of their cosine."""
 
 from taggants.alignment.engines import ENGINES, PixelGradientEngine
-from taggants.alignment.gradients import Gradient, alignment, alignment_direction, key_gradient, loss_gradient
+from taggants.alignment.gradients import (
+    Gradient,
+    alignment,
+    alignment_direction,
+    key_gradient,
+    loss_gradient,
+    loss_gradient_and_base,
+)
 
 __all__ = [
     "ENGINES",
@@ -11,4 +18,5 @@ __all__ = [
     "alignment_direction",
     "key_gradient",
     "loss_gradient",
+    "loss_gradient_and_base",
 ]

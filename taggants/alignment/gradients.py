@@ -35,6 +35,14 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Gradient:
     return list(torch.autograd.grad(loss, trainable_parameters(model)))
 
 
+def loss_gradient_and_base(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Gradient, Tensor]:
+    """Returns `loss_gradient` and, from the same backward pass, the gradient by the images (like images)."""
+    images = images.detach().requires_grad_(True)
+    loss = cross_entropy(model(images), labels, reduction="sum")
+    *gradient, base = torch.autograd.grad(loss, [*trainable_parameters(model), images])
+    return gradient, base
+
+
 def key_gradient(model: nn.Module, key_image: Tensor, key_label: Tensor) -> Gradient:
     """Returns t: the parameter gradient of the cross-entropy of one key.
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from taggants.alignment import PixelGradientEngine, alignment, alignment_direction, key_gradient, loss_gradient
+from taggants.alignment import (
+    PixelGradientEngine,
+    alignment,
+    alignment_direction,
+    key_gradient,
+    loss_gradient,
+    loss_gradient_and_base,
+)
 from taggants.alignment.gradients import Gradient
 from taggants.augmentation import CropAndFlip
 from taggants.perturbation import initial_perturbation, project, round_to_8_bits, to_uint8
@@ -157,17 +164,25 @@ def alignment_and_pixel_gradient(
         return optimisation.augmentation(signed, image_ids[rows], seed=seed, step=step, view=view)
 
     signing: Gradient | None = None
+    bases: list[Tensor | None] = []
     for view, rows in batches():
-        part = loss_gradient(model, augmented(rows, view, perturbation[rows]), labels[rows])
+        seen = augmented(rows, view, perturbation[rows])
+        if optimisation.engine.needs_base:
+            part, base_of_part = loss_gradient_and_base(model, seen, labels[rows])
+            bases.append(base_of_part)
+        else:
+            part = loss_gradient(model, seen, labels[rows])
+            bases.append(None)
         signing = part if signing is None else [total + new for total, new in zip(signing, part, strict=True)]
     assert signing is not None, "a signing set holds at least one image"
     cosine, direction = alignment_direction(key, signing)
 
+    pixel_gradient = optimisation.engine.bind(model, direction)
     gradient = torch.zeros_like(perturbation)
-    for view, rows in batches():
+    for (view, rows), base in zip(batches(), bases, strict=True):
         delta = perturbation[rows].detach().requires_grad_(True)
         seen = augmented(rows, view, delta)
-        by_seen = optimisation.engine(model, seen.detach(), labels[rows], direction)
+        by_seen = pixel_gradient(seen.detach(), labels[rows], base)
         (by_delta,) = torch.autograd.grad(seen, [delta], grad_outputs=by_seen)
         gradient[rows] += by_delta
     return cosine, gradient

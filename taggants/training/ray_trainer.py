@@ -1,4 +1,4 @@
-"""One training run through Ray Train, or through its local mode in this process; checkpointed under the run folder.
+"""One training run through Ray Train, or through its local mode in this process; checkpointed in the store of models.
 
 State lies in storage, not with Ray: a run that is started again, by Ray after a lost worker or by its user after a kill, reads
 the last state and goes on; one that is finished returns its result at once.
@@ -58,7 +58,7 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """path: of the checkpoint, under the run folder. accuracy: on the test split, in [0, 1]. seconds: of training, this time."""
+    """path: of the checkpoint, under the store of models. accuracy: on the test split, in [0, 1]. seconds: of training, this time."""
 
     name: str
     path: str
@@ -68,34 +68,36 @@ class TrainedModel:
     seconds: float
 
 
-def run_training(job: TrainingJob, run: Root, on_epoch: Callable[[EpochReport], None]) -> TrainedModel:
-    """Trains the job's model under `run`/models/NAME-IDENTITY and returns it; a finished one is returned as it is.
+def run_training(job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport], None]) -> TrainedModel:
+    """Trains the job's model under `models`/NAME-IDENTITY and returns it; a finished one is returned as it is.
+
+    The identity is a hash of all that decides the model, so runs that need the same model share it.
 
     on_epoch: called after each epoch when training happens in this process (num_workers = 0).
 
     Raises:
         InputError: images of another shape than the model takes, labels beyond its classes, or a diverging loss.
     """
-    folder = f"models/{job.name}-{job.identity[:8]}"
+    folder = f"{job.name}-{job.identity[:12]}"
     result_path = f"{folder}/result.json"
-    if run.exists(result_path):
-        return TrainedModel(**run.read_json(result_path))
+    if models.exists(result_path):
+        return TrainedModel(**models.read_json(result_path))
     if job.num_workers == 0:
         threads = torch.get_num_threads()
         torch.set_num_threads(job.num_threads)
         try:
-            _fit(lambda: _train_one(job, run, folder, 0, 1, on_epoch), num_workers=0, name=job.name, storage=None)
+            _fit(lambda: _train_one(job, models, folder, 0, 1, on_epoch), num_workers=0, name=job.name, storage=None)
         finally:
             torch.set_num_threads(threads)
     else:
-        storage = run.child("ray_train").uri
+        storage = models.child(".ray_train").uri
         _fit(
-            lambda: _train_distributed(job, run, folder),
+            lambda: _train_distributed(job, models, folder),
             num_workers=job.num_workers,
             name=job.identity,
             storage=storage,
         )
-    return TrainedModel(**run.read_json(result_path))
+    return TrainedModel(**models.read_json(result_path))
 
 
 def _fit(train_function: Callable[[], None], *, num_workers: int, name: str, storage: str | None) -> None:
@@ -126,7 +128,7 @@ def _fit(train_function: Callable[[], None], *, num_workers: int, name: str, sto
         raise InputError(problem)
 
 
-def _train_distributed(job: TrainingJob, run: Root, folder: str) -> None:
+def _train_distributed(job: TrainingJob, models: Root, folder: str) -> None:
     import ray.train
 
     context = ray.train.get_context()
@@ -135,17 +137,17 @@ def _train_distributed(job: TrainingJob, run: Root, folder: str) -> None:
     def report(epoch: EpochReport) -> None:
         ray.train.report({"epoch": epoch.epoch, "loss": epoch.loss})
 
-    _train_one(job, run, folder, context.get_world_rank(), context.get_world_size(), report)
+    _train_one(job, models, folder, context.get_world_rank(), context.get_world_size(), report)
 
 
 def _train_one(
-    job: TrainingJob, run: Root, folder: str, rank: int, world_size: int, on_epoch: Callable[[EpochReport], None]
+    job: TrainingJob, models: Root, folder: str, rank: int, world_size: int, on_epoch: Callable[[EpochReport], None]
 ) -> None:
     """What one worker does: read, resume, train, and on rank 0 save."""
     images, labels = (torch.from_numpy(array) for array in job.train_source.read_all())
     _check_fits(job, images, labels)
     model = build_model(job.spec, job.seed)
-    resume = _read_state(run, f"{folder}/state.safetensors", model)
+    resume = _read_state(models, f"{folder}/state.safetensors", model)
     wrapped: nn.Module = model
     if world_size > 1:
         import ray.train.torch
@@ -156,7 +158,7 @@ def _train_one(
     def end_of_epoch(report: EpochReport, state: TrainingState) -> None:
         nonlocal last_saved
         if rank == 0 and time.monotonic() - last_saved >= _SAVE_EVERY_S and state.epochs_done < report.num_epochs:
-            run.write_bytes(f"{folder}/state.safetensors", _state_bytes(model, state))
+            models.write_bytes(f"{folder}/state.safetensors", _state_bytes(model, state))
             last_saved = time.monotonic()
         on_epoch(report)
 
@@ -177,7 +179,7 @@ def _train_one(
     model.eval()
     test_images, test_labels = (torch.from_numpy(array) for array in job.test_source.read_all())
     checkpoint = checkpoint_bytes(model, job.spec)
-    run.write_bytes(f"{folder}/model.safetensors", checkpoint)
+    models.write_bytes(f"{folder}/model.safetensors", checkpoint)
     result = TrainedModel(
         name=job.name,
         path=f"{folder}/model.safetensors",
@@ -186,7 +188,8 @@ def _train_one(
         num_epochs=job.optimiser.num_epochs,
         seconds=time.monotonic() - started,
     )
-    run.write_json(f"{folder}/result.json", asdict(result))
+    models.write_json(f"{folder}/result.json", asdict(result))
+    models.delete(f"{folder}/state.safetensors")
 
 
 def _check_fits(job: TrainingJob, images: Tensor, labels: Tensor) -> None:
@@ -208,16 +211,16 @@ def _state_bytes(model: nn.Module, state: TrainingState) -> bytes:
     return safetensors.torch.save(tensors)
 
 
-def _read_state(run: Root, path: str, model: nn.Module) -> TrainingState | None:
+def _read_state(models: Root, path: str, model: nn.Module) -> TrainingState | None:
     """Loads the weights into `model` and returns the rest; None when there is no state yet."""
-    if not run.exists(path):
+    if not models.exists(path):
         return None
-    tensors = safetensors.torch.load(run.read_bytes(path))
+    tensors = safetensors.torch.load(models.read_bytes(path))
     model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
     optimiser = {name.removeprefix("optimiser."): t for name, t in tensors.items() if name.startswith("optimiser.")}
     return TrainingState(int(tensors["epochs_done"]), optimiser)
 
 
-def load_trained(run: Root, trained: TrainedModel) -> nn.Module:
+def load_trained(models: Root, trained: TrainedModel) -> nn.Module:
     """Returns the model in eval mode."""
-    return model_from_checkpoint(run.read_bytes(trained.path), trained.path)[0]
+    return model_from_checkpoint(models.read_bytes(trained.path), trained.path)[0]

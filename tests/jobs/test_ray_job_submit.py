@@ -44,7 +44,12 @@ def cluster_address() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="rj", dir="/tmp")  # short: unix sockets allow 107 characters
     command = [
         *("ray", "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats", f"--temp-dir={folder}"),
-        *(f"--port={port}", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+        *(
+            f"--port={port}",
+            "--node-ip-address=127.0.0.1",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}",
+        ),
         *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"),
         *(f"--metrics-export-port={metrics}", f"--object-store-memory={100 * 2**20}"),
     ]
