@@ -57,7 +57,8 @@ def ray_cluster(config: Config) -> Iterator[None]:
 
     Does nothing when the configuration needs no Ray, or when the caller is connected already.
     """
-    needs_ray = config.execution.pool == "ray" or config.execution.train_workers > 0
+    trainings = (config.surrogate, config.evaluation.training)
+    needs_ray = config.execution.pool == "ray" or any(training.num_workers for training in trainings)
     quiet_local_training()
     import ray
 
@@ -74,9 +75,21 @@ def ray_cluster(config: Config) -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)  # about accelerators that this machine may not have
             ray.init(address="local", include_dashboard=False, **options)
     try:
+        if not os.environ.get("RAY_ADDRESS"):
+            _check_resources(config, ray.cluster_resources())
         yield
     finally:
         ray.shutdown()
+
+
+def _check_resources(config: Config, available: dict[str, float]) -> None:
+    """One machine grows no more: what an actor asks for and it does not have would be waited for for ever."""
+    for name, wanted in (("CPU", config.execution.num_cpus), ("GPU", config.execution.num_gpus)):
+        if wanted > available.get(name, 0):
+            raise InputError(
+                f"execution.num_{name.lower()}s = {wanted:g} but this machine has {available.get(name, 0):g} {name}; "
+                "lower it, or submit the job to a cluster that has more"
+            )
 
 
 def quiet_local_training() -> None:

@@ -41,6 +41,7 @@ def _expand(value: object) -> object:
 
 
 FractionOf = Annotated[float, BeforeValidator(_fraction)]
+UnitFraction = Annotated[FractionOf, Field(ge=0, le=1)]
 Uri = Annotated[str, BeforeValidator(_expand)]
 
 
@@ -81,7 +82,7 @@ class KeysConfig(Section):
 
     root: Uri = Field("secrets", description="private folder; the key file in it has mode 0600")
     name: str = Field("digits", pattern=r"^[A-Za-z0-9_-]+$", description="file name of the key file, without .json")
-    num_keys: int = Field(16, ge=1, le=100_000, description="K; hits needed for a given p fall as a share of K")
+    num_keys: int = Field(16, ge=1, le=1_000, description="K; hits needed for a given p fall as a share of K")
     family: Literal["block", "smooth"] = Field(
         "block", description="uniform noise in cells, nearest (paper) or bicubic"
     )
@@ -122,6 +123,10 @@ class TrainingConfig(Section):
     weight_decay: float = Field(0.05, ge=0, le=1, description="decoupled")
     crop_padding: int = Field(0, ge=0, description="pixels of reflect padding before the random crop")
     flip: bool = Field(False, description="mirror half of the images; not for digits")
+    num_workers: int = Field(
+        0, ge=0, le=4096, description="Ray Train workers; 0 trains in this process; changes rounding"
+    )
+    num_threads: int = Field(1, ge=1, le=1024, description="torch threads of one training process; changes rounding")
 
 
 class SurrogateConfig(TrainingConfig):
@@ -138,7 +143,7 @@ class CraftingConfig(Section):
     )
     num_steps: int = Field(150, ge=1, le=100_000, description="optimiser steps of each restart; paper's release 250")
     step_size: float = Field(0.4, gt=0, le=10, description="first step in units of epsilon")
-    milestones: tuple[FractionOf, ...] = Field(
+    milestones: tuple[UnitFraction, ...] = Field(
         (40 / 250, 93 / 250, 156 / 250, 218 / 250),
         description="fractions of num_steps after which the step shrinks (paper's release)",
     )
@@ -153,7 +158,7 @@ class CraftingConfig(Section):
         "double_backward", description="see taggants/alignment/engines.py"
     )
     microbatch: int = Field(64, ge=1, description="augmented images per pass")
-    num_threads: int = Field(1, ge=1, description="torch threads of one worker")
+    num_threads: int = Field(1, ge=1, le=1024, description="torch threads of one worker; changes rounding")
 
 
 class DetectionConfig(Section):
@@ -175,9 +180,7 @@ class EvaluationConfig(Section):
 class VerifyConfig(Section):
     """What `jobs/verify.py` tests. Not hashed."""
 
-    suspects: tuple[Uri, ...] = Field(
-        (), description="checkpoints (model.safetensors) to test; empty: the run's own models"
-    )
+    suspects: tuple[Uri, ...] = Field((), description="checkpoints (model.safetensors) to test")
 
 
 class TrainJobConfig(Section):
@@ -198,10 +201,6 @@ class ExecutionConfig(Section):
     num_gpus: float = Field(0, ge=0, description="GPUs of one actor, may be a fraction")
     max_failures: int = Field(2, ge=1, description="attempts of a shard that fails by itself")
     max_losses: int = Field(5, ge=1, description="times a shard may be lost to dead workers")
-    train_workers: int = Field(
-        0, ge=0, description="Ray Train workers; 0 trains in this process (Ray Train's local mode)"
-    )
-    train_threads: int = Field(1, ge=1, description="torch threads of one training process")
 
 
 class OutputConfig(Section):
@@ -234,9 +233,10 @@ class Config(Section):
     @property
     def hash(self) -> str:
         """16 hex digits over the sections that decide the signed bytes and the registration; names the run folder."""
-        decisive = self.model_dump(
-            mode="json", include={"seed", "data", "keys", "signing", "surrogate", "crafting", "detection"}
-        )
+        sections = {"seed", "data", "keys", "signing", "surrogate", "crafting", "detection"}
+        decisive = self.model_dump(mode="json", include=sections)
+        for section in ("data", "keys"):  # where they lie is not what they are: the registration holds that
+            del decisive[section]["root"]
         canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -255,6 +255,10 @@ def load_config(path: str | None, settings: Sequence[str] = ()) -> Config:
             raise InputError(f"config file {path!r} cannot be read ({error}); give the path of a YAML file") from error
         except yaml.YAMLError as error:
             raise InputError(f"config file {path!r} is not YAML ({' '.join(str(error).split())}); mend it") from error
+        except (ValueError, RecursionError) as error:  # dates that do not exist, absurd nesting
+            raise InputError(f"config file {path!r} holds a value that YAML cannot read ({error}); quote it") from error
+        if isinstance(tree, dict) and {"config", "config_hash"} <= set(tree):
+            tree = tree["config"]  # the config.json of a run
         if not isinstance(tree, dict):
             raise InputError(f"config file {path!r} must hold sections such as 'crafting:', not {type(tree).__name__}")
     for setting in settings:
@@ -277,7 +281,7 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
             raise InputError(f"--set {setting!r}: {section!r} is a value, not a section")
     try:
         branch[name] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"--set {setting!r}: the value is not YAML; quote it") from error
 
 

@@ -187,11 +187,24 @@ def _check_signed(source: ParquetSource, signed: _Signed) -> Mapping[str, _Signe
     return rows_by_file
 
 
-def _stored_pixels(
-    source: ParquetSource, sample_id: int, original: bytes, image: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """Returns: the signed image in the channels of the original; refuses what that or PNG cannot hold."""
-    place = source.place_of(sample_id)
+def check_originals(source: ParquetSource, sample_ids: Sequence[int]) -> None:
+    """Checks before any crafting that the export will be able to write these images again.
+
+    Raises:
+        InputError: an image is no plain PNG, or has other channels than `source` reads; the sentence names it.
+    """
+    for sample_id, original in zip(sample_ids, source.read_encoded(sample_ids), strict=True):
+        num_channels, *_ = _plain_shape(source.place_of(sample_id), original)
+        if source.channels not in (None, num_channels):
+            kind = "greyscale" if num_channels == 1 else "RGB"
+            raise InputError(
+                f"{source.place_of(sample_id)} is {kind} but data.channels = {source.channels}; images to sign must "
+                f"have the channels that are read: set data.channels = {num_channels} or convert the dataset."
+            )
+
+
+def _plain_shape(place: str, original: bytes) -> tuple[int, int, int]:
+    """Returns: (C, H, W) of an original that can be written again as it is."""
     shape = plain_png_shape(original)
     if shape is None:
         try:
@@ -202,7 +215,15 @@ def _stored_pixels(
         raise InputError(
             f"{place} is {kind}; only lossless PNG (8-bit greyscale or RGB) is supported so far; convert the dataset."
         )
-    num_channels, *size = shape
+    return shape
+
+
+def _stored_pixels(
+    source: ParquetSource, sample_id: int, original: bytes, image: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Returns: the signed image in the channels of the original; refuses what that or PNG cannot hold."""
+    place = source.place_of(sample_id)
+    num_channels, *size = _plain_shape(place, original)
     read_shape = (source.channels or num_channels, *size)
     if image.dtype != np.uint8 or image.shape != read_shape:
         raise InputError(

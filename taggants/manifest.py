@@ -144,7 +144,7 @@ class RunFolder:
         Raises:
             InputError: the folder holds another plan.
         """
-        if self.root.create_bytes(_PLAN, plan.to_json().encode()):
+        if self.root.create_bytes(_PLAN, plan.to_json().encode(), private=True):  # names the signed rows
             return
         present = self.read_plan()
         if present != plan:
@@ -173,7 +173,7 @@ class RunFolder:
         path = f"{_ATTEMPTS}/{shard.index:05d}-{attempt}.parquet"
         data = encode_table(table, compression="zstd")
         sha256 = hashlib.sha256(data).hexdigest()
-        if not self.root.create_bytes(path, data) and self.root.sha256(path) != sha256:
+        if not self.root.create_bytes(path, data, private=True) and self.root.sha256(path) != sha256:
             raise FileExistsError(f"{self.root.uri_of(path)} holds another result of this attempt")
         return Commit(
             plan_hash=plan_hash,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +31,11 @@ class ModelSpec:
     num_classes: int
     channels: int
     image_size: int
+
+    def __post_init__(self) -> None:
+        counts = (self.num_classes, self.channels, self.image_size)
+        if not isinstance(self.name, str) or not all(type(count) is int and 1 <= count <= 10**6 for count in counts):
+            raise InputError(f"{self} is no model: it needs a name and whole numbers from 1 to 1,000,000")
 
 
 class InputNormalisation(nn.Module):
@@ -124,20 +130,23 @@ def checkpoint_bytes(model: nn.Module, spec: ModelSpec) -> bytes:
     return safetensors.torch.save(tensors, metadata={"taggants_model": json.dumps(asdict(spec), sort_keys=True)})
 
 
-def model_from_checkpoint(data: bytes, origin: str) -> tuple[nn.Module, ModelSpec]:
+def model_from_checkpoint(data: bytes, origin: str, sha256: str | None = None) -> tuple[nn.Module, ModelSpec]:
     """Returns the model of a `checkpoint_bytes` file in eval mode, and its spec.
 
-    origin: where the bytes came from, for the error text.
+    origin: where the bytes came from, for the error text. sha256: what they must hash to, 64 hex digits.
 
     Raises:
-        InputError: not a safetensors file, no spec in its header, or weights that do not fit the spec.
+        InputError: other bytes than `sha256` says, not a safetensors file, no spec in its header, or weights that do
+            not fit the spec.
     """
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(f"checkpoint {origin} is not the model trained there; delete its folder to train it again")
     try:
         header_size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + header_size])
         tensors = safetensors.torch.load(data)
         spec = ModelSpec(**json.loads(header["__metadata__"]["taggants_model"]))
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {origin} is not a model written by taggants ({type(error).__name__}); "
             "give a model.safetensors file from a training run"

@@ -37,14 +37,15 @@ from taggants.data.parquet_source import DatasetIndex, ParquetSource
 from taggants.data.subset import write_subset
 from taggants.detection import Certificate, certify, key_ranks, software_versions
 from taggants.errors import InputError
-from taggants.export import ExportManifest, export_dataset, verify_export
+from taggants.export import ExportManifest, check_originals, export_dataset, verify_export
 from taggants.keys import KeySet, KeySpec, Registration, create_key_file, load_key_set
 from taggants.manifest import Plan, RunFolder, Shard
 from taggants.models import ModelSpec, check_model
 from taggants.perturbation import epsilon_levels, psnr_db
 from taggants.progress import say, stage
 from taggants.signing import check_capacity, images_per_key, random_priorities, signing_sets
-from taggants.storage import Root
+from taggants.signing import check_classes as check_classes_hold
+from taggants.storage import Root, encode_json
 from taggants.suspects import CheckpointSuspect, Suspect, check_classes
 from taggants.training.loop import EpochReport, Optimiser
 from taggants.training.ray_trainer import TrainedModel, TrainingJob, load_trained, run_training
@@ -111,7 +112,7 @@ class Run:
             InputError: no key file yet, one that fails its commitment, or one of another spec.
         """
         path = f"{self.config.keys.name}.json"
-        key_set = load_key_set(self.keys_root, path)
+        key_set = load_key_set(self.keys_root, path, self.config.keys.num_keys)
         if key_set.spec != self.key_spec:
             raise InputError(
                 f"key file {self.keys_root.uri_of(path)} holds {_spec_text(key_set.spec)} but the config asks for "
@@ -149,11 +150,11 @@ def _sources(data: DataConfig, prepared: Root) -> tuple[ParquetSource, ParquetSo
     if data.num_classes is None and data.images_per_class is None:
         return train, test
     num_classes = data.num_classes or train.index().num_classes
-    part = f"{hashlib.sha256(root.uri.encode()).hexdigest()[:8]}-{num_classes}-{data.images_per_class or 'all'}"
+    content = f"{train.index().fingerprint} {test.index().fingerprint} {data.image_column} {data.label_column}"
+    part = f"{hashlib.sha256(content.encode()).hexdigest()[:12]}-{num_classes}-{data.images_per_class or 'all'}"
     subset = prepared.child(f"subset-{part}")
-    if not (subset.exists("train.parquet") and subset.exists("test.parquet")):
-        write_subset(train, subset, "train.parquet", num_classes=num_classes, images_per_class=data.images_per_class)
-        write_subset(test, subset, "test.parquet", num_classes=num_classes, images_per_class=None)
+    write_subset(train, subset, "train.parquet", num_classes=num_classes, images_per_class=data.images_per_class)
+    write_subset(test, subset, "test.parquet", num_classes=num_classes, images_per_class=None)
     return source(subset, "train.parquet"), source(subset, "test.parquet")
 
 
@@ -176,7 +177,19 @@ def check(run: Run) -> None:
         InputError: the first misfit.
     """
     config = run.config
-    _, image_size = run.model_size
+    channels, image_size = run.model_size
+    test = run.sources[1]
+    if test.read_images([0]).shape[1:] != (channels, image_size, image_size):
+        raise InputError(
+            f"test images have shape {test.read_images([0]).shape[1:]} but training images {channels, image_size, image_size}; "
+            "use one size for both"
+        )
+    if int(test.index().labels.max()) >= run.index.num_classes:
+        raise InputError(
+            f"test label {int(test.index().labels.max())} is beyond the {run.index.num_classes} classes of the training data"
+        )
+    check_originals(run.sources[0], [0])
+    check_classes_hold(run.index.labels, run.index.num_classes, signing_size(run))
     assert run.key_spec.num_classes == run.index.num_classes
     if config.detection.top_k >= run.index.num_classes:
         raise InputError(
@@ -214,13 +227,11 @@ def prepare_keys(run: Run) -> Registration:
         top_k=detection.top_k,
         alpha=detection.alpha,
     )
-    if run.root.exists("registration.json"):
-        if read_registration(run) != registration:
-            raise InputError(
-                f"run folder {run.root.uri} is registered for other keys or data; use those, or another output.root or keys.name"
-            )
-    else:
-        run.root.write_json("registration.json", registration.to_json())
+    created = run.root.create_bytes("registration.json", encode_json(registration.to_json()))
+    if not created and read_registration(run) != registration:
+        raise InputError(
+            f"run folder {run.root.uri} is registered for other keys or data; use those, or another output.root or keys.name"
+        )
     return registration
 
 
@@ -234,7 +245,10 @@ def read_registration(run: Run) -> Registration:
         raise InputError(
             f"run folder {run.root.uri} has no registration.json; run jobs/craft.py with this configuration first"
         )
-    return Registration.from_json(run.root.read_json("registration.json"))
+    try:
+        return Registration.from_json(run.root.read_json("registration.json"))
+    except InputError as error:
+        raise InputError(f"{run.root.uri_of('registration.json')}: {error}") from error
 
 
 def signing_size(run: Run) -> int:
@@ -264,8 +278,9 @@ def train_model(
         train_source=source,
         test_source=run.sources[1],
         train_fingerprint=fingerprint,
-        num_threads=run.config.execution.train_threads,
-        num_workers=run.config.execution.train_workers,
+        test_fingerprint=run.sources[1].index().fingerprint,
+        num_threads=training.num_threads,
+        num_workers=training.num_workers,
     )
     with stage(f"train {name}", training.num_epochs, "epochs") as advance:
 
@@ -300,6 +315,7 @@ def make_plan(run: Run, surrogates: Sequence[TrainedModel]) -> Plan:
     """
     config = run.config
     sets = signing_sets(run.index.labels, run.keys.labels, signing_size(run), _priorities(run, surrogates))
+    check_originals(run.sources[0], np.sort(np.concatenate(sets)).tolist())
     shards = tuple(
         Shard(index, index, tuple(int(i) for i in ids), seed=hash_seed(config.seed, 1, index))
         for index, ids in enumerate(sets)
@@ -360,7 +376,7 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
         models=run.models,
         plan_hash=plan.plan_hash,
         source=run.sources[0],
-        surrogate_paths=tuple(surrogate.path for surrogate in surrogates),
+        surrogates=tuple((surrogate.path, surrogate.sha256) for surrogate in surrogates),
         optimisation=optimisation_of(config),
         num_threads=config.crafting.num_threads,
         key_images=run.keys.images,
@@ -550,6 +566,6 @@ def rehearse(run: Run) -> dict[str, Rehearsed]:
     for role, count in (("victim", evaluation.num_victims), ("control", evaluation.num_controls)):
         for index in range(count):
             trained = train_suspect(run, role, index)
-            suspect = CheckpointSuspect(run.models.uri_of(trained.path))
+            suspect = CheckpointSuspect(run.models.uri_of(trained.path), trained.path.partition("/")[0])
             rehearsal[trained.name] = Rehearsed(role == "victim", trained.accuracy, verify(run, suspect))
     return rehearsal

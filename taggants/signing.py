@@ -29,22 +29,34 @@ def images_per_key(num_samples: int, num_keys: int, *, budget: float | None, per
     return count
 
 
-def check_capacity(labels: NDArray[np.int64], key_labels: NDArray[np.int64], per_key: int) -> None:
-    """Checks that every key class holds enough images for all of its keys.
+def check_classes(labels: NDArray[np.int64], num_classes: int, per_key: int) -> None:
+    """Checks, before any key is drawn, that every class could carry a key.
 
-    The error names the class and counts but not how many keys it has beyond what the budget needs: whoever reads it is the owner.
+    Raises:
+        InputError: a class has fewer images than one key needs. Drawing keys until none falls on it is no way out: labels
+            would not be i.i.d. uniform.
+    """
+    held = np.bincount(labels, minlength=num_classes)
+    if held.min() < per_key:
+        raise InputError(
+            f"class {held.argmin()} has {held.min()} images but a key needs {per_key}; lower signing.images_per_key or "
+            f"signing.budget, or leave classes without images out of the dataset"
+        )
+
+
+def check_capacity(labels: NDArray[np.int64], key_labels: NDArray[np.int64], per_key: int) -> None:
+    """Checks that every class holds enough images for all of its keys; the error does not tell how many it has.
 
     Raises:
         InputError: a class has too few images.
     """
     num_classes = int(max(labels.max(), key_labels.max())) + 1
     held = np.bincount(labels, minlength=num_classes)
-    needed = np.bincount(key_labels, minlength=num_classes) * per_key
-    short = np.flatnonzero(needed > held)
+    short = np.flatnonzero(np.bincount(key_labels, minlength=num_classes) * per_key > held)
     if len(short):
         raise InputError(
-            f"class {short[0]} has {held[short[0]]} images but its keys need {needed[short[0]]} ({per_key} for each key); "
-            f"lower signing.images_per_key or signing.budget, or use fewer keys"
+            f"class {short[0]} has {held[short[0]]} images, too few for its keys at {per_key} images each; lower "
+            f"signing.images_per_key, signing.budget or keys.num_keys (the first keys are kept)"
         )
 
 

@@ -85,15 +85,17 @@ class Root:
         with self._input_errors(path):
             self._store.write(inside, io.BytesIO(data), private=private)
 
-    def create_bytes(self, path: str, data: bytes) -> bool:
+    def create_bytes(self, path: str, data: bytes, *, private: bool = False) -> bool:
         """Writes a file whole unless it exists; of several callers at once exactly one creates it.
+
+        `private` as in `write_bytes`.
 
         Returns: True if this call created it, False if it was there. On S3 a put whose answer was lost is sent again
             and may then find its own file: whoever needs to know compares the content.
         """
         inside = self._inside(path)
         with self._input_errors(path):
-            return self._store.create(inside, data)
+            return self._store.create(inside, data, private=private)
 
     def read_json(self, path: str) -> Any:
         """Returns: the parsed content of a JSON file.
@@ -110,7 +112,7 @@ class Root:
 
     def write_json(self, path: str, value: Any, *, private: bool = False) -> None:
         """Writes a value as indented JSON with sorted keys and a newline at its end; `private` as in `write_bytes`."""
-        self.write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), private=private)
+        self.write_bytes(path, encode_json(value), private=private)
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
         """Returns: a Parquet file as a table, all columns or those named, in the order of the file.
@@ -214,6 +216,11 @@ class Root:
             raise InputError(f"{uri} is a folder or lies below a file; choose another path.") from None
 
 
+def encode_json(value: Any) -> bytes:
+    """Returns: a value as indented JSON with sorted keys and a newline at its end."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
 def encode_table(table: pa.Table, **parquet_writer_options: Any) -> bytes:
     """Returns: the bytes of a table as one Parquet file; the options are those of `pyarrow.parquet.write_table`."""
     sink = pa.BufferOutputStream()
@@ -226,7 +233,7 @@ class _Store(Protocol):
 
     def open_input(self, path: str) -> pa.NativeFile: ...
     def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None: ...
-    def create(self, path: str, data: bytes) -> bool: ...
+    def create(self, path: str, data: bytes, *, private: bool) -> bool: ...
     def size_bytes(self, path: str) -> int: ...
     def list(self, path: str) -> Iterator[str]: ...
     def delete(self, path: str) -> None: ...
@@ -248,8 +255,8 @@ class _LocalStore:
         with self._temporary_file(path, source, private=private) as temporary:
             os.replace(temporary, self._full(path))
 
-    def create(self, path: str, data: bytes) -> bool:
-        with self._temporary_file(path, io.BytesIO(data), private=False) as temporary:
+    def create(self, path: str, data: bytes, *, private: bool) -> bool:
+        with self._temporary_file(path, io.BytesIO(data), private=private) as temporary:
             try:
                 os.link(temporary, self._full(path))  # unlike a rename it fails if the name is taken
             except FileExistsError:
@@ -343,7 +350,7 @@ class _S3Store:
             else:  # in parts, which appear together
                 self._client.upload_fileobj(source, self._bucket, self._prefix + path)
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes, *, private: bool) -> bool:
         with _s3_errors():
             for pause_s in (0.1, 0.3, 1.0, None):
                 try:

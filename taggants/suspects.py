@@ -17,7 +17,7 @@ from taggants.storage import Root
 
 
 class Suspect(Protocol):
-    """name: for the certificate. sha256: of its weights, None behind an API."""
+    """name: for the certificate and its file, of letters, digits and -_. only. sha256: of its weights, None behind an API."""
 
     name: str
     sha256: str | None
@@ -37,11 +37,13 @@ class CheckpointSuspect:
         Raises:
             InputError: no such file, or not a checkpoint of ours.
         """
-        folder, _, file = uri.rpartition("/")
-        data = Root(folder or ".").read_bytes(file)
+        folder, slash, file = uri.rpartition("/")
+        data = Root(folder or slash or ".").read_bytes(file)
         self._model, self._spec = model_from_checkpoint(data, uri)
-        self.name = name or PurePosixPath(folder).name or PurePosixPath(file).stem
         self.sha256: str | None = hashlib.sha256(data).hexdigest()
+        # Certificates are filed under the name: the hash keeps models of equally named folders apart.
+        spoken = "".join(c if c.isalnum() or c in "-_." else "-" for c in PurePosixPath(folder).name).strip(".")
+        self.name = name or f"{spoken[:100] or 'suspect'}-{self.sha256[:8]}"
         self.num_classes = self._spec.num_classes
         self._uri = uri
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,13 @@ def test_bad_files_are_refused(tmp_path, content):
 
 def test_hash_speaks_of_what_decides_the_signed_bytes_only():
     base = load_config(None)
-    for same in ("execution.pool=inline", "output.root=/elsewhere", "evaluation.num_victims=9", "train.index=2"):
+    for same in (
+        "execution.pool=inline",
+        "output.root=/elsewhere",
+        "evaluation.num_victims=9",
+        "train.index=2",
+        "keys.root=/k",
+    ):
         assert load_config(None, [same]).hash == base.hash
     for other in (
         "seed=1",
@@ -89,6 +96,13 @@ def test_resolved_config_reads_back_as_itself(tmp_path):
     file = tmp_path / "resolved.yaml"
     file.write_text(yaml.safe_dump(Config().model_dump(mode="json")))
     assert load_config(str(file)) == Config()
+
+
+def test_config_json_of_a_run_is_a_config_file(tmp_path):
+    config = load_config(None, ["seed=3"])
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"config": config.model_dump(mode="json"), "config_hash": config.hash, "versions": {}}))
+    assert load_config(str(file)) == config
 
 
 def test_every_field_is_described():

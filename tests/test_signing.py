@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taggants.errors import InputError
-from taggants.signing import check_capacity, images_per_key, random_priorities, signing_sets
+from taggants.signing import check_capacity, check_classes, images_per_key, random_priorities, signing_sets
 
 
 @given(
@@ -49,7 +49,7 @@ def test_budget_is_shared_among_keys_and_rounded_down(budget, per_key, expected)
 
 
 def test_too_small_a_class_is_named():
-    with pytest.raises(InputError, match="class 1 has 3 images but its keys need 4"):
+    with pytest.raises(InputError, match="class 1 has 3 images, too few for its keys at 2 images each"):
         check_capacity(np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 1, 1]), 2)
 
 
@@ -61,3 +61,10 @@ def test_key_of_a_class_without_images_is_refused():
 def test_random_priorities_are_a_function_of_the_seed():
     assert np.array_equal(random_priorities(9, 1), random_priorities(9, 1))
     assert not np.array_equal(random_priorities(9, 1), random_priorities(9, 2))
+
+
+def test_class_that_could_not_carry_one_key_is_refused_before_keys_are_drawn():
+    labels = np.array([0, 0, 0, 2, 2, 2])
+    with pytest.raises(InputError, match="class 1 has 0 images but a key needs 2"):
+        check_classes(labels, 3, 2)
+    check_classes(np.array([0, 0, 1, 1]), 2, 2)

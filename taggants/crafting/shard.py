@@ -23,7 +23,8 @@ class CraftingJob:
     """All that a worker needs to craft any shard of one plan; pickles, so that a pool can send it.
 
     Keys travel inside it, in memory only; its repr shows none of them.
-    surrogate_paths: checkpoints under `models`. key_images: uint8 [num_keys, C, H, W]. key_labels: int64 [num_keys].
+    surrogates: path under `models` and SHA-256 of each checkpoint.
+    key_images: uint8 [num_keys, C, H, W]. key_labels: int64 [num_keys].
     num_threads: torch threads, part of the plan because they change the order of sums.
     """
 
@@ -31,7 +32,7 @@ class CraftingJob:
     models: Root
     plan_hash: str
     source: ParquetSource
-    surrogate_paths: tuple[str, ...]
+    surrogates: tuple[tuple[str, str], ...]
     optimisation: Optimisation
     num_threads: int
     key_images: NDArray[np.uint8] = field(repr=False)
@@ -45,7 +46,10 @@ class CraftingWorker:
         self._job = job
         self._folder = RunFolder(job.run)
         torch.set_num_threads(job.num_threads)
-        read = [model_from_checkpoint(job.models.read_bytes(path), path) for path in job.surrogate_paths]
+        read = [
+            model_from_checkpoint(job.models.read_bytes(path), job.models.uri_of(path), sha256)
+            for path, sha256 in job.surrogates
+        ]
         self._surrogates, self._spec = [model for model, _ in read], read[0][1]
 
     def craft(self, shard: Shard, attempt: int) -> Commit:

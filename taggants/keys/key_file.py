@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from taggants.errors import InputError
@@ -25,8 +26,6 @@ def create_key_file(root: Root, path: str, spec: KeySpec, secret: bytes | None =
     Raises:
         InputError: the file exists (a lost secret cannot be drawn again), or the secret is not 32 bytes.
     """
-    if root.exists(path):
-        raise InputError(f"The key file {path!r} exists under {root.uri} and is never overwritten: choose a new path.")
     if secret is None:
         secret = secrets.token_bytes(32)
     key_set = derive_keys(secret, spec)
@@ -36,12 +35,16 @@ def create_key_file(root: Root, path: str, spec: KeySpec, secret: bytes | None =
         "spec": spec.to_json(),
         "commitment": key_set.commitment,
     }
-    root.write_json(path, content, private=True)
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    if not root.create_bytes(path, text.encode(), private=True):  # of two owners at once, one draws
+        raise InputError(f"The key file {path!r} exists under {root.uri} and is never overwritten: choose a new path.")
     return key_set
 
 
-def load_key_set(root: Root, path: str) -> KeySet:
+def load_key_set(root: Root, path: str, num_keys: int | None = None) -> KeySet:
     """The keys of a key file, derived anew from its secret and checked against its commitment.
+
+    num_keys: take only the first so many, with a commitment of their own; None or more than there are takes all.
 
     Raises:
         InputError: the file is missing, is not JSON, lacks a field or has an unknown one, or contradicts its
@@ -58,18 +61,26 @@ def load_key_set(root: Root, path: str) -> KeySet:
     secret_hex = content["secret"]
     if not isinstance(secret_hex, str) or not re.fullmatch("[0-9a-f]{64}", secret_hex):
         raise InputError(f"{where} must hold the secret as 64 lower-case hex digits: restore it from your backup.")
-    key_set = derive_keys(bytes.fromhex(secret_hex), KeySpec.from_json(content["spec"]))
+    try:
+        spec = KeySpec.from_json(content["spec"])
+    except InputError:
+        spec = None  # its sentence quotes the value, which in a mangled file might be the secret
+    if spec is None:
+        raise InputError(f"{where} holds a spec that is no key spec: restore it from your backup.")
+    key_set = derive_keys(bytes.fromhex(secret_hex), spec)
     if key_set.commitment != content["commitment"]:
         raise InputError(
             f"{where} fails its own commitment, so its secret, spec or commitment was changed: restore your backup."
         )
+    if num_keys is not None and num_keys < spec.num_keys:
+        return derive_keys(bytes.fromhex(secret_hex), replace(spec, num_keys=num_keys))
     return key_set
 
 
 def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         # Not chained: the parser's error carries the whole document, the secret included.
         reason = f"{where} is not JSON: restore it from your backup."
     raise InputError(reason)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ _SAVE_EVERY_S = 10.0
 class TrainingJob:
     """All that decides a trained model; pickles.
 
-    train_fingerprint: of the training data, so that other data make another identity.
+    train_fingerprint, test_fingerprint: of the data, so that other data make another identity.
     num_threads: torch threads; like the number of workers it changes rounding, so both are part of the identity.
     """
 
@@ -46,19 +47,27 @@ class TrainingJob:
     train_source: ParquetSource
     test_source: ParquetSource
     train_fingerprint: str
+    test_fingerprint: str
     num_threads: int
     num_workers: int
 
     @property
     def identity(self) -> str:
-        """16 hex digits over everything but where the data lie."""
+        """16 hex digits over everything but where the data lie: their content and how it is read count."""
         fields = asdict(replace(self, train_source=None, test_source=None))  # type: ignore[arg-type]
+        fields["read"] = [
+            [source.image_column, source.label_column, source.channels]
+            for source in (self.train_source, self.test_source)
+        ]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """path: of the checkpoint, under the store of models. accuracy: on the test split, in [0, 1]. seconds: of training, this time."""
+    """A finished training run.
+
+    path: of the checkpoint, under the store of models. accuracy: on the test split, in [0, 1]. seconds: it took.
+    """
 
     name: str
     path: str
@@ -81,7 +90,7 @@ def run_training(job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport
     folder = f"{job.name}-{job.identity[:12]}"
     result_path = f"{folder}/result.json"
     if models.exists(result_path):
-        return TrainedModel(**models.read_json(result_path))
+        return _read_result(models, result_path)
     if job.num_workers == 0:
         threads = torch.get_num_threads()
         torch.set_num_threads(job.num_threads)
@@ -97,7 +106,21 @@ def run_training(job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport
             name=job.identity,
             storage=storage,
         )
-    return TrainedModel(**models.read_json(result_path))
+    return _read_result(models, result_path)
+
+
+def _read_result(models: Root, path: str) -> TrainedModel:
+    """The finished run whose result lies at `path`, its checkpoint compared with the SHA-256 in the result."""
+    folder = models.uri_of(path).rpartition("/")[0]
+    try:
+        trained = TrainedModel(**models.read_json(path))
+    except TypeError:
+        raise InputError(f"{models.uri_of(path)} is damaged; delete the folder {folder} to train it again") from None
+    if not models.exists(trained.path) or models.sha256(trained.path) != trained.sha256:
+        raise InputError(
+            f"{models.uri_of(trained.path)} is not the model trained there; delete {folder} to train it again"
+        )
+    return trained
 
 
 def _fit(train_function: Callable[[], None], *, num_workers: int, name: str, storage: str | None) -> None:
@@ -177,9 +200,9 @@ def _train_one(
     if rank != 0:
         return
     model.eval()
-    test_images, test_labels = (torch.from_numpy(array) for array in job.test_source.read_all())
     checkpoint = checkpoint_bytes(model, job.spec)
     models.write_bytes(f"{folder}/model.safetensors", checkpoint)
+    test_images, test_labels = (torch.from_numpy(array) for array in job.test_source.read_all())
     result = TrainedModel(
         name=job.name,
         path=f"{folder}/model.safetensors",
@@ -215,12 +238,22 @@ def _read_state(models: Root, path: str, model: nn.Module) -> TrainingState | No
     """Loads the weights into `model` and returns the rest; None when there is no state yet."""
     if not models.exists(path):
         return None
-    tensors = safetensors.torch.load(models.read_bytes(path))
-    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+    try:
+        tensors = safetensors.torch.load(models.read_bytes(path))
+        model.load_state_dict(
+            {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        )
+    except (safetensors.SafetensorError, RuntimeError):
+        logger.warning("%s is damaged: training starts anew", models.uri_of(path))
+        return None
     optimiser = {name.removeprefix("optimiser."): t for name, t in tensors.items() if name.startswith("optimiser.")}
     return TrainingState(int(tensors["epochs_done"]), optimiser)
 
 
 def load_trained(models: Root, trained: TrainedModel) -> nn.Module:
-    """Returns the model in eval mode."""
-    return model_from_checkpoint(models.read_bytes(trained.path), trained.path)[0]
+    """Returns the model in eval mode.
+
+    Raises:
+        InputError: the checkpoint is not the one that was trained.
+    """
+    return model_from_checkpoint(models.read_bytes(trained.path), models.uri_of(trained.path), trained.sha256)[0]

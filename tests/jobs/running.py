@@ -20,7 +20,6 @@ TINY = (
     "evaluation.num_controls=0",
     "evaluation.training.num_epochs=1",
     "execution.pool=inline",
-    "execution.train_threads=1",
 )
 
 

@@ -63,6 +63,9 @@ def dataset(tmp_path):
         ("crafting.crop_padding=8", "crop padding 8 must be below the image size 8"),
         ("evaluation.training.crop_padding=8", "crop padding 8 must be below the image size 8"),
         ("data.num_classes=11", "num_classes is 11"),
+        ("crafting.milestones=[2]", "crafting.milestones.0' = 2: Input should be less than or equal to 1"),
+        ("data.train=2024-13-45", "the value is not YAML"),
+        ("surrogate.num_threads=100000000000", "surrogate.num_threads"),
     ],
 )
 def test_bad_settings_stop_before_any_work(tmp_path, capsys, setting, sentence):
@@ -74,7 +77,7 @@ def test_bad_settings_stop_before_any_work(tmp_path, capsys, setting, sentence):
 
 def test_budget_that_no_class_can_hold(tmp_path, capsys):
     assert exit_code("craft", settings_in(tmp_path, "signing.images_per_key=400")) == 2
-    assert "images but its keys need" in one_sentence(capsys)
+    assert "images but a key needs 400" in one_sentence(capsys)
     assert nothing_signed(tmp_path)
     assert not list(tmp_path.rglob("models"))
 
@@ -122,7 +125,7 @@ def test_checkpoint_whose_class_count_differs(tmp_path, capsys):
     suspect.parent.mkdir()
     suspect.write_bytes(checkpoint_bytes(build_model(spec, 0), spec))
     assert exit_code("verify", settings_in(tmp_path, f"verify.suspects=[{suspect}]")) == 2
-    assert "suspect 'other' has 4 classes but the keys were drawn from 10" in one_sentence(capsys)
+    assert "has 4 classes but the keys were drawn from 10" in one_sentence(capsys)
     assert nothing_signed(tmp_path)
 
 
@@ -174,3 +177,64 @@ def test_changed_export_is_not_trained_on(tmp_path, capsys):
     shutil.copy(tmp_path / "runs" / "datasets" / "digits" / "train.parquet", signed)
     assert exit_code("train", settings_in(tmp_path)) == 2
     assert "train.parquet" in one_sentence(capsys)
+
+
+def test_images_that_cannot_be_signed_are_found_before_any_work(tmp_path, capsys, dataset):
+    settings = dataset()
+    assert exit_code("craft", settings_in(tmp_path, *settings, "data.channels=3")) == 2
+    assert "is greyscale but data.channels = 3" in one_sentence(capsys)
+    assert not list(tmp_path.rglob("models"))
+
+
+def test_test_images_of_another_size_are_found_before_any_work(tmp_path, capsys, dataset):
+    settings = dataset()
+    table = pq.read_table(tmp_path / "data" / "test.parquet")
+    rows = table.to_pylist()
+    rows[0]["image"]["bytes"] = encode_png(np.zeros((1, 16, 16), dtype=np.uint8))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "test.parquet")
+    assert exit_code("craft", settings_in(tmp_path, *settings)) == 2
+    assert "test images have shape (1, 16, 16)" in one_sentence(capsys)
+    assert not list(tmp_path.rglob("models"))
+
+
+def test_class_without_images_is_refused_before_keys_are_drawn(tmp_path, capsys, dataset):
+    def skip_a_class(rows):
+        for row in rows:
+            row["label"] *= 2
+
+    assert exit_code("craft", settings_in(tmp_path, *dataset(skip_a_class))) == 2
+    assert "class 1 has 0 images but a key needs 3" in one_sentence(capsys)
+    assert not (tmp_path / "secrets").exists()
+
+
+def test_exchanged_surrogate_is_noticed(tmp_path, capsys):
+    assert exit_code("craft", settings_in(tmp_path, "evaluation.num_controls=1")) == 0
+    capsys.readouterr()
+    (surrogate,) = tmp_path.glob("runs/models/surrogate-0-*/model.safetensors")
+    (control,) = tmp_path.glob("runs/models/control-0-*/model.safetensors")
+    shutil.copy(control, surrogate)
+    assert exit_code("craft", settings_in(tmp_path)) == 2
+    assert "is not the model trained there" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "{"])
+def test_damaged_training_result_is_named(tmp_path, capsys, content):
+    assert exit_code("craft", settings_in(tmp_path)) == 0
+    capsys.readouterr()
+    (result,) = tmp_path.glob("runs/models/surrogate-0-*/result.json")
+    result.write_text(content)
+    assert exit_code("craft", settings_in(tmp_path)) == 2
+    assert "result.json" in one_sentence(capsys)
+
+
+def test_mangled_key_spec_does_not_show_the_secret(tmp_path, capsys):
+    assert exit_code("keys", settings_in(tmp_path)) == 0
+    capsys.readouterr()
+    key_file = tmp_path / "secrets" / "digits.json"
+    content = json.loads(key_file.read_text())
+    content["spec"]["cell_size"] = content["secret"]
+    key_file.write_text(json.dumps(content))
+    assert exit_code("craft", settings_in(tmp_path)) == 2
+    sentence = one_sentence(capsys)
+    assert content["secret"] not in sentence
+    assert "restore it from your backup" in sentence

@@ -98,4 +98,4 @@ def test_submitted_job_succeeds_and_a_failing_one_returns_non_zero(cluster_addre
     assert len(list(tmp_path.glob("runs/*/certificates/*.json"))) == 1
     failed = submit(cluster_address, settings_in(tmp_path, "signing.images_per_key=400", "keys.name=other"))
     assert failed.returncode != 0
-    assert "images but its keys need" in failed.stdout + failed.stderr
+    assert "images but a key needs 400" in failed.stdout + failed.stderr

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import stat
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +83,9 @@ def changed(**changes: Any) -> dict[str, Any]:
         (changed(commitment="0" * 64), "fails its own commitment"),
         (changed(spec={**SPEC.to_json(), "num_classes": 11}), "fails its own commitment"),
         (changed(commitment=None), "fails its own commitment"),
-        (changed(spec={**SPEC.to_json(), "num_classes": 1}), "num_classes is 1 "),
-        (changed(spec=None), "key spec must be"),
-        (changed(spec={**SPEC.to_json(), "more": 1}), "key spec must be"),
+        (changed(spec={**SPEC.to_json(), "num_classes": 1}), "holds a spec that is no key spec"),
+        (changed(spec=None), "holds a spec that is no key spec"),
+        (changed(spec={**SPEC.to_json(), "more": 1}), "holds a spec that is no key spec"),
         (changed(secret=SECRET.hex()[:-2]), "64 lower-case hex digits"),
         (changed(secret=SECRET.hex().upper()), "64 lower-case hex digits"),
         (changed(secret=SECRET.hex() + "\n"), "64 lower-case hex digits"),
@@ -111,3 +113,25 @@ def test_what_is_not_json_is_refused_and_the_error_carries_no_document(root: Roo
         load_key_set(root, "keys.json")
     assert SECRET.hex() not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+def test_first_keys_of_a_file_are_those_of_a_shorter_file_of_the_same_secret(root: Root) -> None:
+    create_key_file(root, "ten.json", SPEC, SECRET)
+    shorter = dataclasses.replace(SPEC, num_keys=SPEC.num_keys - 1)
+    prefix = load_key_set(root, "ten.json", SPEC.num_keys - 1)
+    assert prefix.commitment == derive_keys(SECRET, shorter).commitment
+    assert load_key_set(root, "ten.json", SPEC.num_keys + 5).spec == SPEC
+
+
+def test_of_two_owners_at_once_one_draws(root: Root) -> None:
+    with ThreadPoolExecutor(4) as owners:
+        outcomes = list(owners.map(lambda _: _created(root), range(4)))
+    assert sorted(outcomes) == [False, False, False, True]
+
+
+def _created(root: Root) -> bool:
+    try:
+        create_key_file(root, "one.json", SPEC)
+    except InputError:
+        return False
+    return True

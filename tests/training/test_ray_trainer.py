@@ -29,6 +29,7 @@ def job(tmp_path):
         train_source=ParquetSource(data, ("train.parquet",)),
         test_source=ParquetSource(data, ("test.parquet",)),
         train_fingerprint="digits",
+        test_fingerprint="digits too",
         num_threads=1,
         num_workers=0,
     )
@@ -71,7 +72,9 @@ def test_interrupted_run_goes_on_and_ends_in_the_same_bytes(job, tmp_path, monke
     assert epochs == [2]
 
 
-@pytest.mark.parametrize("change", [{"seed": 4}, {"train_fingerprint": "signed"}, {"num_threads": 2}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 4}, {"train_fingerprint": "signed"}, {"test_fingerprint": "other"}, {"num_threads": 2}]
+)
 def test_another_job_is_another_model(job, change):
     assert dataclasses.replace(job, **change).identity != job.identity
 
@@ -79,6 +82,12 @@ def test_another_job_is_another_model(job, change):
 def test_where_the_data_lie_is_no_part_of_the_identity(job):
     elsewhere = dataclasses.replace(job.train_source, root=Root("/elsewhere"))
     assert dataclasses.replace(job, train_source=elsewhere).identity == job.identity
+
+
+@pytest.mark.parametrize("change", [{"label_column": "coarse"}, {"image_column": "thumbnail"}, {"channels": 3}])
+def test_how_the_data_is_read_is_part_of_the_identity(job, change):
+    source = dataclasses.replace(job.train_source, **change)
+    assert dataclasses.replace(job, train_source=source).identity != job.identity
 
 
 def test_labels_beyond_the_models_classes_are_refused(job, tmp_path):

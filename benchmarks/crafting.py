@@ -1,0 +1,246 @@
+"""Crafting speed: our engines and their peers on the same images, keys, models and steps, as one table.
+
+    python benchmarks/crafting.py                       # resnet, vit and convnext; about 25 minutes on 2 cores
+    python benchmarks/crafting.py --models resnet --repeats 1
+
+Per row: sample-steps per second (an image in one view in one step), its ratio to the peers' route, the FLOPs of one
+sample-step in forward passes (counted by torch), the share of the machine's first-order rate on the same model in one
+large batch, peak memory above the idle process, and the alignment reached. Cases are interleaved, medians over repeats,
+spread = (max - min) / median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.peers import art_gradient_matching, gradient_matching
+from taggants.alignment import ENGINES, alignment, key_gradient, loss_gradient
+from taggants.augmentation import CropAndFlip
+from taggants.crafting.signing_set import Optimisation, craft_signing_set
+
+NUM_IMAGES, NUM_VIEWS, LEVELS = 50, 2, 16
+PEER, ART = "peers' route", "ART"
+
+
+def network(name: str) -> tuple[nn.Module, int]:
+    """Returns the model in eval mode and its image size."""
+    torch.manual_seed(0)
+    if name == "resnet":
+        model = timm.create_model("resnet18", num_classes=100, channels=(16, 32, 64, 128))
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)  # the CIFAR stem: no stride, no pooling
+        model.maxpool = nn.Identity()
+        return model.eval(), 32
+    if name == "vit":
+        return timm.create_model("vit_tiny_patch16_224", num_classes=100, img_size=64, patch_size=8).eval(), 64
+    return timm.create_model("convnext_atto", num_classes=100).eval(), 64
+
+
+def inputs(size: int) -> dict[str, Tensor]:
+    """Images of one class with soft structure, and a noise key; drawn, so that the benchmark needs no data."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(NUM_IMAGES, 3, size // 8, size // 8, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=size, mode="bicubic").clamp(0, 1)
+    cells = torch.randint(0, 256, (3, size // 8, size // 8), generator=generator, dtype=torch.uint8)
+    return {
+        "images": (smooth * 255).to(torch.uint8),
+        "labels": torch.full((NUM_IMAGES,), 3),
+        "key_image": cells.repeat_interleave(8, 1).repeat_interleave(8, 2),
+        "key_label": torch.tensor(3),
+    }
+
+
+def ours(model: nn.Module, given: dict[str, Tensor], engine: str, num_steps: int) -> Tensor:
+    optimisation = Optimisation(
+        levels=LEVELS,
+        num_steps=num_steps,
+        step_size=0.4,
+        milestones=(num_steps // 2,),
+        decay=0.3,
+        momentum=0.9,
+        num_restarts=1,
+        num_views=NUM_VIEWS,
+        microbatch=NUM_IMAGES,
+        initial_noise=1.0,
+        augmentation=CropAndFlip(4, True),
+        engine=ENGINES[engine],
+    )
+    ids = torch.arange(NUM_IMAGES)
+    crafted = craft_signing_set(
+        [model], given["images"], given["labels"], ids, given["key_image"], given["key_label"], optimisation, seed=0
+    )
+    return crafted.images.float() / 255
+
+
+def peer(model: nn.Module, given: dict[str, Tensor], num_steps: int) -> Tensor:
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # fused attention refuses their route
+        return gradient_matching(
+            model,
+            given["images"].float() / 255,
+            given["labels"],
+            given["key_image"].float() / 255,
+            given["key_label"],
+            epsilon=LEVELS / 255,
+            step_size=0.4 * LEVELS / 255,
+            num_steps=num_steps,
+            num_views=NUM_VIEWS,
+            batch_size=NUM_IMAGES,
+        )
+
+
+def art(model: nn.Module, given: dict[str, Tensor], num_steps: int) -> Tensor:
+    """ART has no views: it gets as many epochs as ours has views and steps."""
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        return art_gradient_matching(
+            model,
+            given["images"].float() / 255,
+            given["labels"],
+            given["key_image"].float() / 255,
+            given["key_label"],
+            epsilon=LEVELS / 255,
+            num_steps=num_steps * NUM_VIEWS,
+            batch_size=NUM_IMAGES,
+        )
+
+
+def cases(with_art: bool) -> dict[str, Callable[[nn.Module, dict[str, Tensor], int], Tensor]]:
+    chosen: dict[str, Callable[[nn.Module, dict[str, Tensor], int], Tensor]] = {PEER: peer}
+    if with_art:
+        chosen[ART] = art
+    for name in ENGINES:
+        chosen[name] = lambda model, given, steps, name=name: ours(model, given, name, steps)
+    return chosen
+
+
+def reached(model: nn.Module, given: dict[str, Tensor], signed: Tensor) -> float:
+    """The alignment of the unaugmented 8-bit signed set."""
+    key = key_gradient(model, given["key_image"].float() / 255, given["key_label"])
+    rounded = torch.round(signed * 255) / 255
+    return float(alignment(key, loss_gradient(model, rounded, given["labels"])))
+
+
+def forward_flops(model: nn.Module, images: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    return counter.get_total_flops()
+
+
+def flop_multiple(run: Callable[[int], object], model: nn.Module, images: Tensor) -> float:
+    """FLOPs of a sample-step in forward passes: what one step more costs, so that set-up and evaluation cancel."""
+    totals = []
+    for steps in (1, 2):
+        with FlopCounterMode(display=False) as counter:
+            run(steps)
+        totals.append(counter.get_total_flops())
+    return (totals[1] - totals[0]) / (forward_flops(model, images) * NUM_VIEWS)
+
+
+def first_order_rate(model: nn.Module, images: Tensor, labels: Tensor, seconds: float = 4.0) -> float:
+    """F per second, in samples: forward and parameter gradient (3 F) of one large batch."""
+    large, many = images.repeat(4, 1, 1, 1), labels.repeat(4)
+    parameters = list(model.parameters())
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        torch.autograd.grad(cross_entropy(model(large), many), parameters)
+        done += 1
+    return 3 * done * len(large) / (time.perf_counter() - started)
+
+
+def measure_memory(model_name: str, case: str) -> int:
+    """Peak resident bytes above those before crafting; call in a process of its own."""
+    model, size = network(model_name)
+    given = inputs(size)
+    with torch.no_grad():
+        model(given["images"][:2].float() / 255)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cases(with_art=True)[case](model, given, 2)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def benchmark(model_name: str, num_steps: int, repeats: int, with_art: bool) -> list[dict[str, float | str]]:
+    model, size = network(model_name)
+    given = inputs(size)
+    images = given["images"].float() / 255
+    chosen = cases(with_art)
+    seconds: dict[str, list[float]] = {name: [] for name in chosen}
+    signed = {}
+    rates = []
+    for run in chosen.values():
+        run(model, given, 1)  # warm-up
+    for _ in range(repeats):
+        rates.append(first_order_rate(model, images, given["labels"]))
+        for name, run in chosen.items():
+            started = time.perf_counter()
+            signed[name] = run(model, given, num_steps)
+            seconds[name].append(time.perf_counter() - started)
+    rows: list[dict[str, float | str]] = []
+    sample_steps = NUM_IMAGES * NUM_VIEWS * num_steps
+    peer_rate = sample_steps / float(np.median(seconds[PEER]))
+    for name, run in chosen.items():
+        multiple = flop_multiple(lambda steps, run=run: run(model, given, steps), model, images)
+        rate = sample_steps / float(np.median(seconds[name]))
+        memory = subprocess.run(
+            [sys.executable, __file__, "--memory", model_name, name], capture_output=True, text=True, check=True
+        )
+        rows.append(
+            {
+                "model": model_name,
+                "case": name,
+                "sample-steps/s": rate,
+                "x peers": rate / peer_rate,
+                "F": multiple,
+                "of first order": rate * multiple / float(np.median(rates)),
+                "peak MB": json.loads(memory.stdout) / 1e6,
+                "alignment": reached(model, given, signed[name]),
+                "spread": (max(seconds[name]) - min(seconds[name])) / float(np.median(seconds[name])),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--models", nargs="+", default=["resnet", "vit", "convnext"], choices=["resnet", "vit", "convnext"]
+    )
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--without-art", action="store_true", help="when adversarial-robustness-toolbox is not installed"
+    )
+    parser.add_argument("--memory", nargs=2, metavar=("MODEL", "CASE"), help="print the peak bytes of one case and end")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(given.threads)
+    if given.memory:
+        print(measure_memory(*given.memory))
+        return
+    print(f"torch {torch.__version__}, {given.threads} threads, {given.steps} steps, {given.repeats} repeats,", end=" ")
+    print(f"{NUM_IMAGES} images, {NUM_VIEWS} views")
+    titles = ["model", "case", "sample-steps/s", "x peers", "F", "of first order", "peak MB", "alignment", "spread"]
+    print("| " + " | ".join(titles) + " |\n|" + " --- |" * len(titles))
+    for name in given.models:
+        for row in benchmark(name, given.steps, given.repeats, not given.without_art):
+            cells = [row[t] if isinstance(row[t], str) else f"{row[t]:.3g}" for t in titles]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
