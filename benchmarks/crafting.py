@@ -12,6 +12,7 @@ spread = (max - min) / median.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import resource
 import subprocess
@@ -34,6 +35,7 @@ from benchmarks.peers import art_gradient_matching, gradient_matching
 from taggants.alignment import ENGINES, alignment, key_gradient, loss_gradient
 from taggants.augmentation import CropAndFlip
 from taggants.crafting.signing_set import Optimisation, craft_signing_set
+from taggants.models import Precision
 
 NUM_IMAGES, NUM_VIEWS, LEVELS = 50, 2, 16
 PEER, ART = "peers' route", "ART"
@@ -66,7 +68,8 @@ def inputs(size: int) -> dict[str, Tensor]:
     }
 
 
-def ours(model: nn.Module, given: dict[str, Tensor], engine: str, num_steps: int) -> Tensor:
+def ours(model: nn.Module, given: dict[str, Tensor], engine: str, num_steps: int, dtype: torch.dtype) -> Tensor:
+    surrogate = Precision(copy.deepcopy(model), dtype, channels_last=True)
     optimisation = Optimisation(
         levels=LEVELS,
         num_steps=num_steps,
@@ -83,7 +86,7 @@ def ours(model: nn.Module, given: dict[str, Tensor], engine: str, num_steps: int
     )
     ids = torch.arange(NUM_IMAGES)
     crafted = craft_signing_set(
-        [model], given["images"], given["labels"], ids, given["key_image"], given["key_label"], optimisation, seed=0
+        [surrogate], given["images"], given["labels"], ids, given["key_image"], given["key_label"], optimisation, seed=0
     )
     return crafted.images.float() / 255
 
@@ -124,7 +127,9 @@ def cases(with_art: bool) -> dict[str, Callable[[nn.Module, dict[str, Tensor], i
     if with_art:
         chosen[ART] = art
     for name in ENGINES:
-        chosen[name] = lambda model, given, steps, name=name: ours(model, given, name, steps)
+        chosen[name] = lambda model, given, steps, name=name: ours(model, given, name, steps, torch.float32)
+    for name in ("central", "one_sided"):
+        chosen[f"{name}, bf16"] = lambda model, given, steps, name=name: ours(model, given, name, steps, torch.bfloat16)
     return chosen
 
 

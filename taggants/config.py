@@ -157,6 +157,10 @@ class CraftingConfig(Section):
     engine: Literal["double_backward", "jvp", "central", "one_sided"] = Field(
         "double_backward", description="see taggants/alignment/engines.py"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of matrix products; perturbations, gradients and dot products stay float32"
+    )
+    channels_last: bool = Field(False, description="memory layout of convolutions; faster on most machines")
     microbatch: int = Field(64, ge=1, description="augmented images per pass")
     num_threads: int = Field(1, ge=1, le=1024, description="torch threads of one worker; changes rounding")
 

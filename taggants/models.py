@@ -107,6 +107,28 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
         return nn.Sequential(InputNormalisation(means, stds), network)
 
 
+class Precision(nn.Module):
+    """A model that computes in another precision and memory layout, and answers in float32.
+
+    Its weights stay float32, so gradients by them and by the pixels accumulate and arrive in float32.
+    dtype: torch.float32 or torch.bfloat16, of matrix products and convolutions. channels_last: layout of images and weights;
+    changes speed and rounding only.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, *, channels_last: bool) -> None:
+        super().__init__()
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self._format)
+        self._dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        lowered = self._dtype != torch.float32
+        # No cache: gradients of gradients and exchanged weights must not meet casts of other weights.
+        with torch.autocast(images.device.type, dtype=self._dtype, enabled=lowered, cache_enabled=False):
+            scores: Tensor = self.model(images.contiguous(memory_format=self._format))
+        return scores.to(torch.float32) if lowered else scores
+
+
 def check_model(spec: ModelSpec) -> None:
     """Builds the model and tries it on one black image, so that a misfit shows before any work.
 

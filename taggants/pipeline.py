@@ -378,6 +378,8 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
         source=run.sources[0],
         surrogates=tuple((surrogate.path, surrogate.sha256) for surrogate in surrogates),
         optimisation=optimisation_of(config),
+        precision=config.crafting.precision,
+        channels_last=config.crafting.channels_last,
         num_threads=config.crafting.num_threads,
         key_images=run.keys.images,
         key_labels=run.keys.labels,

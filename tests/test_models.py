@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from taggants.errors import InputError
-from taggants.models import ModelSpec, build_model, check_model, checkpoint_bytes, model_from_checkpoint
+from taggants.models import ModelSpec, Precision, build_model, check_model, checkpoint_bytes, model_from_checkpoint
 
 CNN = ModelSpec("cnn", num_classes=10, channels=1, image_size=8)
 
@@ -70,3 +70,25 @@ def test_checkpoint_of_other_weights_is_refused():
     wrong = ModelSpec("cnn", num_classes=4, channels=1, image_size=8)
     with pytest.raises(InputError, match="does not fit the model 'cnn'"):
         model_from_checkpoint(checkpoint_bytes(build_model(CNN, seed=1), wrong), "here")
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bfloat16_and_layout_change_rounding_only_and_leave_float32_outside(channels_last):
+    spec = ModelSpec("timm/convnext_atto", 5, 3, 32)
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain = build_model(spec, seed=1).eval()
+    gradients = {}
+    for name, dtype in (("reference", None), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        model = (
+            plain if dtype is None else Precision(build_model(spec, seed=1).eval(), dtype, channels_last=channels_last)
+        )
+        leaf = images.clone().requires_grad_(True)
+        scores = model(leaf)
+        assert scores.dtype == torch.float32
+        loss = torch.nn.functional.cross_entropy(scores, torch.tensor([0, 1, 2, 3]), reduction="sum")
+        found = torch.autograd.grad(loss, [*model.parameters(), leaf])
+        assert all(gradient.dtype == torch.float32 for gradient in found)
+        gradients[name] = torch.cat([gradient.flatten() for gradient in found])
+    torch.testing.assert_close(gradients["float32"], gradients["reference"], rtol=1e-3, atol=1e-3)
+    cosine = torch.nn.functional.cosine_similarity(gradients["bfloat16"], gradients["reference"], dim=0)
+    assert 0.99 < cosine < 1

@@ -14,7 +14,7 @@ from taggants.crafting.signing_set import Optimisation, craft_signing_set
 from taggants.data.parquet_source import ParquetSource
 from taggants.errors import InputError
 from taggants.manifest import Commit, RunFolder, Shard
-from taggants.models import model_from_checkpoint
+from taggants.models import Precision, model_from_checkpoint
 from taggants.storage import Root
 
 
@@ -25,6 +25,7 @@ class CraftingJob:
     Keys travel inside it, in memory only; its repr shows none of them.
     surrogates: path under `models` and SHA-256 of each checkpoint.
     key_images: uint8 [num_keys, C, H, W]. key_labels: int64 [num_keys].
+    precision: "float32" or "bfloat16", with channels_last as in `Precision`.
     num_threads: torch threads, part of the plan because they change the order of sums.
     """
 
@@ -34,6 +35,8 @@ class CraftingJob:
     source: ParquetSource
     surrogates: tuple[tuple[str, str], ...]
     optimisation: Optimisation
+    precision: str
+    channels_last: bool
     num_threads: int
     key_images: NDArray[np.uint8] = field(repr=False)
     key_labels: NDArray[np.int64] = field(repr=False)
@@ -50,7 +53,9 @@ class CraftingWorker:
             model_from_checkpoint(job.models.read_bytes(path), job.models.uri_of(path), sha256)
             for path, sha256 in job.surrogates
         ]
-        self._surrogates, self._spec = [model for model, _ in read], read[0][1]
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[job.precision]
+        self._surrogates = [Precision(model, dtype, channels_last=job.channels_last) for model, _ in read]
+        self._spec = read[0][1]
 
     def craft(self, shard: Shard, attempt: int) -> Commit:
         """Crafts the shard and writes its attempt file; a pure function of (plan, shard) up to the attempt's name.
