@@ -22,6 +22,10 @@ lint: $(VENV)/.installed-dev type ## style, types and the import contracts
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/lint-imports
 
+bench: $(VENV)/.installed-dev ## crafting speed against peers, as a table: about half an hour
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/crafting.py
+
 type: $(VENV)/.installed-dev
 	$(BIN)/mypy
 

@@ -33,8 +33,9 @@ def main(config: Config) -> CraftResult:
     """Runs every stage that is not done yet."""
     run = pipeline.Run(config)
     say(reports.opening(run))
-    registration = pipeline.prepare_keys(run)
+    pipeline.check(run)
     run.write_config()
+    registration = pipeline.prepare_keys(run)
     say(reports.registered(run, registration))
     with ray_cluster(config):
         surrogates = pipeline.train_surrogates(run)

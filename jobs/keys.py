@@ -24,8 +24,9 @@ class KeysResult:
 def main(config: Config) -> KeysResult:
     """Creates the key file unless it exists; a second call changes nothing."""
     run = pipeline.Run(config)
-    registration = pipeline.prepare_keys(run)
+    pipeline.check(run)
     run.write_config()
+    registration = pipeline.prepare_keys(run)
     say(reports.registered(run, registration))
     return KeysResult(run.root.uri, registration)
 

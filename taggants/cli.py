@@ -40,7 +40,9 @@ def run_job(main: Callable[[Config], Result], description: str) -> None:
     )
     given = parser.parse_args()
     try:
-        code = main(load_config(given.config, given.set)).exit_code
+        config = load_config(given.config, given.set)
+        _warn_of_temporary_folder(config)
+        code = main(config).exit_code
     except InputError as error:
         console.file.flush()
         print(f"error: {error}", file=sys.stderr)
@@ -49,6 +51,17 @@ def run_job(main: Callable[[Config], Result], description: str) -> None:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _warn_of_temporary_folder(config: Config) -> None:
+    """A submitted job runs in Ray's copy of the working directory, which Ray deletes in its own time."""
+    for field, root in (("output.root", config.output.root), ("keys.root", config.keys.root)):
+        if "_ray_pkg_" in os.getcwd() and "://" not in root and not os.path.isabs(root):
+            print(
+                f"WARNING {field} = {root} lies in Ray's temporary copy of the working directory and goes with it; give an "
+                "absolute path or s3:// prefix that every node reaches",
+                file=sys.stderr,
+            )
 
 
 @contextmanager

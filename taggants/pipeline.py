@@ -207,7 +207,6 @@ def prepare_keys(run: Run) -> Registration:
     Raises:
         InputError: a class is too small for its keys, or the run folder holds another registration.
     """
-    check(run)
     keys, detection = run.config.keys, run.config.detection
     path = f"{keys.name}.json"
     if not run.keys_root.exists(path):
@@ -282,13 +281,17 @@ def train_model(
         num_threads=training.num_threads,
         num_workers=training.num_workers,
     )
+    epochs: list[int] = []
     with stage(f"train {name}", training.num_epochs, "epochs") as advance:
 
         def show(report: EpochReport) -> None:
+            epochs.append(report.epoch)
             advance(report.epoch + 1, f"loss {report.loss:.3f}")
 
         trained = run_training(job, run.models, show)
-    say(f"train {name}: accuracy {trained.accuracy:.4f} after {trained.num_epochs} epochs, {trained.seconds:.0f} s")
+    found = not epochs and training.num_workers == 0
+    effort = "found done" if found else f"{trained.num_epochs} epochs in {trained.seconds:.0f} s"
+    say(f"train {name}: accuracy {trained.accuracy:.4f}, {effort}")
     return trained
 
 
@@ -492,6 +495,8 @@ def train_suspect(run: Run, role: str, index: int) -> TrainedModel:
             run, f"control-{index}", run.config.evaluation.training, run.sources[0], run.index.fingerprint, seed
         )
     signed = run.root.child("signed")
+    if not signed.exists("manifest.json"):
+        raise InputError(f"{signed.uri} has no manifest.json; run jobs/craft.py with this configuration first")
     manifest = verify_export(signed)
     source = ParquetSource(
         signed,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 console = Console(highlight=False, soft_wrap=True)
 """Where jobs write for people."""
@@ -36,13 +36,7 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
         return f"{title}: {done:g}/{total:g} {unit}{speed}{', ' + note if note else ''}"
 
     if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"))
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(title, total=total, text="")
 

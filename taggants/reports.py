@@ -37,7 +37,8 @@ def registered(run: Run, registration: Registration) -> str:
         f"keys    {registration.num_keys} {keys.family} keys in {run.keys_root.uri_of(keys.name + '.json')} "
         f"(secret, keep it; picture beside it){warning}\n"
         f"test    {registration.statistic} statistic at alpha {registration.alpha:g}, top-{registration.top_k} hits reported\n"
-        f"publish {run.root.uri_of('registration.json')} (SHA-256 {registration.registration_sha256[:16]}...) before the data"
+        f"publish {run.root.uri_of('registration.json')} before the data, or this number in it:\n"
+        f"        {registration.registration_sha256}"
     )
 
 

@@ -72,6 +72,14 @@ def train(
     if resume is not None:
         _restore_optimiser(adam, parameters, resume.optimiser)
         first_epoch = resume.epochs_done
+    # A last batch of one image has no variance for BatchNorm to divide by.
+    has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    smallest_batch = 2 if has_batch_norm else 1
+    if min(len(images), optimiser.batch_size) < smallest_batch * world_size:
+        raise InputError(
+            f"batches of {min(len(images), optimiser.batch_size)} images leave fewer than {smallest_batch} to each of "
+            f"{world_size} workers; raise batch_size"
+        )
     batches_per_epoch = -(-len(images) // optimiser.batch_size)
     model.train()
     for epoch in range(first_epoch, optimiser.num_epochs):
@@ -79,7 +87,7 @@ def train(
         losses = []
         for index in range(batches_per_epoch):
             rows = order[index * optimiser.batch_size : (index + 1) * optimiser.batch_size][rank::world_size]
-            if len(rows) == 0:
+            if len(rows) < smallest_batch:
                 continue
             rate = _cosine_rate(epoch + index / batches_per_epoch, optimiser)
             for group in adam.param_groups:

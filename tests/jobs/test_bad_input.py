@@ -151,7 +151,7 @@ def test_run_folder_of_another_plan(tmp_path, capsys):
     [
         ("verify", [], "verify.suspects is empty"),
         ("verify", ["verify.suspects=[/nowhere/model.safetensors]"], "has no registration.json; run jobs/craft.py"),
-        ("train", [], "manifest.json"),
+        ("train", [], "run jobs/craft.py with this configuration first"),
         ("craft", ["data.source=parquet", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )

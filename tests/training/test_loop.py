@@ -129,3 +129,19 @@ def test_losses_equal_single_sample_cross_entropies(stripes):
         for i, y in zip(images, labels, strict=True)
     ]
     torch.testing.assert_close(losses(model, images, labels, batch_size=3), torch.stack(expected))
+
+
+def test_last_batch_of_one_image_is_left_out_where_batch_norm_could_not_take_it(stripes):
+    images, labels = stripes[0][:17], stripes[1][:17]
+    spec = ModelSpec("timm/resnet18", num_classes=3, channels=1, image_size=8)
+    optimiser = Optimiser(num_epochs=1, batch_size=16, learning_rate=1e-3, weight_decay=0.0)
+    model = build_model(spec, 1)
+    train(model, images, labels, Recipe("simple", 0, False, 3), optimiser, seed=1)
+    assert weights(model).isfinite().all()
+
+
+def test_batches_too_small_for_batch_norm_are_refused(stripes):
+    spec = ModelSpec("timm/resnet18", num_classes=3, channels=1, image_size=8)
+    optimiser = Optimiser(num_epochs=1, batch_size=1, learning_rate=1e-3, weight_decay=0.0)
+    with pytest.raises(InputError, match="batches of 1 images leave fewer than 2 to each of 1 workers"):
+        train(build_model(spec, 1), *stripes, Recipe("simple", 0, False, 3), optimiser, seed=1)
