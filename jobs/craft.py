@@ -13,6 +13,7 @@ from taggants.config import Config
 from taggants.crafting.driver import DriveResult
 from taggants.detection import Certificate
 from taggants.progress import say
+from taggants.run import Run, check
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class CraftResult:
 
 def main(config: Config) -> CraftResult:
     """Runs every stage that is not done yet."""
-    run = pipeline.Run(config)
+    run = Run(config)
     say(reports.opening(run))
-    pipeline.check(run)
+    check(run)
     run.write_config()
     registration = pipeline.prepare_keys(run)
     say(reports.registered(run, registration))

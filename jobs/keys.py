@@ -12,6 +12,7 @@ from taggants.cli import run_job
 from taggants.config import Config
 from taggants.keys import Registration
 from taggants.progress import say
+from taggants.run import Run, check
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class KeysResult:
 
 def main(config: Config) -> KeysResult:
     """Creates the key file unless it exists; a second call changes nothing."""
-    run = pipeline.Run(config)
-    pipeline.check(run)
+    run = Run(config)
+    check(run)
     run.write_config()
     registration = pipeline.prepare_keys(run)
     say(reports.registered(run, registration))

@@ -11,6 +11,7 @@ from taggants import pipeline
 from taggants.cli import ray_cluster, run_job
 from taggants.config import Config
 from taggants.progress import say
+from taggants.run import Run
 from taggants.training.ray_trainer import TrainedModel
 
 
@@ -25,7 +26,7 @@ class TrainResult:
 
 def main(config: Config) -> TrainResult:
     """Trains, resumes or finds the model."""
-    run = pipeline.Run(config)
+    run = Run(config)
     with ray_cluster(config):
         model = pipeline.train_suspect(run, config.train.role, config.train.index)
     checkpoint = run.models.uri_of(model.path)

@@ -13,6 +13,7 @@ from taggants.config import Config
 from taggants.detection import Certificate
 from taggants.errors import InputError
 from taggants.progress import say
+from taggants.run import Run, read_registration
 from taggants.suspects import CheckpointSuspect
 
 
@@ -28,8 +29,8 @@ def main(config: Config) -> VerifyResult:
         raise InputError(
             "verify.suspects is empty; name at least one checkpoint: --set verify.suspects=[model.safetensors]"
         )
-    run = pipeline.Run(config)
-    pipeline.read_registration(run)
+    run = Run(config)
+    read_registration(run)
     suspects = [CheckpointSuspect(uri) for uri in config.verify.suspects]
     certificates = pipeline.verify_all(run, suspects)
     for certificate in certificates:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from taggants.crafting.driver import DriveResult
     from taggants.keys import Registration
     from taggants.manifest import Plan
-    from taggants.pipeline import ExportResult, Rehearsed, Run
+    from taggants.pipeline import ExportResult, Rehearsed
+    from taggants.run import Run
 
 
 def opening(run: Run) -> str:
