@@ -91,14 +91,16 @@ def ours(model: nn.Module, given: dict[str, Tensor], engine: str, num_steps: int
     return crafted.images.float() / 255
 
 
+def as_floats(given: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The inputs as peers take them: pixels in [0, 1]."""
+    return given["images"].float() / 255, given["labels"], given["key_image"].float() / 255, given["key_label"]
+
+
 def peer(model: nn.Module, given: dict[str, Tensor], num_steps: int) -> Tensor:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # fused attention refuses their route
         return gradient_matching(
             model,
-            given["images"].float() / 255,
-            given["labels"],
-            given["key_image"].float() / 255,
-            given["key_label"],
+            *as_floats(given),
             epsilon=LEVELS / 255,
             step_size=0.4 * LEVELS / 255,
             num_steps=num_steps,
@@ -112,10 +114,7 @@ def art(model: nn.Module, given: dict[str, Tensor], num_steps: int) -> Tensor:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         return art_gradient_matching(
             model,
-            given["images"].float() / 255,
-            given["labels"],
-            given["key_image"].float() / 255,
-            given["key_label"],
+            *as_floats(given),
             epsilon=LEVELS / 255,
             num_steps=num_steps * NUM_VIEWS,
             batch_size=NUM_IMAGES,

@@ -28,7 +28,7 @@ from taggants.data.parquet_source import ParquetSource
 from taggants.detection import Certificate, certify, key_ranks, software_versions
 from taggants.errors import InputError
 from taggants.export import ExportManifest, check_originals, export_dataset, verify_export
-from taggants.keys import Registration, create_key_file
+from taggants.keys import Registration, create_key_file, derive_keys
 from taggants.manifest import Plan, Shard
 from taggants.perturbation import epsilon_levels, psnr_db
 from taggants.progress import say, stage
@@ -48,13 +48,21 @@ def prepare_keys(run: Run) -> Registration:
     """Creates the key file unless it exists, draws its picture beside it, and registers the test in the run folder.
 
     Raises:
-        InputError: a class is too small for its keys, or the run folder holds another registration.
+        InputError: a class is too small for its keys, the key file holds the public demonstration secret and should not
+            (or the reverse), or the run folder holds another registration.
     """
     keys, detection = run.config.keys, run.config.detection
     path = f"{keys.name}.json"
     if not run.keys_root.exists(path):
         secret = DEMONSTRATION_SECRET if keys.demonstration else None
         create_key_file(run.keys_root, path, run.key_spec, secret)
+    is_public = run.keys.commitment == derive_keys(DEMONSTRATION_SECRET, run.key_spec).commitment
+    if is_public != keys.demonstration:
+        found = "the public demonstration secret" if is_public else "a secret of its own"
+        raise InputError(
+            f"key file {run.keys_root.uri_of(path)} holds {found} but keys.demonstration = {str(keys.demonstration).lower()}; "
+            "choose another keys.name"
+        )
     names = run.index.class_names
     texts = [names[label] if names else str(label) for label in run.keys.labels]
     run.keys_root.write_bytes(f"{keys.name}.png", draw_keys(run.keys.images, texts), private=True)

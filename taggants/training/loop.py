@@ -86,9 +86,10 @@ def train(
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(images)))
         losses = []
         for index in range(batches_per_epoch):
-            rows = order[index * optimiser.batch_size : (index + 1) * optimiser.batch_size][rank::world_size]
-            if len(rows) < smallest_batch:
-                continue
+            batch = order[index * optimiser.batch_size : (index + 1) * optimiser.batch_size]
+            if len(batch) < smallest_batch * world_size:
+                continue  # on every worker alike: one that went on alone would wait for the others' gradients for ever
+            rows = batch[rank::world_size]
             rate = _cosine_rate(epoch + index / batches_per_epoch, optimiser)
             for group in adam.param_groups:
                 group["lr"] = rate

@@ -240,12 +240,10 @@ def _read_state(models: Root, path: str, model: nn.Module) -> TrainingState | No
         return None
     try:
         tensors = safetensors.torch.load(models.read_bytes(path))
-        model.load_state_dict(
-            {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-        )
-    except (safetensors.SafetensorError, RuntimeError):
+    except safetensors.SafetensorError:
         logger.warning("%s is damaged: training starts anew", models.uri_of(path))
         return None
+    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
     optimiser = {name.removeprefix("optimiser."): t for name, t in tensors.items() if name.startswith("optimiser.")}
     return TrainingState(int(tensors["epochs_done"]), optimiser)
 

@@ -238,3 +238,11 @@ def test_mangled_key_spec_does_not_show_the_secret(tmp_path, capsys):
     sentence = one_sentence(capsys)
     assert content["secret"] not in sentence
     assert "restore it from your backup" in sentence
+
+
+@pytest.mark.parametrize(("first", "second"), [("true", "false"), ("false", "true")])
+def test_public_demonstration_secret_is_never_taken_for_a_real_one(tmp_path, capsys, first, second):
+    assert exit_code("keys", settings_in(tmp_path, f"keys.demonstration={first}")) == 0
+    capsys.readouterr()
+    assert exit_code("keys", settings_in(tmp_path, f"keys.demonstration={second}")) == 2
+    assert f"but keys.demonstration = {second}; choose another keys.name" in one_sentence(capsys)

@@ -145,3 +145,19 @@ def test_batches_too_small_for_batch_norm_are_refused(stripes):
     optimiser = Optimiser(num_epochs=1, batch_size=1, learning_rate=1e-3, weight_decay=0.0)
     with pytest.raises(InputError, match="batches of 1 images leave fewer than 2 to each of 1 workers"):
         train(build_model(spec, 1), *stripes, Recipe("simple", 0, False, 3), optimiser, seed=1)
+
+
+@pytest.mark.parametrize("model", ["cnn", "timm/resnet18"])
+@pytest.mark.parametrize("num_images", [17, 18, 19, 20])
+def test_all_workers_take_the_same_number_of_steps(stripes, model, num_images):
+    """They exchange gradients at each: one step more on one worker would hang it."""
+    images, labels = stripes[0][:num_images], stripes[1][:num_images]
+    optimiser = Optimiser(num_epochs=1, batch_size=16, learning_rate=1e-3, weight_decay=0.0)
+    steps = []
+    for rank in range(2):
+        network = build_model(ModelSpec(model, num_classes=3, channels=1, image_size=8), 1)
+        count = [0]
+        network.register_forward_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
+        train(network, images, labels, Recipe("simple", 0, False, 3), optimiser, seed=1, rank=rank, world_size=2)
+        steps.append(count[0])
+    assert steps[0] == steps[1] >= 1

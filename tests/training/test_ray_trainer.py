@@ -84,6 +84,13 @@ def test_where_the_data_lie_is_no_part_of_the_identity(job):
     assert dataclasses.replace(job, train_source=elsewhere).identity == job.identity
 
 
+def test_damaged_state_starts_training_anew_and_ends_in_the_same_bytes(job, tmp_path):
+    whole = run_training(job, Root(str(tmp_path / "whole")), quiet)
+    run = Root(str(tmp_path / "damaged"))
+    run.write_bytes(f"{whole.path.partition('/')[0]}/state.safetensors", b"half a file")
+    assert run_training(job, run, quiet).sha256 == whole.sha256
+
+
 @pytest.mark.parametrize("change", [{"label_column": "coarse"}, {"image_column": "thumbnail"}, {"channels": 3}])
 def test_how_the_data_is_read_is_part_of_the_identity(job, change):
     source = dataclasses.replace(job.train_source, **change)
