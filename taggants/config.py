@@ -127,12 +127,35 @@ class TrainingConfig(Section):
         0, ge=0, le=4096, description="Ray Train workers; 0 trains in this process; changes rounding"
     )
     num_threads: int = Field(1, ge=1, le=1024, description="torch threads of one training process; changes rounding")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of matrix products; weights and optimiser stay float32"
+    )
+    channels_last: bool = Field(False, description="memory layout of convolutions; faster on most machines")
 
 
 class SurrogateConfig(TrainingConfig):
     """The clean models that are crafted on: several of other seeds carry over to unseen models better than one."""
 
-    num_models: int = Field(1, ge=1, le=64, description="surrogates; their alignments are averaged at every step")
+    num_models: int = Field(1, ge=1, le=64, description="surrogates, of other seeds")
+    architectures: tuple[str, ...] = Field(
+        (), max_length=64, description="models of the surrogates, in turn; empty: all are `model`"
+    )
+    checkpoints: tuple[Annotated[FractionOf, Field(gt=0, le=1)], ...] = Field(
+        (1.0,), min_length=1, max_length=64, description="fractions of the training after which a surrogate is kept"
+    )
+
+    @model_validator(mode="after")
+    def _distinct_checkpoints(self) -> SurrogateConfig:
+        if list(self.checkpoints) != sorted(set(self.checkpoints)) or self.checkpoints[-1] != 1:
+            raise ValueError("surrogate.checkpoints must rise to 1, for example [0.3, 1.0]")
+        return self
+
+    @property
+    def trainings(self) -> tuple[TrainingConfig, ...]:
+        """One training section for each surrogate."""
+        shared = {name: getattr(self, name) for name in TrainingConfig.model_fields}
+        names = self.architectures or (self.model,)
+        return tuple(TrainingConfig(**shared | {"model": names[i % len(names)]}) for i in range(self.num_models))
 
 
 class CraftingConfig(Section):
@@ -161,6 +184,9 @@ class CraftingConfig(Section):
         "float32", description="of matrix products; perturbations, gradients and dot products stay float32"
     )
     channels_last: bool = Field(False, description="memory layout of convolutions; faster on most machines")
+    ensemble: Literal["loop", "cycle"] = Field(
+        "loop", description="every step takes the mean over all surrogates, or one surrogate in turn"
+    )
     microbatch: int = Field(64, ge=1, description="augmented images per pass")
     num_threads: int = Field(1, ge=1, le=1024, description="torch threads of one worker; changes rounding")
 

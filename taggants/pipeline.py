@@ -86,7 +86,13 @@ def prepare_keys(run: Run) -> Registration:
 
 
 def train_model(
-    run: Run, name: str, training: TrainingConfig, source: ParquetSource, fingerprint: str, seed: int
+    run: Run,
+    name: str,
+    training: TrainingConfig,
+    source: ParquetSource,
+    fingerprint: str,
+    seed: int,
+    keep_epochs: tuple[int, ...] = (),
 ) -> TrainedModel:
     """Trains, resumes or finds the model of that name; see `run_training`."""
     num_classes = run.index.num_classes
@@ -102,6 +108,9 @@ def train_model(
         test_fingerprint=run.sources[1].index().fingerprint,
         num_threads=training.num_threads,
         num_workers=training.num_workers,
+        precision=training.precision,
+        channels_last=training.channels_last,
+        keep_epochs=keep_epochs,
     )
     epochs: list[int] = []
     with stage(f"train {name}", training.num_epochs, "epochs") as advance:
@@ -118,17 +127,19 @@ def train_model(
 
 
 def train_surrogates(run: Run) -> list[TrainedModel]:
-    """Trains the configured number of clean models, of other seeds than every victim."""
+    """Trains the configured clean models, of other seeds than every victim."""
+    surrogate = run.config.surrogate
     return [
         train_model(
             run,
             f"surrogate-{index}",
-            run.config.surrogate,
+            training,
             run.sources[0],
             run.index.fingerprint,
             hash_seed(run.config.seed, 0, index),
+            tuple(sorted({max(1, round(part * training.num_epochs)) for part in surrogate.checkpoints[:-1]})),
         )
-        for index in range(run.config.surrogate.num_models)
+        for index, training in enumerate(surrogate.trainings)
     ]
 
 
@@ -145,7 +156,7 @@ def make_plan(run: Run, surrogates: Sequence[TrainedModel]) -> Plan:
         Shard(index, index, tuple(int(i) for i in ids), seed=hash_seed(config.seed, 1, index))
         for index, ids in enumerate(sets)
     )
-    ensemble = hashlib.sha256("".join(surrogate.sha256 for surrogate in surrogates).encode()).hexdigest()
+    ensemble = hashlib.sha256("".join(sha256 for _, sha256 in _checkpoints(surrogates)).encode()).hexdigest()
     plan = Plan(config.hash, run.index.fingerprint, run.keys.commitment, ensemble, shards)
     run.folder.register_plan(plan)
     return plan
@@ -172,6 +183,11 @@ def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floa
     finally:
         torch.set_num_threads(threads)
     return priorities
+
+
+def _checkpoints(surrogates: Sequence[TrainedModel]) -> tuple[tuple[str, str], ...]:
+    """Path and SHA-256 of everything that is crafted on."""
+    return tuple(checkpoint for surrogate in surrogates for checkpoint in surrogate.checkpoints)
 
 
 def optimisation_of(config: Config) -> Optimisation:
@@ -201,7 +217,7 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
         models=run.models,
         plan_hash=plan.plan_hash,
         source=run.sources[0],
-        surrogates=tuple((surrogate.path, surrogate.sha256) for surrogate in surrogates),
+        surrogates=_checkpoints(surrogates),
         optimisation=optimisation_of(config),
         precision=config.crafting.precision,
         channels_last=config.crafting.channels_last,

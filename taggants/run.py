@@ -170,7 +170,7 @@ def check(run: Run) -> None:
         )
     for section in (config.surrogate, config.crafting, config.evaluation.training):
         CropAndFlip(section.crop_padding, section.flip).check(image_size)
-    for training in (config.surrogate, config.evaluation.training):
+    for training in (*config.surrogate.trainings, config.evaluation.training):
         check_model(model_spec(run, training))
 
 

@@ -127,7 +127,10 @@ def _optimiser_tensors(adam: torch.optim.Optimizer, parameters: Sequence[Tensor]
 def _restore_optimiser(adam: torch.optim.Optimizer, parameters: Sequence[Tensor], tensors: dict[str, Tensor]) -> None:
     for key, value in tensors.items():
         index, _, name = key.partition(".")
-        adam.state[parameters[int(index)]][name] = value.clone()
+        parameter = parameters[int(index)]
+        # In the parameter's own memory layout, which the fused step takes for granted.
+        like = value.shape == parameter.shape
+        adam.state[parameter][name] = torch.empty_like(parameter).copy_(value) if like else value.clone()
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from taggants.data.parquet_source import ParquetSource
 from taggants.errors import InputError
-from taggants.models import ModelSpec, build_model, checkpoint_bytes, model_from_checkpoint
+from taggants.models import ModelSpec, Precision, build_model, checkpoint_bytes, model_from_checkpoint
 from taggants.storage import Root
 from taggants.training.loop import EpochReport, Optimiser, TrainingState, accuracy, train
 from taggants.training.recipes import Recipe
@@ -37,6 +37,7 @@ class TrainingJob:
 
     train_fingerprint, test_fingerprint: of the data, so that other data make another identity.
     num_threads: torch threads; like the number of workers it changes rounding, so both are part of the identity.
+    precision, channels_last: as in `Precision`. keep_epochs: numbers of epochs after which a checkpoint is kept as well.
     """
 
     name: str
@@ -50,6 +51,9 @@ class TrainingJob:
     test_fingerprint: str
     num_threads: int
     num_workers: int
+    precision: str = "float32"
+    channels_last: bool = False
+    keep_epochs: tuple[int, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -67,6 +71,7 @@ class TrainedModel:
     """A finished training run.
 
     path: of the checkpoint, under the store of models. accuracy: on the test split, in [0, 1]. seconds: it took.
+    kept: path and SHA-256 of the checkpoints at `TrainingJob.keep_epochs`, in their order.
     """
 
     name: str
@@ -75,6 +80,12 @@ class TrainedModel:
     accuracy: float
     num_epochs: int
     seconds: float
+    kept: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def checkpoints(self) -> tuple[tuple[str, str], ...]:
+        """Path and SHA-256 of all its checkpoints, the finished one last."""
+        return (*self.kept, (self.path, self.sha256))
 
 
 def run_training(job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport], None]) -> TrainedModel:
@@ -113,8 +124,10 @@ def _read_result(models: Root, path: str) -> TrainedModel:
     """The finished run whose result lies at `path`, its checkpoint compared with the SHA-256 in the result."""
     folder = models.uri_of(path).rpartition("/")[0]
     try:
-        trained = TrainedModel(**models.read_json(path))
-    except TypeError:
+        fields = models.read_json(path)
+        kept = tuple((str(kept_path), str(sha256)) for kept_path, sha256 in fields.pop("kept", ()))
+        trained = TrainedModel(**fields, kept=kept)
+    except (AttributeError, TypeError, ValueError):
         raise InputError(f"{models.uri_of(path)} is damaged; delete the folder {folder} to train it again") from None
     if not models.exists(trained.path) or models.sha256(trained.path) != trained.sha256:
         raise InputError(
@@ -171,15 +184,18 @@ def _train_one(
     _check_fits(job, images, labels)
     model = build_model(job.spec, job.seed)
     resume = _read_state(models, f"{folder}/state.safetensors", model)
-    wrapped: nn.Module = model
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[job.precision]
+    wrapped: nn.Module = Precision(model, dtype, channels_last=job.channels_last)
     if world_size > 1:
         import ray.train.torch
 
-        wrapped = ray.train.torch.prepare_model(model)
+        wrapped = ray.train.torch.prepare_model(wrapped)
     started = last_saved = time.monotonic()
 
     def end_of_epoch(report: EpochReport, state: TrainingState) -> None:
         nonlocal last_saved
+        if rank == 0 and state.epochs_done in job.keep_epochs:  # before the state: a resumed run may come after it
+            models.write_bytes(_kept_path(folder, state.epochs_done), checkpoint_bytes(model, job.spec))
         if rank == 0 and time.monotonic() - last_saved >= _SAVE_EVERY_S and state.epochs_done < report.num_epochs:
             models.write_bytes(f"{folder}/state.safetensors", _state_bytes(model, state))
             last_saved = time.monotonic()
@@ -210,9 +226,14 @@ def _train_one(
         accuracy=accuracy(model, test_images, test_labels),
         num_epochs=job.optimiser.num_epochs,
         seconds=time.monotonic() - started,
+        kept=tuple((path, models.sha256(path)) for path in (_kept_path(folder, epoch) for epoch in job.keep_epochs)),
     )
     models.write_json(f"{folder}/result.json", asdict(result))
     models.delete(f"{folder}/state.safetensors")
+
+
+def _kept_path(folder: str, epochs_done: int) -> str:
+    return f"{folder}/epoch-{epochs_done:05d}.safetensors"
 
 
 def _check_fits(job: TrainingJob, images: Tensor, labels: Tensor) -> None:
@@ -229,7 +250,7 @@ def _check_fits(job: TrainingJob, images: Tensor, labels: Tensor) -> None:
 
 def _state_bytes(model: nn.Module, state: TrainingState) -> bytes:
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    tensors |= {f"optimiser.{name}": tensor for name, tensor in state.optimiser.items()}
+    tensors |= {f"optimiser.{name}": tensor.contiguous() for name, tensor in state.optimiser.items()}
     tensors["epochs_done"] = torch.tensor(state.epochs_done)
     return safetensors.torch.save(tensors)
 
