@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from taggants.crafting.events import Event, Finished, Pool, Submit
+from taggants.crafting.events import Event, Finished, GiveUp, Pool, Submit
 from taggants.crafting.scheduler import Scheduler
 from taggants.manifest import Plan, RunFolder
 
@@ -19,16 +19,28 @@ class DriveProgress:
     Attributes:
         num_shards: of the plan.
         num_done: committed, before or now.
-        num_running: with the pool.
-        num_failed: given up.
-        latest_event: what has just happened; None at the start.
+        running: indices of the shards with the pool, sorted.
+        given_up: indices of the shards that were given up, sorted.
+        images_crafted: images of the shards finished since the start.
+        images_left: images of the shards that are neither committed nor given up.
+        latest_event: what has just happened; None at the start, and when nothing has for a while.
     """
 
     num_shards: int
     num_done: int
-    num_running: int
-    num_failed: int
+    running: tuple[int, ...]
+    given_up: tuple[int, ...]
+    images_crafted: int
+    images_left: int
     latest_event: Event | None
+
+    @property
+    def num_running(self) -> int:
+        return len(self.running)
+
+    @property
+    def num_failed(self) -> int:
+        return len(self.given_up)
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ def drive(
         pool: what does the work.
         max_failures: see `Scheduler`.
         max_losses: see `Scheduler`.
-        on_progress: called at the start and after each event.
+        on_progress: called at the start, after each event, and every few seconds without one.
 
     Returns: what was done; the caller decides what a failed shard means.
 
@@ -76,8 +88,11 @@ def drive(
         run_folder.register_plan(plan)
         committed = run_folder.read_commits()
         shards = {shard.index: shard for shard in plan.shards}
+        todo = [shard for shard in plan.shards if shard.index not in committed]
+        todo.sort(key=lambda shard: -len(shard.sample_ids))  # the longest first: none is left to the end on its own
+        images_crafted, images_left = 0, sum(len(shard.sample_ids) for shard in todo)
         scheduler = Scheduler(
-            [index for index in shards if index not in committed],
+            [shard.index for shard in todo],
             num_slots=pool.num_slots,
             max_failures=max_failures,
             max_losses=max_losses,
@@ -90,8 +105,10 @@ def drive(
                     DriveProgress(
                         num_shards=len(shards),
                         num_done=len(committed) + scheduler.num_done,
-                        num_running=scheduler.num_running,
-                        num_failed=len(scheduler.given_up),
+                        running=scheduler.running,
+                        given_up=tuple(sorted(scheduler.given_up)),
+                        images_crafted=images_crafted,
+                        images_left=images_left,
                         latest_event=latest_event,
                     )
                 )
@@ -105,13 +122,22 @@ def drive(
             if scheduler.is_finished:
                 break
             decisions = []
-            for event in pool.wait(_WAIT_TIMEOUT_S):
+            events = pool.wait(_WAIT_TIMEOUT_S)
+            for event in events:
+                num_images = len(shards[event.shard_index].sample_ids)
                 if isinstance(event, Finished):
                     assert event.commit.plan_hash == plan.plan_hash, "a worker of another plan"
                     assert event.commit.shard_index == event.shard_index, "a commit of another shard"
                     run_folder.commit(event.commit)  # if another driver was first, its result stands
-                decisions += scheduler.handle(event)
+                    images_crafted += num_images
+                    images_left -= num_images
+                answer = scheduler.handle(event)
+                if any(isinstance(decision, GiveUp) for decision in answer):
+                    images_left -= num_images
+                decisions += answer
                 report(event)
+            if not events:
+                report(None)
         return DriveResult(
             num_shards=len(shards),
             num_resumed=len(committed),

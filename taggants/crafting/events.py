@@ -9,11 +9,25 @@ from taggants.manifest import Commit, Shard
 
 
 @dataclass(frozen=True)
+class Crafted:
+    """What a worker hands back for a shard.
+
+    Attributes:
+        commit: the record of the attempt file it wrote whole.
+        alignment: the cosine it reached, in [-1, 1], for those who watch; None if the worker cannot tell.
+    """
+
+    commit: Commit
+    alignment: float | None = None
+
+
+@dataclass(frozen=True)
 class Finished:
     """A worker wrote the whole result of a shard; `commit` is the record of it, not yet committed."""
 
     shard_index: int
     commit: Commit
+    alignment: float | None = None
 
 
 @dataclass(frozen=True)
@@ -26,10 +40,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """The machinery under the shard went away (process, node, network): no fault of the shard."""
+    """The machinery under the shard went away (process, node, network): no fault of the shard.
+
+    `is_preemption`: the node was taken back after a notice, as spot machines are, so nothing is wrong with it either.
+    """
 
     shard_index: int
     reason: str
+    is_preemption: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,8 +73,8 @@ Decision: TypeAlias = Submit | GiveUp
 class Worker(Protocol):
     """Does the work of one shard at a time; holds nothing that cannot be built again from storage."""
 
-    def craft(self, shard: Shard, attempt: int) -> Commit:
-        """Returns: the record of the attempt file it wrote whole.
+    def craft(self, shard: Shard, attempt: int) -> Commit | Crafted:
+        """Returns: the record of the attempt file it wrote whole, alone or with what it can tell of it.
 
         Raises:
             InputError: the job cannot succeed for anybody, so it stops. Any other exception fails this attempt only.
@@ -76,6 +94,12 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """Stops all work, and gives back what the pool holds; may be called twice."""
+
+
+def finished(shard: Shard, result: Commit | Crafted) -> Finished:
+    """Returns: the event of what a worker handed back."""
+    crafted = result if isinstance(result, Crafted) else Crafted(result)
+    return Finished(shard.index, crafted.commit, crafted.alignment)
 
 
 def reason_of(error: BaseException) -> str:

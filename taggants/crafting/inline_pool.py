@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from taggants.crafting.events import Event, Failed, Finished, Worker, reason_of
+from taggants.crafting.events import Event, Failed, Worker, finished, reason_of
 from taggants.errors import InputError
 from taggants.manifest import Shard
 
@@ -26,7 +26,7 @@ class InlinePool:
             return []
         shard, attempt = self._queue.popleft()
         try:
-            return [Finished(shard.index, self._worker.craft(shard, attempt))]
+            return [finished(shard, self._worker.craft(shard, attempt))]
         except InputError:
             raise
         except Exception as error:

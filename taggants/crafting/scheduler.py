@@ -12,13 +12,14 @@ class Scheduler:
     """Hands out shards in their order, at most `num_slots` at a time.
 
     A lost shard comes next: it waited long enough already. A failed shard comes last, behind all that may succeed. Each
-    kind of mishap has its own budget, so that a bad machine does not condemn a good shard.
+    kind of mishap has its own budget, so that a bad machine does not condemn a good shard. A preemption spends none:
+    spot machines come and go all day.
 
     Args:
         shard_indices: what is to do, each once, in the order to do it.
         num_slots: how many shards may run at a time.
         max_failures: a shard is given up when it has failed this often.
-        max_losses: a shard is given up when it was lost this often.
+        max_losses: a shard is given up when it was lost this often, preemptions not counted.
         last_attempts: by shard index, the highest attempt number in use; its next attempt gets the number after it.
     """
 
@@ -51,6 +52,11 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         return len(self._running)
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """The shards that run, sorted."""
+        return tuple(sorted(self._running))
 
     @property
     def num_done(self) -> int:
@@ -90,6 +96,9 @@ class Scheduler:
                     self._waiting.append(index)
                     return self._submit()
                 reason = f"failed {self._num_failures[index]} times, at last: {event.reason}"
+            case Lost(is_preemption=True):
+                self._waiting.appendleft(index)
+                return self._submit()
             case Lost():
                 self._num_losses[index] += 1
                 if self._num_losses[index] < self._max_losses:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from taggants.crafting.driver import DriveProgress, DriveResult, drive
-from taggants.crafting.events import Event, Failed, Finished, Lost, reason_of
+from taggants.crafting.events import Crafted, Event, Failed, Finished, Lost, reason_of
 from taggants.crafting.inline_pool import InlinePool
 from taggants.errors import InputError
 from taggants.manifest import Commit, Plan, RunFolder, Shard
@@ -191,10 +191,74 @@ def test_progress_is_told_at_the_start_and_after_each_event(run_folder: RunFolde
     seen: list[DriveProgress] = []
     script: dict[tuple[int, int], type[Failed] | type[Lost]] = {(1, 1): Failed}
     drive(PLAN, run_folder, ScriptedPool(ToyWorker(run_folder), 2, script), max_failures=1, on_progress=seen.append)
-    assert seen[0] == DriveProgress(NUM_SHARDS, num_done=1, num_running=2, num_failed=0, latest_event=None)
+    assert seen[0] == DriveProgress(
+        NUM_SHARDS, num_done=1, running=(1, 2), given_up=(), images_crafted=0, images_left=8, latest_event=None
+    )
     assert [type(progress.latest_event) for progress in seen[1:]].count(Finished) == NUM_SHARDS - 2
-    assert (seen[-1].num_done, seen[-1].num_running, seen[-1].num_failed) == (NUM_SHARDS - 1, 0, 1)
+    assert seen[-1] == DriveProgress(
+        NUM_SHARDS,
+        num_done=NUM_SHARDS - 1,
+        running=(),
+        given_up=(1,),
+        images_crafted=6,
+        images_left=0,
+        latest_event=seen[-1].latest_event,
+    )
+    assert (seen[-1].num_running, seen[-1].num_failed) == (0, 1)
     assert len(seen) == NUM_SHARDS
+
+
+def test_progress_is_told_while_nothing_happens(run_folder: RunFolder) -> None:
+    class SlowPool(ScriptedPool):
+        num_waits = 0
+
+        def wait(self, timeout_s: float) -> list[Event]:
+            self.num_waits += 1
+            return [] if self.num_waits <= 3 else super().wait(timeout_s)
+
+    seen: list[DriveProgress] = []
+    drive(PLAN, run_folder, SlowPool(ToyWorker(run_folder), 1, {}), on_progress=seen.append)
+    assert [progress.latest_event for progress in seen[:4]] == [None] * 4
+    assert len(seen) == 4 + NUM_SHARDS
+
+
+def test_longest_shards_come_first_and_equals_keep_their_order(run_folder: RunFolder) -> None:
+    lengths = [2, 5, 1, 5, 2]
+    shards = tuple(Shard(index, 0, tuple(range(lengths[index])), 7) for index in range(NUM_SHARDS))
+    plan = dataclasses.replace(PLAN, shards=shards)
+
+    class Worker(ToyWorker):
+        def craft(self, shard: Shard, attempt: int) -> Commit:
+            return self.run_folder.write_attempt(plan.plan_hash, shard, attempt, table_of(shard))
+
+    pool = ScriptedPool(Worker(run_folder), 1, {})
+    seen: list[DriveProgress] = []
+    drive(plan, run_folder, pool, on_progress=seen.append)
+    assert [index for index, _ in pool.submitted] == [1, 3, 0, 4, 2]
+    assert [progress.images_left for progress in seen] == [15, 10, 5, 3, 1, 0]
+
+
+def test_a_run_resumes_from_one_listing_of_each_kind(run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    drive(PLAN, run_folder, ScriptedPool(ToyWorker(run_folder), 2, {(1, 1): Failed}), max_failures=1)
+    listed: list[str] = []
+    list_files = Root.list
+    monkeypatch.setattr(Root, "list", lambda root, path="": listed.append(path) or list_files(root, path))
+    assert drive(PLAN, run_folder, InlinePool(ToyWorker(run_folder))).num_crafted == 1
+    assert sorted(listed) == ["attempts", "commits"]
+
+
+@pytest.mark.parametrize("alignment", [None, 0.75])
+def test_what_a_worker_tells_of_a_shard_comes_with_its_event(run_folder: RunFolder, alignment: float | None) -> None:
+    class Teller(ToyWorker):
+        def craft(self, shard: Shard, attempt: int) -> Commit | Crafted:  # type: ignore[override]
+            commit = super().craft(shard, attempt)
+            return commit if alignment is None else Crafted(commit, alignment)
+
+    pool = InlinePool(Teller(run_folder))
+    pool.submit(PLAN.shards[0], 1)
+    [event] = pool.wait(0.0)
+    assert isinstance(event, Finished)
+    assert (event.commit.path, event.alignment) == ("attempts/00000-1.parquet", alignment)
 
 
 def test_inline_pool_keeps_the_order_and_names_the_error(run_folder: RunFolder) -> None:

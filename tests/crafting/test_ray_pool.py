@@ -96,9 +96,9 @@ def run_folder(tmp_path: Path) -> RunFolder:
 def make_pool(run_folder: RunFolder, tmp_path: Path) -> Iterator[Callable[..., RayPool]]:
     pools: list[RayPool] = []
 
-    def make(mishap: str = "none", num_workers: int = 2) -> RayPool:
+    def make(mishap: str = "none", num_workers: int = 2, **options: float) -> RayPool:
         worker = functools.partial(ToyWorker, run_folder, tmp_path / "marker", mishap)
-        pools.append(RayPool(worker, num_workers=num_workers, num_cpus=0.5))
+        pools.append(RayPool(worker, num_workers=num_workers, num_cpus=0.5, **options))
         return pools[-1]
 
     yield make
@@ -166,7 +166,7 @@ def test_actor_that_is_dead_for_good_is_replaced(run_folder: RunFolder, make_poo
 
     def kill() -> None:
         if inner._busy and not killed:
-            killed.extend(actor for actor, _ in inner._busy.values())
+            killed.extend(task.actor for task in inner._busy.values())
             ray.kill(killed[0])  # no restart
 
     pool = Recorder(inner, kill)
@@ -238,6 +238,30 @@ def test_wait_comes_back_after_its_timeout(make_pool: Callable[..., RayPool], tm
     start_s = time.monotonic()
     assert pool.wait(0.3) == []
     assert 0.2 < time.monotonic() - start_s < 5.0
+
+
+def test_shard_that_runs_too_long_is_stopped_and_fails(
+    run_folder: RunFolder, make_pool: Callable[..., RayPool]
+) -> None:
+    pool = Recorder(make_pool("hang once", num_workers=1, max_shard_seconds=3.0))
+    assert drive(PLAN, run_folder, pool) == DriveResult(NUM_SHARDS, 0, NUM_SHARDS, {})
+    [failed] = [event for event in pool.events if isinstance(event, Failed)]
+    assert failed == Failed(2, "it ran longer than max_shard_seconds = 3")
+    assert not [event for event in pool.events if isinstance(event, Lost)]
+    assert run_folder.read_commits()[2].path == "attempts/00002-2.parquet"
+
+
+def test_worker_that_was_stopped_is_dead(make_pool: Callable[..., RayPool], tmp_path: Path) -> None:
+    pool = make_pool("hang once", num_workers=1, max_shard_seconds=3.0)
+    pool.submit(PLAN.shards[2], 1)
+    events: list[Event] = []
+    while not events:
+        events = pool.wait(10.0)
+    assert [type(event) for event in events] == [Failed]
+    deadline_s = time.monotonic() + 20.0
+    while is_alive(int((tmp_path / "marker.pid").read_text())):
+        assert time.monotonic() < deadline_s, "a stopped worker goes on"
+        time.sleep(0.1)
 
 
 def test_close_frees_the_actors_even_at_work(make_pool: Callable[..., RayPool], tmp_path: Path) -> None:

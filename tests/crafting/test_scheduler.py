@@ -57,6 +57,23 @@ def test_failures_and_losses_have_budgets_of_their_own() -> None:
     assert scheduler.is_finished
 
 
+def test_preempted_shard_comes_next_and_spends_no_budget() -> None:
+    scheduler = Scheduler([0, 1], num_slots=1, max_failures=1, max_losses=1)
+    scheduler.start()
+    for attempt in range(2, 20):
+        assert scheduler.handle(Lost(0, "spot", is_preemption=True)) == [Submit(0, attempt)]
+    assert scheduler.handle(Lost(0, "node gone"))[0] == GiveUp(0, "lost 1 times, at last: node gone")
+    assert scheduler.running == (1,)
+
+
+def test_running_shards_are_named() -> None:
+    scheduler = Scheduler([4, 2, 9], num_slots=2)
+    scheduler.start()
+    assert scheduler.running == (2, 4)
+    scheduler.handle(finished(4))
+    assert scheduler.running == (2, 9)
+
+
 def test_given_up_shard_makes_room() -> None:
     scheduler = Scheduler([0, 1], num_slots=1, max_failures=1)
     scheduler.start()
@@ -134,9 +151,12 @@ def test_every_shard_ends_once(
         assert len(open_shards) == num_slots or scheduler.num_waiting == 0, "a slot idles while work waits"
         assert not scheduler.is_finished
         index = draw.draw(st.sampled_from(sorted(open_shards)))
-        event = draw.draw(st.sampled_from([finished(index), Failed(index, "bug"), Lost(index, "node")]))
+        event = draw.draw(
+            st.sampled_from([finished(index), Failed(index, "bug"), Lost(index, "node"), Lost(index, "spot", True)])
+        )
         open_shards.remove(index)
-        mishaps[index, type(event)] += 1
+        if event != Lost(index, "spot", True):
+            mishaps[index, type(event)] += 1
         if isinstance(event, Finished):
             ends[index] += 1
         obey(scheduler.handle(event))
