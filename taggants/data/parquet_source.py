@@ -6,11 +6,11 @@ A sample id is the ordinal of a row over the dataset's files sorted by name.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
-import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -21,41 +21,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from taggants.data.image_codec import decode_image
+from taggants.data.source import DatasetIndex as DatasetIndex
+from taggants.data.source import EncodedSource, files_or_prefix, read_side_by_side, sha256_of
+from taggants.data.source import dataset_fingerprint as dataset_fingerprint
 from taggants.errors import InputError
 from taggants.storage import Root
 
 
-@dataclass(frozen=True, eq=False)
-class DatasetIndex:
-    """What a dataset holds, short of the pixels.
-
-    Attributes:
-        labels: int64 [N], the label of each sample id, in 0..num_classes - 1.
-        files: names of the files, sorted.
-        file_offsets: [len(files) + 1], the first sample id of each file, then N.
-        num_classes: how many the class names are; without names, the largest label + 1.
-        class_names: names by label, if the files carry them.
-        fingerprint: SHA-256 that changes with any byte of any file, see `dataset_fingerprint`.
-    """
-
-    labels: NDArray[np.int64]
-    files: tuple[str, ...]
-    file_offsets: tuple[int, ...]
-    num_classes: int
-    class_names: tuple[str, ...] | None
-    fingerprint: str
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.labels)
-
-
 @dataclass(frozen=True)
-class ParquetSource:
+class ParquetSource(EncodedSource):
     """A dataset of Parquet files with an image column and an integer label column.
 
-    It pickles; what it learned of the files' row groups goes along.
+    It pickles without its index; what it learned of the files' row groups goes along.
 
     Attributes:
         root: where the files lie.
@@ -74,34 +51,19 @@ class ParquetSource:
     label_column: str = "label"
     channels: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.channels not in (None, 1, 3):
-            raise InputError(f"channels is {self.channels}; give 1 (grey) or 3 (RGB), or leave it out.")
-
     @functools.cached_property
     def file_names(self) -> tuple[str, ...]:
         """The names of the files, sorted: the order of the sample ids."""
-        if isinstance(self.files, str):
-            names = [name for name in self.root.list() if name.startswith(self.files) and name.endswith(".parquet")]
-            if not names:
-                raise InputError(
-                    f"There is no .parquet file that starts with {self.files!r} in {self.root.uri}; check the path."
-                )
-            return tuple(names)
-        if not self.files:
-            raise InputError(f"No files are given for the dataset in {self.root.uri}; name at least one Parquet file.")
-        if len(set(self.files)) < len(self.files):
-            raise InputError(f"The files {', '.join(self.files)} name one twice; give each file once.")
-        return tuple(sorted(self.files))
+        return files_or_prefix(self.root, self.files, ".parquet")
 
     @functools.cached_property
     def row_group_rows(self) -> tuple[tuple[int, ...], ...]:
         """The number of rows of each row group of each file."""
-        counts = []
-        for name in self.file_names:
-            with self.open_file(name) as file:
-                counts.append(tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
-        return tuple(counts)
+        return tuple(read_side_by_side(self._row_group_rows_of, self.file_names))
+
+    def _row_group_rows_of(self, name: str) -> tuple[int, ...]:
+        with self.open_file(name) as file:
+            return tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
 
     @functools.cached_property
     def file_offsets(self) -> tuple[int, ...]:
@@ -112,23 +74,23 @@ class ParquetSource:
     def num_rows(self) -> int:
         return self.file_offsets[-1]
 
-    def index(self) -> DatasetIndex:
-        """Reads labels and metadata, and hashes the files; decodes no image.
+    @property
+    def how_read(self) -> tuple[str | int | None, ...]:
+        """The columns and channels."""
+        return self.image_column, self.label_column, self.channels
 
-        Returns: the index.
+    def at(self, root: Root) -> ParquetSource:
+        """Returns: the files of the same names under another root."""
+        return dataclasses.replace(self, root=root, files=self.file_names)
 
-        Raises:
-            InputError: also for a null or negative label, one beyond the class names, or class names that differ.
+    def _make_index(self) -> DatasetIndex:
+        """Raises:
+        InputError: a null or negative label, one beyond the class names, or class names that differ.
         """
-        labels = []
-        names_by_file = {}
-        entries = []
-        for name in self.file_names:
-            with self.open_file(name) as file:
-                table = file.read(columns=[self.label_column])
-                names_by_file[name] = class_names_of(file.schema_arrow, self.label_column)
-            labels.append(self._labels(name, table))
-            entries.append((name, self.root.sha256(name), table.num_rows))
+        parts = read_side_by_side(self._index_of, self.file_names)
+        labels = [part[0] for part in parts]
+        names_by_file = {name: part[1] for name, part in zip(self.file_names, parts, strict=True)}
+        entries = [(name, part[2], len(part[0])) for name, part in zip(self.file_names, parts, strict=True)]
         first_file = self.file_names[0]
         class_names = names_by_file[first_file]
         for name, others in names_by_file.items():
@@ -157,6 +119,20 @@ class ParquetSource:
             fingerprint=dataset_fingerprint(entries),
         )
 
+    def _index_of(self, name: str) -> tuple[NDArray[np.int64], tuple[str, ...] | None, str]:
+        """Returns: the labels, class names and SHA-256 of a file."""
+        labels, class_names = self._labels_and_names(name)
+        with self.root.open_input(name) as handle:
+            return labels, class_names, sha256_of(handle)
+
+    def _labels_and_names(self, name: str) -> tuple[NDArray[np.int64], tuple[str, ...] | None]:
+        with self.open_file(name) as file:
+            table = file.read(columns=[self.label_column])
+            return self._labels(name, table), class_names_of(file.schema_arrow, self.label_column)
+
+    def _read_labels(self) -> NDArray[np.int64]:
+        return np.concatenate([labels for labels, _ in read_side_by_side(self._labels_and_names, self.file_names)])
+
     def read_encoded(self, sample_ids: Sequence[int]) -> list[bytes]:
         """Returns: the encoded images in the order asked for; only the row groups that hold them are read.
 
@@ -178,49 +154,14 @@ class ParquetSource:
                         answer[position] = self._image_bytes(column[row].as_py(), int(sample_ids[position]))
         return [answer[position] for position in range(len(sample_ids))]
 
-    def read_images(self, sample_ids: Sequence[int]) -> NDArray[np.uint8]:
-        """Returns: uint8 [n, C, H, W], the decoded images in the order asked for.
-
-        Raises:
-            InputError: no sample id is given or one is out of range, an image is damaged, or the images differ in size.
-        """
-        if not len(sample_ids):
-            raise InputError("No sample id is given, so the image size is unknown; ask for at least one image.")
-        images = [
-            self._decode(data, int(sample_id))
-            for data, sample_id in zip(self.read_encoded(sample_ids), sample_ids, strict=True)
-        ]
-        for image, sample_id in zip(images, sample_ids, strict=True):
-            self._check_size(image, int(sample_id), images[0], int(sample_ids[0]))
-        return np.stack(images)
-
-    def read_all(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Returns: all images, uint8 [N, C, H, W], and their labels, int64 [N].
-
-        Raises:
-            InputError: as `read_images`, or a label is null or negative.
-        """
-        images: NDArray[np.uint8] | None = None
-        labels = np.empty(self.num_rows, dtype=np.int64)
+    def _encoded_in_order(self) -> Iterator[bytes]:
         sample_id = 0
         for name, row_group_rows in zip(self.file_names, self.row_group_rows, strict=True):
             with self.open_file(name) as file:
-                columns = [self._bytes_path(file), self.label_column]
                 for row_group in range(len(row_group_rows)):
-                    table = file.read_row_group(row_group, columns=columns)
-                    labels[sample_id : sample_id + table.num_rows] = self._labels(name, table)
-                    for scalar in table.column(self.image_column):
-                        image = self._decode(self._image_bytes(scalar.as_py(), sample_id), sample_id)
-                        if images is None:
-                            images = np.empty((self.num_rows, *image.shape), dtype=np.uint8)
-                        self._check_size(image, sample_id, images[0], 0)
-                        images[sample_id] = image
+                    for scalar in file.read_row_group(row_group, columns=[self._bytes_path(file)]).column(0):
+                        yield self._image_bytes(scalar.as_py(), sample_id)
                         sample_id += 1
-        if images is None:
-            raise InputError(
-                f"The dataset in {self.root.uri} ({', '.join(self.file_names)}) has no rows; give one that has."
-            )
-        return images, labels
 
     def locate(self, sample_id: int) -> tuple[int, int, int]:
         """Returns: the index of the file, of the row group in it, and of the row in that, which hold a sample.
@@ -228,8 +169,7 @@ class ParquetSource:
         Raises:
             InputError: there is no such sample id.
         """
-        if not 0 <= sample_id < self.num_rows:
-            raise InputError(f"Sample id {sample_id} is not in 0 to {self.num_rows - 1}, the rows of {self.root.uri}.")
+        self._check_sample_id(sample_id)
         file_index = bisect.bisect_right(self.file_offsets, sample_id) - 1
         row = sample_id - self.file_offsets[file_index]
         for row_group, num_rows in enumerate(self.row_group_rows[file_index]):
@@ -281,20 +221,6 @@ class ParquetSource:
             raise InputError(f"{self.place_of(sample_id)} holds no image bytes; embed the images in the Parquet file.")
         return data
 
-    def _decode(self, data: bytes, sample_id: int) -> NDArray[np.uint8]:
-        try:
-            return decode_image(data, self.channels)
-        except InputError as error:
-            raise InputError(f"{self.place_of(sample_id)}: {error}") from None
-
-    def _check_size(self, image: NDArray[np.uint8], sample_id: int, other: NDArray[np.uint8], other_id: int) -> None:
-        if image.shape != other.shape:
-            mend = "set channels=1 or channels=3" if image.shape[1:] == other.shape[1:] else "resize them to one size"
-            raise InputError(
-                f"{self.place_of(sample_id)} has size {_size(image)} but sample {other_id} has {_size(other)} "
-                f"(channels x height x width); {mend}."
-            )
-
     def _labels(self, name: str, table: pa.Table) -> NDArray[np.int64]:
         column = table.column(self.label_column)
         if column.null_count:
@@ -313,16 +239,6 @@ class ParquetSource:
         file_index = self.locate(sample_id)[0]
         row = sample_id - self.file_offsets[file_index]
         return f"Row {row} of {self.root.uri_of(self.file_names[file_index])} (sample {sample_id})"
-
-
-def dataset_fingerprint(files: Iterable[tuple[str, str, int]]) -> str:
-    """Args:
-        files: per file its name, the SHA-256 of its bytes in hex digits, and its number of rows, sorted by name.
-
-    Returns: SHA-256 in hex digits over the list as JSON without spaces.
-    """
-    canonical = json.dumps([[name, sha256, num_rows] for name, sha256, num_rows in files], separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def class_names_of(schema: pa.Schema, label_column: str = "label") -> tuple[str, ...] | None:
@@ -369,10 +285,6 @@ def writer_like(file: pq.ParquetFile, sink: BinaryIO, schema: pa.Schema) -> pq.P
 
 def _is_binary(data_type: pa.DataType) -> bool:
     return bool(pa.types.is_binary(data_type) or pa.types.is_large_binary(data_type))
-
-
-def _size(image: NDArray[np.uint8]) -> str:
-    return "x".join(str(extent) for extent in image.shape)
 
 
 @contextmanager

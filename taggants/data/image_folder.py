@@ -1,0 +1,202 @@
+"""An image classification dataset as one folder per class, the native layout of ILSVRC: `train/<wnid>/<file>.JPEG`.
+
+A sample id is the ordinal of an image over the classes sorted by name, and in a class over its paths, sorted by code point.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taggants.data.source import (
+    IMAGE_SUFFIXES,
+    DatasetIndex,
+    EncodedSource,
+    dataset_fingerprint,
+    read_side_by_side,
+    sha256_of,
+    suffix_of,
+)
+from taggants.errors import InputError
+from taggants.storage import Root
+
+
+@dataclass(frozen=True)
+class ImageFolder(EncodedSource):
+    """A dataset whose images lie, at any depth, in one folder per class; the folder's name is the class name.
+
+    Files are images by their suffix (`IMAGE_SUFFIXES`, in any case), whatever their content; others, and hidden files and
+    folders, are skipped. A folder without any file is no class: object storage has none. It pickles with the class
+    sizes; a copy lists only the classes it reads.
+
+    Attributes:
+        root: where the files lie; names of files in messages and the fingerprint are relative to it.
+        folder: the folder of class folders below it, for instance "train"; "" for the root itself.
+        channels: 1 or 3 converts every image; None keeps greyscale images at 1 channel and RGB images at 3.
+
+    Raises:
+        InputError: from any method: there is no class, a class without images, an image beside the class folders, a
+            name that cannot be read, or a file that is missing or changed; the sentence names it.
+    """
+
+    root: Root
+    folder: str = ""
+    channels: int | None = None
+
+    _not_pickled: ClassVar[tuple[str, ...]] = (*EncodedSource._not_pickled, "_paths")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        folder = str(PurePosixPath(self.folder))
+        object.__setattr__(self, "folder", "" if folder == "." else folder)
+
+    @functools.cached_property
+    def _paths(self) -> dict[str, tuple[str, ...]]:
+        """The paths of the images by class, below the class folder, as far as they were listed."""
+        return {}
+
+    @functools.cached_property
+    def class_sizes(self) -> tuple[tuple[str, int], ...]:
+        """The name of each class and its number of images, sorted by name."""
+        found = self._list(self.folder)
+        if not found:
+            raise InputError(
+                f"There are no class folders in {self._uri}; give a folder that holds one folder of images per class."
+            )
+        for name, paths in found.items():
+            if not paths:
+                raise InputError(
+                    f"Class {name!r} in {self._uri} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); remove the "
+                    "folder or restore its images."
+                )
+        self._paths.update(found)
+        return tuple((name, len(found[name])) for name in sorted(found))
+
+    @functools.cached_property
+    def class_offsets(self) -> tuple[int, ...]:
+        """[number of classes + 1]: the first sample id of each class, then the number of images."""
+        return (0, *itertools.accumulate(size for _, size in self.class_sizes))
+
+    @property
+    def num_rows(self) -> int:
+        return self.class_offsets[-1]
+
+    @property
+    def how_read(self) -> tuple[str | int | None, ...]:
+        """The layout and channels."""
+        return "imagefolder", self.channels
+
+    def at(self, root: Root) -> ImageFolder:
+        """Returns: the folder of the same name under another root."""
+        return dataclasses.replace(self, root=root)
+
+    def path_of(self, sample_id: int) -> str:
+        """Returns: the path of an image, relative to the root.
+
+        Raises:
+            InputError: there is no such sample id.
+        """
+        self._check_sample_id(sample_id)
+        label = bisect.bisect_right(self.class_offsets, sample_id) - 1
+        below = self._paths_of(label)[sample_id - self.class_offsets[label]]
+        return f"{_joined(self.folder, self.class_sizes[label][0])}/{below}"
+
+    def place_of(self, sample_id: int) -> str:
+        """Returns: the uri and sample id of an image, in words for a message."""
+        return f"{self.root.uri_of(self.path_of(sample_id))} (sample {sample_id})"
+
+    def read_encoded(self, sample_ids: Sequence[int]) -> list[bytes]:
+        """Returns: the encoded images in the order asked for.
+
+        Raises:
+            InputError: a sample id is out of range, or its file is missing.
+        """
+        return read_side_by_side(self.root.read_bytes, [self.path_of(int(sample_id)) for sample_id in sample_ids])
+
+    def _make_index(self) -> DatasetIndex:
+        return DatasetIndex(
+            labels=self._read_labels(),
+            files=tuple(_joined(self.folder, name) for name, _ in self.class_sizes),
+            file_offsets=self.class_offsets,
+            num_classes=len(self.class_sizes),
+            class_names=tuple(name for name, _ in self.class_sizes),
+            fingerprint=dataset_fingerprint(self._hashed_files()),
+        )
+
+    def _read_labels(self) -> NDArray[np.int64]:
+        sizes = [size for _, size in self.class_sizes]
+        return np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+
+    def _hashed_files(self) -> Iterator[tuple[str, str, int]]:
+        """Yields: path, SHA-256 and 1 (row) of each image, in the order of the sample ids."""
+        for label, (name, _) in enumerate(self.class_sizes):
+            paths = [f"{_joined(self.folder, name)}/{below}" for below in self._paths_of(label)]
+            for path, sha256 in zip(paths, read_side_by_side(self._sha256, paths), strict=True):
+                yield path, sha256, 1
+
+    def _sha256(self, path: str) -> str:
+        with self.root.open_input(path) as handle:
+            return sha256_of(handle)
+
+    def _paths_of(self, label: int) -> tuple[str, ...]:
+        """Returns: the paths of the images of a class, below the class folder."""
+        name, size = self.class_sizes[label]
+        if name not in self._paths:
+            self._paths[name] = self._list(_joined(self.folder, name)).get(name, ())
+        paths = self._paths[name]
+        if len(paths) != size:
+            raise InputError(
+                f"Class {name!r} in {self._uri} has {len(paths)} images but had {size} when it was indexed; restore "
+                "them, or start a new run."
+            )
+        return paths
+
+    def _list(self, folder: str) -> dict[str, tuple[str, ...]]:
+        """Returns: by class the images below it, sorted, of the classes in `folder` or of the one that it is."""
+        start = len(self.folder) + 1 if self.folder else 0
+        found: dict[str, list[str]] = {}
+        for path in self.root.list(folder):
+            below = path[start:]
+            if below.startswith(".") or "/." in below:
+                continue
+            self._check_readable(path)
+            name, slash, rest = below.partition("/")
+            is_image = suffix_of(below.rpartition("/")[2]) in IMAGE_SUFFIXES
+            if slash:
+                images = found.setdefault(name, [])
+                if is_image:
+                    images.append(rest)
+            elif is_image:
+                raise InputError(
+                    f"{self.root.uri_of(path)} lies beside the class folders, so it has no class; move or remove it."
+                )
+        return {name: tuple(sorted(images)) for name, images in found.items()}
+
+    def _check_readable(self, path: str) -> None:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            pass
+        else:
+            if "//" not in path:
+                return
+        raise InputError(
+            f"The name {path!a} in {self.root.uri} is not UTF-8 or has an empty part, so it cannot be read; rename it."
+        )
+
+    @property
+    def _uri(self) -> str:
+        return self.root.uri_of(self.folder) if self.folder else self.root.uri
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

@@ -1,0 +1,327 @@
+"""What the project asks of an image dataset, whatever its layout, and what all layouts share.
+
+A sample id is the ordinal of an image in its dataset, in an order that depends on the names of its files alone.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from taggants.data.image_codec import decode_image
+from taggants.errors import InputError
+from taggants.storage import Root
+
+# By name, because indexing decodes nothing. The list is torchvision's: one that grew would renumber old datasets.
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"})
+# Each read from object storage is a request of tens of milliseconds, so pieces are large and files read side by side.
+PIECE_BYTES = 4 * 2**20
+_NUM_THREADS = 16
+_CHUNK = 256
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetIndex:
+    """What a dataset holds, short of the pixels.
+
+    Attributes:
+        labels: int64 [N], the label of each sample id, in 0..num_classes - 1.
+        files: names of the files, sorted; of an image folder the class folders.
+        file_offsets: [len(files) + 1], the first sample id of each file, then N.
+        num_classes: how many the class names are; without names, the largest label + 1.
+        class_names: names by label, if the dataset carries them.
+        fingerprint: SHA-256 that changes with any byte of any file, see `dataset_fingerprint`.
+    """
+
+    labels: NDArray[np.int64]
+    files: tuple[str, ...]
+    file_offsets: tuple[int, ...]
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    fingerprint: str
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.labels)
+
+
+class ImageSource(Protocol):
+    """An image classification dataset under a root. It pickles without its index; a copy reads the same samples.
+
+    Raises:
+        InputError: from any method: a file is missing, damaged or not what the layout wants; the sentence names it.
+    """
+
+    @property
+    def root(self) -> Root:
+        """Where the files lie."""
+
+    @property
+    def channels(self) -> int | None:
+        """1 or 3 converts every image; None keeps greyscale images at 1 channel and RGB images at 3."""
+
+    @property
+    def num_rows(self) -> int:
+        """The number of images."""
+
+    @property
+    def how_read(self) -> tuple[str | int | None, ...]:
+        """What decides the pixels and labels besides the files: part of the identity of what is made from them."""
+
+    def at(self, root: Root) -> Self:
+        """Returns: the files of the same names under another root, for instance those of an export."""
+
+    def index(self) -> DatasetIndex:
+        """Reads the labels and hashes the files, once for this object; decodes no image."""
+
+    def place_of(self, sample_id: int) -> str:
+        """Returns: where a sample lies, in words for a message."""
+
+    def read_encoded(self, sample_ids: Sequence[int]) -> list[bytes]:
+        """Returns: the encoded images in the order asked for."""
+
+    def read_sized(self, sample_ids: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Returns: per sample id uint8 [C, H_i, W_i], the decoded image in its own size."""
+
+    def read_images(self, sample_ids: Sequence[int]) -> NDArray[np.uint8]:
+        """Returns: uint8 [n, C, H, W], the decoded images; they have to be of one size."""
+
+    def read_resized(self, sample_ids: Sequence[int], size: int) -> NDArray[np.uint8]:
+        """Returns: uint8 [n, C, size, size], the decoded images after `resize_and_crop`."""
+
+    def read_all(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Returns: all images, uint8 [N, C, H, W], and their labels, int64 [N]; the images have to be of one size."""
+
+
+class EncodedSource(abc.ABC):
+    """An `ImageSource` as far as it follows from reading encoded images; the layouts are its subclasses."""
+
+    root: Root
+    channels: int | None
+    # What an object learned and would be too much to send to every worker.
+    _not_pickled: ClassVar[tuple[str, ...]] = ("_index",)
+
+    def __post_init__(self) -> None:
+        if self.channels not in (None, 1, 3):
+            raise InputError(f"channels is {self.channels}; give 1 (grey) or 3 (RGB), or leave it out.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self._not_pickled}
+
+    @property
+    @abc.abstractmethod
+    def num_rows(self) -> int:
+        """The number of images."""
+
+    @abc.abstractmethod
+    def place_of(self, sample_id: int) -> str:
+        """Returns: where a sample lies, in words for a message."""
+
+    @abc.abstractmethod
+    def read_encoded(self, sample_ids: Sequence[int]) -> list[bytes]:
+        """Returns: the encoded images in the order asked for."""
+
+    @abc.abstractmethod
+    def _make_index(self) -> DatasetIndex: ...
+
+    @abc.abstractmethod
+    def _read_labels(self) -> NDArray[np.int64]:
+        """Returns: int64 [N], without the cost of hashing."""
+
+    def _encoded_in_order(self) -> Iterator[bytes]:
+        """Yields: every encoded image, by sample id."""
+        for start in range(0, self.num_rows, _CHUNK):
+            yield from self.read_encoded(range(start, min(start + _CHUNK, self.num_rows)))
+
+    @functools.cached_property
+    def _index(self) -> DatasetIndex:
+        return self._make_index()
+
+    def index(self) -> DatasetIndex:
+        """Reads the labels and hashes the files, once for this object; decodes no image.
+
+        Returns: the index.
+
+        Raises:
+            InputError: a file is missing or damaged, or the labels are not what the layout wants.
+        """
+        return self._index
+
+    def read_sized(self, sample_ids: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Returns: per sample id uint8 [C, H_i, W_i], the decoded image in its own size, in the order asked for.
+
+        Raises:
+            InputError: a sample id is out of range, or an image is damaged.
+        """
+        encoded = self.read_encoded(sample_ids)
+        return [self._decode(data, int(sample_id)) for data, sample_id in zip(encoded, sample_ids, strict=True)]
+
+    def read_images(self, sample_ids: Sequence[int]) -> NDArray[np.uint8]:
+        """Returns: uint8 [n, C, H, W], the decoded images in the order asked for.
+
+        Raises:
+            InputError: no sample id is given or one is out of range, an image is damaged, or the images differ in size.
+        """
+        _refuse_none(sample_ids)
+        return self._stack(self.read_sized(sample_ids), sample_ids)
+
+    def read_resized(self, sample_ids: Sequence[int], size: int) -> NDArray[np.uint8]:
+        """Returns: uint8 [n, C, size, size], the decoded images after `resize_and_crop`, in the order asked for.
+
+        Raises:
+            InputError: no sample id is given or one is out of range, an image is damaged, some are grey and some RGB
+                with channels=None, or the size is below 1.
+        """
+        if size < 1:
+            raise InputError(f"size is {size}; give the height and width in pixels, at least 1.")
+        _refuse_none(sample_ids)
+        encoded = self.read_encoded(sample_ids)  # far smaller than the decoded images, of which one is held at a time
+        resized = [
+            resize_and_crop(self._decode(data, int(sample_id)), size)
+            for data, sample_id in zip(encoded, sample_ids, strict=True)
+        ]
+        return self._stack(resized, sample_ids)
+
+    def read_all(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Returns: all images, uint8 [N, C, H, W], and their labels, int64 [N].
+
+        Raises:
+            InputError: as `read_images`, or a label is missing or negative.
+        """
+        labels = self._read_labels()
+        images: NDArray[np.uint8] | None = None
+        for sample_id, data in enumerate(self._encoded_in_order()):
+            image = self._decode(data, sample_id)
+            if images is None:
+                images = np.empty((self.num_rows, *image.shape), dtype=np.uint8)
+            self._check_size(image, sample_id, images[0], 0)
+            images[sample_id] = image
+        if images is None:
+            raise InputError(f"The dataset in {self.root.uri} has no rows; give one that has.")
+        return images, labels
+
+    def _check_sample_id(self, sample_id: int) -> None:
+        if not 0 <= sample_id < self.num_rows:
+            raise InputError(f"Sample id {sample_id} is not in 0 to {self.num_rows - 1}, the rows of {self.root.uri}.")
+
+    def _decode(self, data: bytes, sample_id: int) -> NDArray[np.uint8]:
+        try:
+            return decode_image(data, self.channels)
+        except InputError as error:
+            raise InputError(f"{self.place_of(sample_id)}: {error}") from None
+
+    def _stack(self, images: list[NDArray[np.uint8]], sample_ids: Sequence[int]) -> NDArray[np.uint8]:
+        for image, sample_id in zip(images, sample_ids, strict=True):
+            self._check_size(image, int(sample_id), images[0], int(sample_ids[0]))
+        return np.stack(images)
+
+    def _check_size(self, image: NDArray[np.uint8], sample_id: int, other: NDArray[np.uint8], other_id: int) -> None:
+        if image.shape != other.shape:
+            mend = "set channels=1 or channels=3" if image.shape[1:] == other.shape[1:] else "resize them to one size"
+            raise InputError(
+                f"{self.place_of(sample_id)} has size {_size(image)} but sample {other_id} has {_size(other)} "
+                f"(channels x height x width); {mend}."
+            )
+
+
+def dataset_fingerprint(files: Iterable[tuple[str, str, int]]) -> str:
+    """Args:
+        files: per file its name, the SHA-256 of its bytes in hex digits, and its number of rows, in the order of the
+            sample ids.
+
+    Returns: SHA-256 in hex digits over the list as JSON without spaces.
+    """
+    digest = hashlib.sha256(b"[")  # entry by entry: an image folder has millions
+    separator = b""
+    for name, sha256, num_rows in files:
+        digest.update(separator + json.dumps([name, sha256, num_rows], separators=(",", ":")).encode())
+        separator = b","
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def resize_and_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Scales the shorter side to `size` (bilinear, antialiased, aspect ratio kept), then cuts out the centre.
+
+    Source: the evaluation transform of ImageNet models, `torchvision.transforms` Resize and CenterCrop of one size, whose
+    rounding it shares.
+
+    Args:
+        image: uint8 [C, H, W] with C 1 or 3.
+
+    Returns: uint8 [C, size, size].
+    """
+    height, width = image.shape[1:]
+    shorter, longer = min(height, width), max(height, width)
+    scaled_longer = int(size * longer / shorter)
+    new_width, new_height = (size, scaled_longer) if width <= height else (scaled_longer, size)
+    pixels = image[0] if image.shape[0] == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+    scaled = Image.fromarray(pixels)
+    if (new_width, new_height) != (width, height):
+        scaled = scaled.resize((new_width, new_height), Image.Resampling.BILINEAR)
+    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+    cropped = np.asarray(scaled.crop((left, top, left + size, top + size)))
+    return np.ascontiguousarray(cropped.reshape(size, size, -1).transpose(2, 0, 1))
+
+
+def read_side_by_side(read: Callable[[_Item], _Answer], items: Iterable[_Item]) -> list[_Answer]:
+    """Returns: `read(item)` of each item in their order, from several threads: for waiting on storage and for hashing."""
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return list(pool.map(read, items))
+
+
+def sha256_of(handle: pa.NativeFile) -> str:
+    """Returns: the SHA-256 in hex digits of what is left to read of an open file."""
+    digest = hashlib.sha256()
+    while piece := handle.read(PIECE_BYTES):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def suffix_of(name: str) -> str:
+    """Returns: what follows the last dot of a file name, in lower case; "" if there is no dot."""
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+def files_or_prefix(root: Root, files: tuple[str, ...] | str, suffix: str) -> tuple[str, ...]:
+    """Args:
+        files: names of files, or one string: all whose path starts with it and ends with `suffix` ("" takes all).
+
+    Returns: the names, sorted.
+
+    Raises:
+        InputError: there are none, or one is named twice.
+    """
+    if isinstance(files, str):
+        names = [name for name in root.list() if name.startswith(files) and name.endswith(suffix)]
+        if not names:
+            raise InputError(f"There is no {suffix} file that starts with {files!r} in {root.uri}; check the path.")
+        return tuple(names)
+    if not files:
+        raise InputError(f"No files are given for the dataset in {root.uri}; name at least one {suffix} file.")
+    if len(set(files)) < len(files):
+        raise InputError(f"The files {', '.join(files)} name one twice; give each file once.")
+    return tuple(sorted(files))
+
+
+def _refuse_none(sample_ids: Sequence[int]) -> None:
+    if not len(sample_ids):
+        raise InputError("No sample id is given, so the image size is unknown; ask for at least one image.")
+
+
+def _size(image: NDArray[np.uint8]) -> str:
+    return "x".join(str(extent) for extent in image.shape)
