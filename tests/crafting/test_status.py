@@ -4,12 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from taggants.crafting.driver import DriveProgress
-from taggants.crafting.events import Event, Failed, Finished, Lost
+from taggants.crafting.driver import DriveProgress, drive
+from taggants.crafting.events import Crafted, Event, Failed, Finished, Lost
+from taggants.crafting.inline_pool import InlinePool
 from taggants.crafting.status import Status, StatusTracker, watching
-from taggants.manifest import Commit
+from taggants.manifest import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root
 
 STEPS = 500  # sample-steps of one image
@@ -203,3 +205,22 @@ def test_run_that_never_started_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), watching(Root(str(tmp_path)), STEPS):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_driver_tells_all_that_the_status_needs(tmp_path: Path) -> None:
+    plan = Plan("c0", "d0", "k0", "s0", tuple(Shard(index, 0, (index, index + 100), 7) for index in range(5)))
+    run_folder = RunFolder(Root(str(tmp_path)))
+
+    class Worker:
+        def craft(self, shard: Shard, attempt: int) -> Crafted:
+            if shard.index == 3:
+                raise ValueError("label 7 is out of range")
+            table = pa.table({"sample_id": list(shard.sample_ids)})
+            return Crafted(run_folder.write_attempt(plan.plan_hash, shard, attempt, table), alignment=0.2 * shard.index)
+
+    with watching(run_folder.root, STEPS) as observe:
+        drive(plan, run_folder, InlinePool(Worker()), max_failures=2, on_progress=observe)
+    status = read(tmp_path)
+    assert (status["state"], status["num_shards"], status["num_done"], status["quarantined"]) == ("failed", 5, 4, [3])
+    assert (status["num_failures"], status["sample_steps"]) == (2, 4 * 2 * STEPS)
+    assert status["mean_alignment"] == pytest.approx(0.2 * (0 + 1 + 2 + 4) / 4)
