@@ -1,4 +1,4 @@
-"""Encoded images to uint8 arrays [channels, height, width] and back, losslessly."""
+"""Encoded images to uint8 arrays [channels, height, width], and back into a file like the one that they came from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from taggants.data.jpeg import SIGNATURE as _JPEG_SIGNATURE
+from taggants.data.jpeg import encode_jpeg_like, jpeg_layout, without_scans
 from taggants.errors import InputError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -100,6 +102,52 @@ def plain_png_shape(data: bytes) -> tuple[int, int, int] | None:
     if (bit_depth, compression, filtering, interlace) != (8, 0, 0, 0) or colour_type not in (0, 2):
         return None
     return (1 if colour_type == 0 else 3), height, width
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Returns: whether the data begin as a JPEG does."""
+    return data.startswith(_JPEG_SIGNATURE)
+
+
+def replaceable_shape(data: bytes) -> tuple[int, int, int]:
+    """Returns: (C, H, W) of a file whose pixels `encode_like` can replace, in the channels that it stores.
+
+    Raises:
+        InputError: it is neither a plain PNG nor a baseline or progressive JPEG in YCbCr or grey.
+    """
+    if is_jpeg(data):
+        layout = jpeg_layout(data)
+        return layout.channels, layout.height, layout.width
+    shape = plain_png_shape(data)
+    if shape is None:
+        found = encoding_of(data)
+        kind = "PNG with a palette, transparency, interlacing or 16 bits" if found == "PNG" else found
+        raise InputError(f"the image is {kind}; give 8-bit greyscale or RGB PNG, or 8-bit JPEG.")
+    return shape
+
+
+def encode_like(image: NDArray[np.uint8], like: bytes) -> bytes:
+    """Encodes an image into a file that differs from another in the pixels alone: losslessly into a PNG, with the
+    original's loss into a JPEG.
+
+    Args:
+        image: uint8 [C, H, W], of the `replaceable_shape` of `like`.
+
+    Raises:
+        InputError: as `replaceable_shape`.
+    """
+    return encode_jpeg_like(image, like) if is_jpeg(like) else encode_png(image, like)
+
+
+def without_pixels(data: bytes) -> bytes:
+    """Returns: all of a PNG or JPEG that `encode_like` must keep: headers, tables and metadata in their order.
+
+    Raises:
+        InputError: it is a damaged JPEG.
+    """
+    if is_jpeg(data):
+        return without_scans(data)
+    return b"".join(chunk for name, chunk in _png_chunks(data) if name != b"IDAT")
 
 
 def _with_pixels_of(original: bytes, png: bytes) -> bytes:
