@@ -1,4 +1,8 @@
-"""Writes the signed dataset in the owner's own layout, and proves that it differs in the signed pixels alone."""
+"""Writes the signed dataset in the owner's own layout, and proves that it differs in the signed pixels alone.
+
+A signed image is stored as its original was: PNG losslessly; JPEG with the original's tables, sampling and metadata. What
+readers of a JPEG see is therefore not the signed image itself but its decoded form, which `read_signed` returns.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from taggants.data.image_codec import decode_image, encode_png, encoding_of, plain_png_shape
+from taggants.data.image_codec import decode_image, encode_like, is_jpeg, replaceable_shape, without_pixels
 from taggants.data.parquet_source import ParquetSource, dataset_fingerprint, writer_like
 from taggants.errors import InputError
 from taggants.storage import Root
@@ -94,9 +98,10 @@ def export_dataset(
     """Writes a dataset with its signed images in place of the originals, checks every file, then writes the manifest.
 
     File names, schema, metadata, row order, row groups and codecs are the source's. Labels and the encoded bytes of
-    untouched rows are copied; signed rows are PNG in the mode of the original; a file without signed rows is copied
-    byte for byte. The bytes are a function of (source, signed) and the versions of Pillow and pyarrow alone. Running it
-    again finishes a broken-off export, and only verifies a complete one.
+    untouched rows are copied; signed rows are PNG or JPEG as the original, which they equal in all but the pixels (and
+    Huffman tables made for them); a file without signed rows is copied byte for byte. The bytes are a function of
+    (source, signed) and the versions of Pillow and pyarrow alone. Running it again finishes a broken-off export, and only
+    verifies a complete one.
 
     Args:
         source: the dataset.
@@ -110,7 +115,8 @@ def export_dataset(
 
     Raises:
         InputError: before anything is written: there are no signed images, a sample id is unknown, a shape differs, an
-            original is not a plain PNG, or the destination holds another dataset or the unsigned one.
+            original is neither a plain PNG nor a plain JPEG (`replaceable_shape`), or the destination holds another
+            dataset or the unsigned one.
         RuntimeError: a file written does not read back as intended; there is no manifest then.
     """
     rows_by_file = _check_signed(source, signed)
@@ -191,11 +197,14 @@ def check_originals(source: ParquetSource, sample_ids: Sequence[int]) -> None:
     """Checks before any crafting that the export will be able to write these images again.
 
     Raises:
-        InputError: an image is no plain PNG, or has other channels than `source` reads; the sentence names it.
+        InputError: an image is neither a plain PNG nor a plain JPEG (`replaceable_shape`), or has other channels than
+            `source` reads; the sentence names it. A greyscale JPEG may be read as three channels, since datasets mix
+            both: its codec stores their mean.
     """
     for sample_id, original in zip(sample_ids, source.read_encoded(sample_ids), strict=True):
-        num_channels, *_ = _plain_shape(source.place_of(sample_id), original)
-        if source.channels not in (None, num_channels):
+        num_channels, *_ = _stored_shape(source.place_of(sample_id), original)
+        is_mixed = is_jpeg(original) and (num_channels, source.channels) == (1, 3)
+        if source.channels not in (None, num_channels) and not is_mixed:
             kind = "greyscale" if num_channels == 1 else "RGB"
             raise InputError(
                 f"{source.place_of(sample_id)} is {kind} but data.channels = {source.channels}; images to sign must "
@@ -203,27 +212,40 @@ def check_originals(source: ParquetSource, sample_ids: Sequence[int]) -> None:
             )
 
 
-def _plain_shape(place: str, original: bytes) -> tuple[int, int, int]:
+def read_signed(source: ParquetSource, destination: Root, sample_ids: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    """Reads signed images from a complete export as anyone who has the dataset reads them.
+
+    Args:
+        source: the dataset that was exported.
+        destination: the folder that it was exported to.
+
+    Returns: by sample id uint8 [C, H, W], decoded as `source` decodes; the images may differ in size.
+
+    Raises:
+        InputError: the export is not complete, or a sample id is unknown.
+    """
+    _read_manifest(destination)
+    exported = dataclasses.replace(source, root=destination, files=source.file_names)
+    encoded = exported.read_encoded(sample_ids)
+    return {
+        int(sample_id): decode_image(data, source.channels) for sample_id, data in zip(sample_ids, encoded, strict=True)
+    }
+
+
+def _stored_shape(place: str, original: bytes) -> tuple[int, int, int]:
     """Returns: (C, H, W) of an original that can be written again as it is."""
-    shape = plain_png_shape(original)
-    if shape is None:
-        try:
-            found = encoding_of(original)
-        except InputError as error:
-            raise InputError(f"{place}: {error}") from None
-        kind = "PNG with a palette, transparency, interlacing or 16 bits" if found == "PNG" else found
-        raise InputError(
-            f"{place} is {kind}; only lossless PNG (8-bit greyscale or RGB) is supported so far; convert the dataset."
-        )
-    return shape
+    try:
+        return replaceable_shape(original)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
 
 
 def _stored_pixels(
     source: ParquetSource, sample_id: int, original: bytes, image: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """Returns: the signed image in the channels of the original; refuses what that or PNG cannot hold."""
+    """Returns: the signed image in the channels of the original; refuses what that cannot hold."""
     place = source.place_of(sample_id)
-    num_channels, *size = _plain_shape(place, original)
+    num_channels, *size = _stored_shape(place, original)
     read_shape = (source.channels or num_channels, *size)
     if image.dtype != np.uint8 or image.shape != read_shape:
         raise InputError(
@@ -295,7 +317,7 @@ def _replace_images(column: pa.ChunkedArray, rows: _Signed) -> pa.ChunkedArray:
         values = encoded.to_pylist()
         for row, image in rows.items():
             if start <= row < start + len(values):
-                values[row - start] = encode_png(image, like=values[row - start])
+                values[row - start] = encode_like(image, like=values[row - start])
         replaced = pa.array(values, encoded.type)
         if is_struct:
             fields = list(chunk.type)
@@ -333,13 +355,19 @@ def _difference(source: ParquetSource, name: str, rows: _Signed, destination: Ro
 
 
 def _is_replaced(old: _Cell, new: _Cell, image: NDArray[np.uint8]) -> bool:
+    """Returns: whether a cell is the old one but for the pixels, and reads as the image does once it is stored there."""
     old_bytes, old_rest = _split(old)
     new_bytes, new_rest = _split(new)
-    return (
-        new_rest == old_rest
-        and plain_png_shape(new_bytes) == plain_png_shape(old_bytes)
-        and np.array_equal(decode_image(new_bytes), image)
-    )
+    try:
+        # By pixels, not bytes: another version of the encoder may write the same pixels otherwise.
+        expected = decode_image(encode_like(image, like=old_bytes)) if is_jpeg(old_bytes) else image
+        return (
+            new_rest == old_rest
+            and without_pixels(new_bytes) == without_pixels(old_bytes)
+            and np.array_equal(decode_image(new_bytes), expected)
+        )
+    except InputError:  # it cannot be read
+        return False
 
 
 def _split(cell: _Cell) -> tuple[bytes, dict[str, Any]]:

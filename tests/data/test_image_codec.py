@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, PngImagePlugin
 
-from taggants.data.image_codec import decode_image, encode_png, encoding_of, plain_png_shape
+from taggants.data.image_codec import (
+    decode_image,
+    encode_like,
+    encode_png,
+    encoding_of,
+    plain_png_shape,
+    replaceable_shape,
+    without_pixels,
+)
 from taggants.errors import InputError
 
 SHAPES = st.tuples(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
@@ -167,3 +175,45 @@ def test_only_plain_png_has_a_plain_shape() -> None:
         bytes(interlaced),
     ):
         assert plain_png_shape(data) is None
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("shape", [(9, 11), (9, 11, 3)])
+def test_pixels_are_replaced_in_the_format_of_the_original(image_format: str, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    original, other = (encoded(rng.integers(0, 256, shape, dtype=np.uint8), image_format) for _ in range(2))
+    image = decode_image(other)
+    replaced = encode_like(image, like=original)
+    assert encoding_of(replaced) == image_format
+    assert replaceable_shape(replaced) == image.shape == replaceable_shape(original)
+    # The outside reference wrote the same pixels itself.
+    expected = encoded(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0).copy(), image_format)
+    assert np.array_equal(decode_image(replaced), decode_image(expected))
+    assert without_pixels(replaced) == without_pixels(original)
+    assert len(without_pixels(original)) < len(original)
+
+
+def test_what_is_kept_has_the_metadata() -> None:
+    pixels = np.zeros((8, 8), np.uint8)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "mine")
+    assert without_pixels(encoded(pixels, "PNG", pnginfo=text)) != without_pixels(encoded(pixels, "PNG"))
+    assert without_pixels(encoded(pixels, "JPEG", comment=b"mine")) != without_pixels(encoded(pixels, "JPEG"))
+    assert without_pixels(encoded(pixels, "JPEG", quality=60)) != without_pixels(encoded(pixels, "JPEG"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (encoded(np.zeros((4, 5, 4), np.uint8), "PNG"), "the image is PNG with a palette, transparency"),
+        (
+            encoded(np.zeros((4, 5), np.uint8), "GIF"),
+            "the image is GIF; give 8-bit greyscale or RGB PNG, or 8-bit JPEG",
+        ),
+        (encoded(np.zeros((4, 5), np.uint8), "JPEG")[:-2], "the JPEG is damaged"),
+        (b"no image", "cannot be decoded"),
+    ],
+)
+def test_files_that_cannot_be_imitated_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replaceable_shape(data)
