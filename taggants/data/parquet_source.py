@@ -21,11 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from taggants.data.source import PIECE_BYTES, EncodedSource, files_or_prefix, read_side_by_side, sha256_of
 from taggants.data.source import DatasetIndex as DatasetIndex
-from taggants.data.source import EncodedSource, files_or_prefix, read_side_by_side, sha256_of
 from taggants.data.source import dataset_fingerprint as dataset_fingerprint
 from taggants.errors import InputError
 from taggants.storage import Root
+
+_BATCH_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -147,21 +149,34 @@ class ParquetSource(EncodedSource):
         answer: dict[int, bytes] = {}
         for file_index, in_file in itertools.groupby(sorted(wanted), key=lambda place: place[0]):
             name = self.file_names[file_index]
-            with self.open_file(name) as file:
+            with self.open_file(name, in_pieces=True) as file:
                 for place in in_file:
-                    column = file.read_row_group(place[1], columns=[self._bytes_path(file)]).column(0)
+                    positions_of_row: dict[int, list[int]] = {}
                     for position, row in wanted[place]:
-                        answer[position] = self._image_bytes(column[row].as_py(), int(sample_ids[position]))
+                        positions_of_row.setdefault(row, []).append(position)
+                    for row, value in self._image_values(file, place[1], max(positions_of_row) + 1):
+                        for position in positions_of_row.get(row, ()):
+                            answer[position] = self._image_bytes(value.as_py(), int(sample_ids[position]))
         return [answer[position] for position in range(len(sample_ids))]
 
     def _encoded_in_order(self) -> Iterator[bytes]:
         sample_id = 0
         for name, row_group_rows in zip(self.file_names, self.row_group_rows, strict=True):
-            with self.open_file(name) as file:
-                for row_group in range(len(row_group_rows)):
-                    for scalar in file.read_row_group(row_group, columns=[self._bytes_path(file)]).column(0):
-                        yield self._image_bytes(scalar.as_py(), sample_id)
+            with self.open_file(name, in_pieces=True) as file:
+                for row_group, num_rows in enumerate(row_group_rows):
+                    for _, value in self._image_values(file, row_group, num_rows):
+                        yield self._image_bytes(value.as_py(), sample_id)
                         sample_id += 1
+
+    def _image_values(self, file: pq.ParquetFile, row_group: int, num_rows: int) -> Iterator[tuple[int, pa.Scalar]]:
+        """Yields: row and cell of the first rows of a row group, read in batches: it may hold a gigabyte."""
+        row = 0
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[row_group], columns=[self._bytes_path(file)]):
+            for value in batch.column(0):
+                if row == num_rows:
+                    return
+                yield row, value
+                row += 1
 
     def locate(self, sample_id: int) -> tuple[int, int, int]:
         """Returns: the index of the file, of the row group in it, and of the row in that, which hold a sample.
@@ -179,13 +194,17 @@ class ParquetSource(EncodedSource):
         raise AssertionError("the offsets are the sums of the row groups")
 
     @contextmanager
-    def open_file(self, name: str) -> Iterator[pq.ParquetFile]:
+    def open_file(self, name: str, *, in_pieces: bool = False) -> Iterator[pq.ParquetFile]:
         """Opens one file with its columns checked; damage found while it is read becomes an InputError that names it.
+
+        Args:
+            in_pieces: read columns piece by piece, for batches of a row group that may not fit into memory; else what is
+                asked for is read at once.
 
         Yields: the open file.
         """
         with self.root.open_input(name) as handle, _damage_named(self.root.uri_of(name)):
-            file = pq.ParquetFile(handle, pre_buffer=True)
+            file = pq.ParquetFile(handle, pre_buffer=not in_pieces, buffer_size=PIECE_BYTES if in_pieces else 0)
             self._check_columns(name, file.schema_arrow)
             yield file
 

@@ -11,12 +11,13 @@ import bisect
 import dataclasses
 import functools
 import hashlib
+import io
 import itertools
 import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, cast
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -167,9 +168,12 @@ class WebDataset(EncodedSource):
     def _read_tar(self, name: str) -> _Tar:
         uri = self.root.uri_of(name)
         with self.root.open_input(name) as handle:
-            reader = _HashingReader(handle)
-            images, labels, end = _read_members(reader, uri)
-            sha256 = reader.finish()
+            hashed = _HashedFile(handle)
+            # As a stream: object storage answers few long reads far faster than a short one per header.
+            stream = io.BufferedReader(hashed, PIECE_BYTES)
+            images, labels, end = _read_members(stream, uri)
+            while stream.read(PIECE_BYTES):
+                pass  # the hash is over the whole file
             # tarfile stops without a word at the end of a file and at a broken header; a whole tar ends in zeros.
             if handle.read_at(tarfile.BLOCKSIZE, end) != bytes(tarfile.BLOCKSIZE):
                 raise _damaged(uri)
@@ -177,39 +181,35 @@ class WebDataset(EncodedSource):
             if key not in labels:
                 raise InputError(f"Key {key!r} of {uri} has an image but no label; add {key}.cls to the tar.")
         return _Tar(
-            sha256,
+            hashed.digest.hexdigest(),
             starts=np.array([start for start, _ in images.values()], dtype=np.int64),
             sizes=np.array([size for _, size in images.values()], dtype=np.uint32),
             labels=np.array([labels[key] for key in images], dtype=np.int32),
         )
 
 
-class _HashingReader:
-    """Hands on what it reads from an open file, from start to end, and hashes it."""
+class _HashedFile(io.RawIOBase):
+    """An open file, to be read from start to end, with the hash of what was read so far."""
 
     def __init__(self, handle: pa.NativeFile) -> None:
         self._handle = handle
-        self._digest = hashlib.sha256()
+        self.digest = hashlib.sha256()
 
-    def read(self, size: int) -> bytes:
-        data = bytes(self._handle.read(size))
-        self._digest.update(data)
-        return data
+    def readable(self) -> bool:
+        return True
 
-    def finish(self) -> str:
-        """Returns: the SHA-256 of the whole file, the rest of which is read for it."""
-        while self.read(PIECE_BYTES):
-            pass
-        return self._digest.hexdigest()
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        size = int(self._handle.readinto(buffer))
+        self.digest.update(buffer[:size])
+        return size
 
 
-def _read_members(reader: _HashingReader, uri: str) -> tuple[dict[str, tuple[int, int]], dict[str, int], int]:
+def _read_members(stream: IO[bytes], uri: str) -> tuple[dict[str, tuple[int, int]], dict[str, int], int]:
     """Returns: by key the first byte and size of its image, by key its label, and where the last member ends."""
     images: dict[str, tuple[int, int]] = {}
     labels_of_suffix: dict[str, dict[str, int]] = {"json": {}, "cls": {}}
     try:
-        # As a stream: object storage answers few long reads far faster than a short one per header.
-        with tarfile.open(fileobj=cast(IO[bytes], reader), mode="r|", bufsize=PIECE_BYTES) as tar:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
                 folder, slash, file_name = member.name.rpartition("/")
                 stem, _, suffix = file_name.partition(".")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,24 @@ def test_only_the_needed_row_groups_are_read(
     source: ParquetSource, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    original = pq.ParquetFile.read_row_group
+    original = pq.ParquetFile.iter_batches
 
-    def record(file: pq.ParquetFile, i: int, **options: Any) -> pa.Table:
-        read.append((file.metadata.num_rows, i, tuple(options["columns"])))
-        return original(file, i, **options)
+    def record(file: pq.ParquetFile, *args: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+        read.append((file.metadata.num_rows, options["row_groups"], options["columns"]))
+        return original(file, *args, **options)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", record)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", record)
     source.read_images([10, 3, 2, 10])
-    assert read == [(7, 1, ("image.bytes",)), (4, 1, ("image.bytes",))]
+    assert read == [(7, [1], ["image.bytes"]), (4, [1], ["image.bytes"])]
+
+
+def test_a_large_row_group_is_read_in_batches(root: Root) -> None:
+    images = pixels(150)
+    write(root, "a.parquet", [encode_png(image) for image in images], list(range(150)))
+    source = ParquetSource(root, ("a.parquet",))
+    sample_ids = [149, 0, 64, 63, 128, 64]
+    assert np.array_equal(source.read_images(sample_ids), images[sample_ids])
+    assert np.array_equal(source.read_all()[0], images)
 
 
 def test_read_all(source: ParquetSource, images: np.ndarray) -> None:
@@ -230,7 +240,7 @@ def test_a_lost_connection_is_not_taken_for_damage(source: ParquetSource, monkey
     def fail(*_: Any, **__: Any) -> pa.Table:
         raise OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7")
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
         source.read_images([0])
 
