@@ -54,26 +54,54 @@ class Section(BaseModel):
 class DataConfig(Section):
     """The dataset to sign."""
 
-    source: Literal["digits", "parquet"] = Field(
-        "digits", description="scikit-learn's digits, or Parquet files in the Hugging Face layout"
+    source: Literal["digits", "parquet", "imagefolder", "webdataset", "torchvision"] = Field(
+        "digits",
+        description="scikit-learn's digits; Parquet files in the Hugging Face layout; one folder per class; tars; "
+        "a dataset that torchvision downloads",
     )
     root: Uri | None = Field(
-        None, description="folder or s3:// prefix of the Parquet files; $NAME is expanded; only with parquet"
+        None,
+        description="folder or s3:// prefix of the files; $NAME is expanded; null with digits; with torchvision the local "
+        "folder of its own files, null for a temporary one",
     )
-    train: str = Field("train.parquet", description="file or prefix of the training files under root")
-    test: str = Field("test.parquet", description="file or prefix of the test files under root")
-    image_column: str = Field("image", description="struct<bytes, path> or binary column of encoded images")
-    label_column: str = Field("label", description="integer column of class labels")
+    dataset: str | None = Field(None, description="class in torchvision.datasets, as CIFAR10; only with torchvision")
+    train: str = Field(
+        "train.parquet",
+        description="training split under root: a file, a prefix of several, or the folder of class folders",
+    )
+    test: str = Field("test.parquet", description="test split under root, likewise; it serves for accuracies only")
+    image_column: str = Field("image", description="struct<bytes, path> or binary column of encoded images (Parquet)")
+    label_column: str = Field("label", description="integer column of class labels (Parquet)")
     channels: Literal[1, 3] = Field(1, description="1 for grey images, 3 for colour")
-    num_classes: int | None = Field(None, ge=2, description="use only classes below this; null for all")
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        description="side in px that models take: images of other sizes are resized (shorter side) and centre-cropped for "
+        "training and testing, while signing works on the native files; null: all images have one square size",
+    )
+    num_classes: int | None = Field(None, ge=2, description="use only classes below this; null for all; Parquet only")
     images_per_class: int | None = Field(
-        None, ge=1, description="use only the first images of each class; null for all"
+        None, ge=1, description="use only the first images of each class; null for all; Parquet only"
     )
 
     @model_validator(mode="after")
-    def _root_with_parquet(self) -> DataConfig:
-        if (self.root is None) == (self.source == "parquet"):
-            raise ValueError("data.root is required with data.source=parquet and must be null with data.source=digits")
+    def _fields_of_the_source(self) -> DataConfig:
+        if self.source != "torchvision" and (self.root is None) != (self.source == "digits"):
+            raise ValueError(
+                f"data.root is required with data.source={self.source}"
+                if self.root is None
+                else "data.root must be null with data.source=digits"
+            )
+        if self.source == "torchvision" and "://" in (self.root or ""):
+            raise ValueError("data.root must be a local folder or null with data.source=torchvision")
+        if (self.dataset is None) == (self.source == "torchvision"):
+            raise ValueError("data.dataset is required with data.source=torchvision and must be null without")
+        is_subset = self.num_classes is not None or self.images_per_class is not None
+        if is_subset and self.source in ("imagefolder", "webdataset"):
+            raise ValueError(
+                f"data.num_classes and data.images_per_class must be null with data.source={self.source}: subsets are made "
+                "of Parquet files only; leave files out of a copy instead"
+            )
         return self
 
 
@@ -230,7 +258,10 @@ class ExecutionConfig(Section):
     num_cpus: float = Field(1, ge=0, description="logical CPUs of one actor")
     num_gpus: float = Field(0, ge=0, description="GPUs of one actor, may be a fraction")
     max_failures: int = Field(2, ge=1, description="attempts of a shard that fails by itself")
-    max_losses: int = Field(5, ge=1, description="times a shard may be lost to dead workers")
+    max_losses: int = Field(5, ge=1, description="times a shard may be lost to dead workers; preemptions do not count")
+    max_shard_seconds: float | None = Field(
+        None, gt=0, description="a shard of a Ray actor that takes longer fails; null for no limit"
+    )
 
 
 class OutputConfig(Section):

@@ -6,7 +6,7 @@ data -> keys -> surrogate -> plan -> craft -> export -> train victims and contro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,12 +19,13 @@ from taggants.alignment import ENGINES
 from taggants.augmentation import CropAndFlip
 from taggants.config import Config, TrainingConfig
 from taggants.contact_sheet import draw_contact_sheet, draw_keys
-from taggants.crafting.driver import DriveProgress, DriveResult, drive
+from taggants.crafting.driver import DriveResult, drive
 from taggants.crafting.events import Pool
 from taggants.crafting.inline_pool import InlinePool
 from taggants.crafting.shard import CraftingJob, CraftingWorker, SignedSet, read_signed_table
 from taggants.crafting.signing_set import Optimisation
-from taggants.data.parquet_source import ParquetSource
+from taggants.crafting.status import Status, watching
+from taggants.data.source import ImageSource
 from taggants.detection import Certificate, certify, key_ranks, software_versions
 from taggants.errors import InputError
 from taggants.export import ExportManifest, check_originals, export_dataset, verify_export
@@ -89,7 +90,7 @@ def train_model(
     run: Run,
     name: str,
     training: TrainingConfig,
-    source: ParquetSource,
+    source: ImageSource,
     fingerprint: str,
     seed: int,
     keep_epochs: tuple[int, ...] = (),
@@ -111,6 +112,7 @@ def train_model(
         precision=training.precision,
         channels_last=training.channels_last,
         keep_epochs=keep_epochs,
+        image_size=run.config.data.image_size,
     )
     epochs: list[int] = []
     with stage(f"train {name}", training.num_epochs, "epochs") as advance:
@@ -176,13 +178,21 @@ def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floa
         with stage("score candidates", len(candidates), "images") as advance:
             for start in range(0, len(candidates), 1024):
                 part = candidates[start : start + 1024]
-                images = torch.from_numpy(run.sources[0].read_images(part.tolist()))
+                images = torch.from_numpy(_read_for_models(run, part.tolist()))
                 labels = torch.from_numpy(run.index.labels[part])
                 priorities[part] = torch.stack([score(model, images, labels) for model in models]).mean(0).numpy()
                 advance(start + len(part), "")
     finally:
         torch.set_num_threads(threads)
     return priorities
+
+
+def _read_for_models(run: Run, sample_ids: Sequence[int]) -> NDArray[np.uint8]:
+    """Training images as models take them, uint8 [n, C, S, S]."""
+    image_size = run.config.data.image_size
+    if image_size is None:
+        return run.sources[0].read_images(sample_ids)
+    return run.sources[0].read_resized(sample_ids, image_size)
 
 
 def _checkpoints(surrogates: Sequence[TrainedModel]) -> tuple[tuple[str, str], ...]:
@@ -226,24 +236,50 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
         key_labels=run.keys.labels,
     )
     execution = config.execution
+    crafting = config.crafting
+    surrogates_per_step = 1 if crafting.ensemble == "cycle" else len(job.surrogates)
+    per_image = crafting.num_steps * crafting.num_views * crafting.num_restarts * surrogates_per_step
     with stage("craft", len(plan.shards), "shards") as advance:
+        show_metrics = _ray_metrics(config)
 
-        def show(progress: DriveProgress) -> None:
-            failed = f", {progress.num_failed} failed" if progress.num_failed else ""
-            advance(progress.num_done, f"{progress.num_running} running{failed}")
+        def show(status: Status) -> None:
+            advance(status.num_done, _status_note(status))
+            show_metrics(status)
 
         threads = torch.get_num_threads()
         try:
-            return drive(
-                plan,
-                run.folder,
-                _pool(config, job),
-                max_failures=execution.max_failures,
-                max_losses=execution.max_losses,
-                on_progress=show,
-            )
+            with watching(run.root, per_image, show) as watch:
+                return drive(
+                    plan,
+                    run.folder,
+                    _pool(config, job),
+                    max_failures=execution.max_failures,
+                    max_losses=execution.max_losses,
+                    on_progress=watch,
+                )
         finally:
             torch.set_num_threads(threads)  # an inline worker sets its own
+
+
+def _status_note(status: Status) -> str:
+    """What the terminal says of a run beside done shards, rate and ETA."""
+    parts = [f"{len(status.running)} running"]
+    if status.quarantined:
+        parts.append(f"{len(status.quarantined)} failed")
+    if status.mean_alignment is not None:
+        parts.append(f"alignment {status.mean_alignment:.3f}")
+    if status.sample_steps_per_s_recent is not None:
+        parts.append(f"{status.sample_steps_per_s_recent:.3g} sample-steps/s")
+    return ", ".join(parts)
+
+
+def _ray_metrics(config: Config) -> Callable[[Status], None]:
+    """Shows a status as Ray's metrics; nothing without Ray."""
+    if config.execution.pool == "inline":
+        return lambda status: None
+    from taggants.crafting.ray_metrics import RayMetrics
+
+    return RayMetrics(config.hash).show
 
 
 def _pool(config: Config, job: CraftingJob) -> Pool:
@@ -254,7 +290,11 @@ def _pool(config: Config, job: CraftingJob) -> Pool:
     from taggants.crafting.ray_pool import RayPool
 
     return RayPool(
-        make_worker, num_workers=execution.num_workers, num_cpus=execution.num_cpus, num_gpus=execution.num_gpus
+        make_worker,
+        num_workers=execution.num_workers,
+        num_cpus=execution.num_cpus,
+        num_gpus=execution.num_gpus,
+        max_shard_seconds=execution.max_shard_seconds,
     )
 
 
@@ -321,8 +361,19 @@ def _draw_contact_sheet(run: Run, plan: Plan, images: Mapping[int, NDArray[np.ui
     names = run.index.class_names
     labels = [int(run.index.labels[i]) for i in shown]
     captions = [names[label] if names else f"class {label}" for label in labels]
-    sheet = draw_contact_sheet(run.sources[0].read_images(shown), np.stack([images[i] for i in shown]), captions)
+    originals, signed = run.sources[0].read_sized(shown), [images[i] for i in shown]
+    # Cropped where they differ in size: resizing would shrink the differences that the sheet shows and measures.
+    height, width = np.min([image.shape[1:] for image in originals], axis=0)
+    sheet = draw_contact_sheet(_centres(originals, height, width), _centres(signed, height, width), captions)
     run.root.write_bytes("contact_sheet.png", sheet)
+
+
+def _centres(images: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:
+    """The middle of each image, uint8 [n, C, height, width]."""
+    starts = [((image.shape[1] - height) // 2, (image.shape[2] - width) // 2) for image in images]
+    return np.stack(
+        [image[:, top : top + height, left : left + width] for image, (top, left) in zip(images, starts, strict=True)]
+    )
 
 
 def train_suspect(run: Run, role: str, index: int) -> TrainedModel:
@@ -336,13 +387,7 @@ def train_suspect(run: Run, role: str, index: int) -> TrainedModel:
     if not signed.exists("manifest.json"):
         raise InputError(f"{signed.uri} has no manifest.json; run jobs/craft.py with this configuration first")
     manifest = verify_export(signed)
-    source = ParquetSource(
-        signed,
-        run.sources[0].file_names,
-        run.config.data.image_column,
-        run.config.data.label_column,
-        run.config.data.channels,
-    )
+    source = run.sources[0].at(signed)
     return train_model(run, f"victim-{index}", run.config.evaluation.training, source, manifest.fingerprint, seed)
 
 

@@ -3,22 +3,28 @@
 runs/<config hash>/ config.json  registration.json  plan.json  attempts/  commits/  signed/
                     certificates/<suspect>.json  contact_sheet.png
 runs/models/<name>-<identity>/  shared by the runs that need the same model
-runs/datasets/                  the digits and subsets
+runs/datasets/                  the digits, torchvision's datasets and subsets
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import subprocess
 from functools import cached_property
 
+import numpy as np
+
 from taggants.augmentation import CropAndFlip
 from taggants.config import Config, DataConfig, TrainingConfig
+from taggants.data import SourceKind, open_source
 from taggants.data.digits import write_digits
-from taggants.data.parquet_source import DatasetIndex, ParquetSource
+from taggants.data.parquet_source import ParquetSource
+from taggants.data.source import DatasetIndex, ImageSource
 from taggants.data.subset import write_subset
+from taggants.data.torchvision_source import write_torchvision
 from taggants.errors import InputError
 from taggants.export import check_originals
 from taggants.keys import KeySet, KeySpec, Registration, load_key_set
@@ -26,6 +32,8 @@ from taggants.manifest import RunFolder
 from taggants.models import ModelSpec, check_model
 from taggants.signing import check_classes, images_per_key
 from taggants.storage import Root
+
+_NUM_SIZES_CHECKED = 16
 
 
 class Run:
@@ -38,8 +46,8 @@ class Run:
         self.models = Root(config.output.root).child("models")
 
     @cached_property
-    def sources(self) -> tuple[ParquetSource, ParquetSource]:
-        """The training and test files; digits and subsets are first written under the output root, once."""
+    def sources(self) -> tuple[ImageSource, ImageSource]:
+        """The training and test files; what is no file yet, and subsets, are first written under the output root, once."""
         return _sources(self.config.data, Root(self.config.output.root).child("datasets"))
 
     @cached_property
@@ -48,15 +56,18 @@ class Run:
 
     @cached_property
     def model_size(self) -> tuple[int, int]:
-        """(channels, height = width) of the images.
+        """(channels, height = width) that models take: data.image_size, or the size of the images.
 
         Raises:
-            InputError: the first image is not square.
+            InputError: data.image_size is null and the first image is not square.
         """
+        data = self.config.data
+        if data.image_size is not None:
+            return data.channels, data.image_size
         channels, height, width = self.sources[0].read_images([0]).shape[1:]
         if height != width:
             raise InputError(
-                f"images are {height} x {width} px; only square images are supported so far: crop or resize them"
+                f"images are {height} x {width} px, which is not square; set data.image_size to the side that models take"
             )
         return int(channels), int(height)
 
@@ -108,20 +119,28 @@ class Run:
         )
 
 
-def _sources(data: DataConfig, prepared: Root) -> tuple[ParquetSource, ParquetSource]:
-    def source(root: Root, files: str) -> ParquetSource:
-        names = (files,) if files.endswith(".parquet") else files
-        return ParquetSource(root, names, data.image_column, data.label_column, data.channels)
-
+def _sources(data: DataConfig, prepared: Root) -> tuple[ImageSource, ImageSource]:
+    kind: SourceKind = "parquet"
     if data.source == "digits":
         root = prepared.child("digits")
         write_digits(root)
+    elif data.source == "torchvision":
+        assert data.dataset is not None, "checked by the configuration"
+        root = prepared.child(f"torchvision-{data.dataset}")
+        write_torchvision(data.dataset, root, download_folder=data.root)
     else:
         assert data.root is not None, "checked by the configuration"
-        root = Root(data.root)
+        root, kind = Root(data.root), data.source
+
+    def source(root: Root, files: str) -> ImageSource:
+        columns = {"image_column": data.image_column, "label_column": data.label_column}
+        return open_source(kind, root, files, channels=data.channels, **columns)
+
     train, test = source(root, data.train), source(root, data.test)
     if data.num_classes is None and data.images_per_class is None:
         return train, test
+    assert isinstance(train, ParquetSource), "checked by the configuration"
+    assert isinstance(test, ParquetSource)
     num_classes = data.num_classes or train.index().num_classes
     content = f"{train.index().fingerprint} {test.index().fingerprint} {data.image_column} {data.label_column}"
     part = f"{hashlib.sha256(content.encode()).hexdigest()[:12]}-{num_classes}-{data.images_per_class or 'all'}"
@@ -137,9 +156,12 @@ def _spec_text(spec: KeySpec) -> str:
 
 
 def _git_commit() -> str | None:
-    answer = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=os.path.dirname(__file__)
-    )
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=os.path.dirname(__file__)
+        )
+    except OSError:  # a container has the package, and often no git
+        return None
     return answer.stdout.strip() or None
 
 
@@ -150,17 +172,10 @@ def check(run: Run) -> None:
         InputError: the first misfit.
     """
     config = run.config
-    channels, image_size = run.model_size
-    test = run.sources[1]
-    if test.read_images([0]).shape[1:] != (channels, image_size, image_size):
-        raise InputError(
-            f"test images have shape {test.read_images([0]).shape[1:]} but training images {channels, image_size, image_size}; "
-            "use one size for both"
-        )
-    if int(test.index().labels.max()) >= run.index.num_classes:
-        raise InputError(
-            f"test label {int(test.index().labels.max())} is beyond the {run.index.num_classes} classes of the training data"
-        )
+    image_size = run.model_size[1]
+    if config.data.image_size is None:
+        _check_one_size(run)
+    _check_same_classes(run.index, run.sources[1].index())
     check_originals(run.sources[0], [0])
     check_classes(run.index.labels, run.index.num_classes, signing_size(run))
     assert run.key_spec.num_classes == run.index.num_classes
@@ -172,6 +187,33 @@ def check(run: Run) -> None:
         CropAndFlip(section.crop_padding, section.flip).check(image_size)
     for training in (*config.surrogate.trainings, config.evaluation.training):
         check_model(model_spec(run, training))
+
+
+def _check_one_size(run: Run) -> None:
+    """Looks at a few images of both splits; training reads them all, and names one of another size as well."""
+    channels, image_size = run.model_size
+    for split, source in zip(("training", "test"), run.sources, strict=True):
+        sample_ids = np.unique(np.linspace(0, source.num_rows - 1, _NUM_SIZES_CHECKED, dtype=np.int64)).tolist()
+        for sample_id, image in zip(sample_ids, source.read_sized(sample_ids), strict=True):
+            if image.shape != (channels, image_size, image_size):
+                raise InputError(
+                    f"{split} image {source.place_of(sample_id)} has shape {image.shape} but the first training image "
+                    f"{channels, image_size, image_size}; set data.image_size to the side in px that models take"
+                )
+
+
+def _check_same_classes(train: DatasetIndex, test: DatasetIndex) -> None:
+    if train.class_names and test.class_names and train.class_names != test.class_names:
+        only_in = [sorted(set(a) - set(b)) for a, b in itertools.permutations((train.class_names, test.class_names))]
+        listed = [f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" or "none" for names in only_in]
+        raise InputError(
+            f"classes of the training and test data differ, which would shift labels (only in training: {listed[0]}; only in "
+            f"test: {listed[1]}); use the same classes in the same order"
+        )
+    if int(test.labels.max()) >= train.num_classes:
+        raise InputError(
+            f"test label {int(test.labels.max())} is beyond the {train.num_classes} classes of the training data"
+        )
 
 
 def model_spec(run: Run, training: TrainingConfig) -> ModelSpec:

@@ -48,7 +48,16 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
         ("crafting.epsilon=0", "greater than or equal to 0.0039"),
         ("crafting.epsilon=1/0", "unable to parse"),
         ("signing={budget: 0.1, images_per_key: 5}", "exactly one of signing.budget and signing.images_per_key"),
-        ("data.source=parquet", "data.root is required"),
+        ("data.source=parquet", "data.root is required with data.source=parquet"),
+        ("data={source: imagefolder}", "data.root is required with data.source=imagefolder"),
+        ("data.root=/somewhere", "data.root must be null with data.source=digits"),
+        ("data.source=torchvision", "data.dataset is required with data.source=torchvision"),
+        ("data.dataset=CIFAR10", "data.dataset is required with data.source=torchvision and must be null without"),
+        ("data={source: torchvision, dataset: CIFAR10, root: 's3://b/c'}", "data.root must be a local folder"),
+        ("data={source: webdataset, root: /w, num_classes: 5}", "subsets are made of Parquet files only"),
+        ("data={source: imagefolder, root: /w, images_per_class: 5}", "subsets are made of Parquet files only"),
+        ("data.image_size=0", "greater than or equal to 1"),
+        ("execution.max_shard_seconds=0", "greater than 0"),
         ("keys.name=../x", "should match pattern"),
         ("data.root=$NOT_SET_ANYWHERE/x", "names an environment variable that is not set"),
         ("seed", "must read section.field=value"),
@@ -80,6 +89,7 @@ def test_hash_speaks_of_what_decides_the_signed_bytes_only():
         "evaluation.num_victims=9",
         "train.index=2",
         "keys.root=/k",
+        "execution.max_shard_seconds=60",
     ):
         assert load_config(None, [same]).hash == base.hash
     for other in (
@@ -88,6 +98,7 @@ def test_hash_speaks_of_what_decides_the_signed_bytes_only():
         "crafting.microbatch=5",
         "detection.alpha=0.01",
         "surrogate.num_epochs=2",
+        "data.image_size=16",
     ):
         assert load_config(None, [other]).hash != base.hash
 

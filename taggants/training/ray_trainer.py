@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.source import ImageSource, read_side_by_side
 from taggants.errors import InputError
 from taggants.models import ModelSpec, Precision, build_model, checkpoint_bytes, model_from_checkpoint
 from taggants.storage import Root
@@ -29,6 +30,7 @@ from taggants.training.recipes import Recipe
 logger = logging.getLogger(__name__)
 
 _SAVE_EVERY_S = 10.0
+_READ_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class TrainingJob:
     train_fingerprint, test_fingerprint: of the data, so that other data make another identity.
     num_threads: torch threads; like the number of workers it changes rounding, so both are part of the identity.
     precision, channels_last: as in `Precision`. keep_epochs: numbers of epochs after which a checkpoint is kept as well.
+    image_size: images are resized and centre-cropped to this side in px; None: they have the model's size.
     """
 
     name: str
@@ -45,8 +48,8 @@ class TrainingJob:
     recipe: Recipe
     optimiser: Optimiser
     seed: int
-    train_source: ParquetSource
-    test_source: ParquetSource
+    train_source: ImageSource
+    test_source: ImageSource
     train_fingerprint: str
     test_fingerprint: str
     num_threads: int
@@ -54,15 +57,13 @@ class TrainingJob:
     precision: str = "float32"
     channels_last: bool = False
     keep_epochs: tuple[int, ...] = ()
+    image_size: int | None = None
 
     @property
     def identity(self) -> str:
         """16 hex digits over everything but where the data lie: their content and how it is read count."""
         fields = asdict(replace(self, train_source=None, test_source=None))  # type: ignore[arg-type]
-        fields["read"] = [
-            [source.image_column, source.label_column, source.channels]
-            for source in (self.train_source, self.test_source)
-        ]
+        fields["read"] = [list(source.how_read) for source in (self.train_source, self.test_source)]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -180,7 +181,7 @@ def _train_one(
     job: TrainingJob, models: Root, folder: str, rank: int, world_size: int, on_epoch: Callable[[EpochReport], None]
 ) -> None:
     """What one worker does: read, resume, train, and on rank 0 save."""
-    images, labels = (torch.from_numpy(array) for array in job.train_source.read_all())
+    images, labels = _read(job.train_source, job.image_size)
     _check_fits(job, images, labels)
     model = build_model(job.spec, job.seed)
     resume = _read_state(models, f"{folder}/state.safetensors", model)
@@ -218,7 +219,7 @@ def _train_one(
     model.eval()
     checkpoint = checkpoint_bytes(model, job.spec)
     models.write_bytes(f"{folder}/model.safetensors", checkpoint)
-    test_images, test_labels = (torch.from_numpy(array) for array in job.test_source.read_all())
+    test_images, test_labels = _read(job.test_source, job.image_size)
     result = TrainedModel(
         name=job.name,
         path=f"{folder}/model.safetensors",
@@ -234,6 +235,27 @@ def _train_one(
 
 def _kept_path(folder: str, epochs_done: int) -> str:
     return f"{folder}/epoch-{epochs_done:05d}.safetensors"
+
+
+def _read(source: ImageSource, image_size: int | None) -> tuple[Tensor, Tensor]:
+    """All images, uint8 [N, C, S, S], and their labels, int64 [N]."""
+    if image_size is None:
+        images, labels = source.read_all()
+        return torch.from_numpy(images), torch.from_numpy(labels)
+    labels = source.index().labels
+    images = np.empty((len(labels), *source.read_resized([0], image_size).shape[1:]), dtype=np.uint8)
+
+    def fill(start: int) -> None:
+        rows = range(start, min(start + _READ_ROWS, len(labels)))
+        part = source.read_resized(rows, image_size)
+        if part.shape[1:] != images.shape[1:]:  # assigning would broadcast grey images
+            raise InputError(
+                f"{source.place_of(start)} has {part.shape[1]} channels but sample 0 has {images.shape[1]}; set channels"
+            )
+        images[start : rows.stop] = part
+
+    read_side_by_side(fill, range(0, len(labels), _READ_ROWS))  # decoding and resizing release the GIL
+    return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 def _check_fits(job: TrainingJob, images: Tensor, labels: Tensor) -> None:

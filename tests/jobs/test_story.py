@@ -43,6 +43,9 @@ def test_craft_leaves_a_run_folder_that_tells_its_story(tmp_path):
         assert written.registration_sha256 == registration.registration_sha256
         assert written.suspect.startswith(name)
     assert len(list((run / "commits").iterdir())) == 3
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["num_done"], status["num_shards"]) == ("finished", 3, 3)
+    assert status["sample_steps"] == 9 * 4 * 2  # images, steps, views
     assert (run / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
     manifest = verify_export(Root(str(run / "signed")))
     assert manifest.num_rows == 1297

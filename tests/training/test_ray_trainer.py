@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from taggants.data.digits import write_digits
+from taggants.data.image_codec import encode_png
 from taggants.data.parquet_source import ParquetSource
+from taggants.data.source import resize_and_crop
 from taggants.errors import InputError
 from taggants.models import ModelSpec, model_from_checkpoint
 from taggants.storage import Root
@@ -73,7 +77,14 @@ def test_interrupted_run_goes_on_and_ends_in_the_same_bytes(job, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 4}, {"train_fingerprint": "signed"}, {"test_fingerprint": "other"}, {"num_threads": 2}]
+    "change",
+    [
+        {"seed": 4},
+        {"train_fingerprint": "signed"},
+        {"test_fingerprint": "other"},
+        {"num_threads": 2},
+        {"image_size": 8},
+    ],
 )
 def test_another_job_is_another_model(job, change):
     assert dataclasses.replace(job, **change).identity != job.identity
@@ -107,6 +118,33 @@ def test_images_of_another_size_are_refused(job, tmp_path):
     large = dataclasses.replace(job, spec=ModelSpec("cnn", 10, 1, 16))
     with pytest.raises(InputError, match=r"training images have shape \(1, 8, 8\) but the model takes \(1, 16, 16\)"):
         run_training(large, Root(str(tmp_path / "run")), quiet)
+
+
+def test_images_of_all_sizes_are_trained_on_resized(job, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(0, 256, (1, 20 + i % 7, 31 - i % 11), dtype=np.uint8) for i in range(11)]
+    rows = [{"image": encode_png(image), "label": i % 10} for i, image in enumerate(drawn)]
+    folder = Root(str(tmp_path / "drawn"))
+    folder.write_table("all.parquet", pa.Table.from_pylist(rows))
+    source = ParquetSource(folder, ("all.parquet",))
+    monkeypatch.setattr(ray_trainer, "_READ_ROWS", 4)
+    seen = []
+    monkeypatch.setattr(ray_trainer, "train", lambda model, images, labels, *_, **__: seen.append((images, labels)))
+    resized = dataclasses.replace(job, train_source=source, test_source=source, image_size=8)
+    run_training(resized, Root(str(tmp_path / "run")), quiet)
+    ((images, labels),) = seen
+    assert torch.equal(images, torch.from_numpy(np.stack([resize_and_crop(image, 8) for image in drawn])))
+    assert labels.tolist() == [i % 10 for i in range(11)]
+
+
+def test_a_chunk_of_grey_images_among_colour_is_named(job, tmp_path, monkeypatch):
+    rows = [{"image": encode_png(np.zeros((1 if i >= 4 else 3, 8, 8), np.uint8)), "label": i} for i in range(8)]
+    folder = Root(str(tmp_path / "drawn"))
+    folder.write_table("all.parquet", pa.Table.from_pylist(rows))
+    monkeypatch.setattr(ray_trainer, "_READ_ROWS", 4)
+    mixed = dataclasses.replace(job, train_source=ParquetSource(folder, ("all.parquet",)), image_size=8)
+    with pytest.raises(InputError, match=r"sample 4\) has 1 channels but sample 0 has 3"):
+        run_training(mixed, Root(str(tmp_path / "run")), quiet)
 
 
 @pytest.mark.ray

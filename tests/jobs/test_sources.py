@@ -1,0 +1,115 @@
+"""Datasets of every layout and of images of several sizes, through the stages of a run."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+
+from taggants import pipeline, run
+from taggants.config import load_config
+from taggants.data.digits import write_digits
+from taggants.data.image_codec import encode_png
+from taggants.data.image_folder import ImageFolder
+from taggants.data.webdataset import WebDataset
+from taggants.run import Run, check
+from tests.jobs.running import exit_code, settings_in
+from tests.jobs.test_bad_input import nothing_signed, one_sentence
+
+
+def draw_folder(folder, *, sizes=((40, 52),), num_per_class=12):
+    """Two classes of colour images; each class has a hue."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(num_per_class):
+                image = rng.integers(0, 128, (3, *sizes[i % len(sizes)]), dtype=np.uint8)
+                image[label] += 100
+                (folder / split / name / f"{i:02d}.png").write_bytes(encode_png(image))
+    return ["data.source=imagefolder", f"data.root={folder}", "data.train=train", "data.test=test", "data.channels=3"]
+
+
+def as_tars(folder):
+    for split in ("train", "test"):
+        with tarfile.open(folder / f"{split}.tar", "w") as tar:
+            for label, name in enumerate(("cat", "dog")):
+                for path in sorted((folder / split / name).iterdir()):
+                    tar.add(path, f"{name}{path.name}")
+                    (folder / "label").write_text(str(label))
+                    tar.add(folder / "label", f"{name}{path.stem}.cls")
+    return [
+        "data.source=webdataset",
+        f"data.root={folder}",
+        "data.train=train.tar",
+        "data.test=test",
+        "data.channels=3",
+    ]
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "webdataset"])
+def test_images_of_several_sizes_are_trained_on_and_scored_resized(tmp_path, layout):
+    settings = draw_folder(tmp_path / "data", sizes=((40, 52), (33, 16), (16, 16)))
+    if layout == "webdataset":
+        settings = as_tars(tmp_path / "data")
+    config = load_config(None, settings_in(tmp_path, *settings, "data.image_size=16"))
+    job = Run(config)
+    check(job)
+    assert isinstance(job.sources[0], ImageFolder if layout == "imagefolder" else WebDataset)
+    assert job.model_size == (3, 16)
+    pipeline.prepare_keys(job)
+    assert job.keys.images.shape == (3, 3, 16, 16)
+    surrogates = pipeline.train_surrogates(job)
+    plan = pipeline.make_plan(job, surrogates)
+    assert sum(len(shard.sample_ids) for shard in plan.shards) == 9
+    for shard in plan.shards:
+        assert {int(job.index.labels[i]) for i in shard.sample_ids} == {int(job.keys.labels[shard.key_index])}
+
+
+def test_data_of_several_sizes_without_a_size_for_the_models(tmp_path, capsys):
+    settings = draw_folder(tmp_path / "data", sizes=((16, 16), (16, 16), (16, 20)))
+    assert exit_code("craft", settings_in(tmp_path, *settings)) == 2
+    sentence = one_sentence(capsys)
+    assert "has shape (3, 16, 20) but the first training image (3, 16, 16)" in sentence
+    assert "set data.image_size" in sentence
+    assert nothing_signed(tmp_path)
+    assert not (tmp_path / "secrets").exists()
+
+
+def test_oblong_data_without_a_size_for_the_models(tmp_path, capsys):
+    assert exit_code("craft", settings_in(tmp_path, *draw_folder(tmp_path / "data"))) == 2
+    assert "images are 40 x 52 px, which is not square; set data.image_size" in one_sentence(capsys)
+
+
+def test_class_that_the_test_split_lacks_would_shift_labels(tmp_path, capsys):
+    settings = draw_folder(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "test" / "cat")
+    assert exit_code("craft", settings_in(tmp_path, *settings, "data.image_size=16")) == 2
+    sentence = one_sentence(capsys)
+    assert "only in training: cat" in sentence
+    assert "only in test: none" in sentence
+    assert not (tmp_path / "secrets").exists()
+
+
+def test_torchvision_dataset_is_written_once_under_the_output_root(tmp_path, monkeypatch):
+    written = []
+
+    def write(name, root, *, download_folder):
+        written.append((name, root.uri, download_folder))
+        write_digits(root)
+
+    monkeypatch.setattr(run, "write_torchvision", write)
+    settings = ["data.source=torchvision", "data.dataset=MNIST", f"data.root={tmp_path}/cache", "data.num_classes=4"]
+    job = Run(load_config(None, settings_in(tmp_path, *settings)))
+    check(job)
+    assert job.index.num_classes == 4
+    assert written == [("MNIST", str(tmp_path / "runs" / "datasets" / "torchvision-MNIST"), f"{tmp_path}/cache")]
+
+
+def test_run_without_git_has_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    job = Run(load_config(None, settings_in(tmp_path)))
+    job.write_config()
+    assert job.root.read_json("config.json")["git_commit"] is None
