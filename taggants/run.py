@@ -1,6 +1,6 @@
 """One configured run: its data, keys and folder, and what can be checked of them before any work.
 
-runs/<config hash>/ config.json  registration.json  plan.json  attempts/  commits/  signed/
+runs/<config hash>/ config.json  registration.json  plan.json  attempts/  commits/  status.json  signed/
                     certificates/<suspect>.json  contact_sheet.png
 runs/models/<name>-<identity>/  shared by the runs that need the same model
 runs/datasets/                  the digits, torchvision's datasets and subsets
