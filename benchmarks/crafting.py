@@ -34,11 +34,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.peers import art_gradient_matching, gradient_matching
 from taggants.alignment import ENGINES, alignment, key_gradient, loss_gradient
 from taggants.augmentation import CropAndFlip
-from taggants.crafting.signing_set import Optimisation, craft_signing_set
+from taggants.crafting.signing_set import Optimisation, SigningSet, craft_signing_set, key_gradients
 from taggants.models import Precision
 
 NUM_IMAGES, NUM_VIEWS, LEVELS = 50, 2, 16
-PEER, ART = "peers' route", "ART"
+PEER, ART, KEPT = "peers' route", "ART", "one_sided, bf16, direction kept 4 steps"
 
 
 def network(name: str) -> tuple[nn.Module, int]:
@@ -68,8 +68,17 @@ def inputs(size: int) -> dict[str, Tensor]:
     }
 
 
-def ours(model: nn.Module, given: dict[str, Tensor], engine: str, num_steps: int, dtype: torch.dtype) -> Tensor:
-    surrogate = Precision(copy.deepcopy(model), dtype, channels_last=True)
+def ours(
+    model: nn.Module,
+    given: dict[str, Tensor],
+    engine: str,
+    num_steps: int,
+    dtype: torch.dtype,
+    direction_interval: int = 1,
+) -> Tensor:
+    surrogate = Precision(
+        copy.deepcopy(model), dtype, channels_last=True, is_first_order=ENGINES[engine].is_first_order
+    )
     optimisation = Optimisation(
         levels=LEVELS,
         num_steps=num_steps,
@@ -79,16 +88,16 @@ def ours(model: nn.Module, given: dict[str, Tensor], engine: str, num_steps: int
         momentum=0.9,
         num_restarts=1,
         num_views=NUM_VIEWS,
-        microbatch=NUM_IMAGES,
+        microbatch=NUM_IMAGES * NUM_VIEWS,
         initial_noise=1.0,
         augmentation=CropAndFlip(4, True),
         engine=ENGINES[engine],
+        direction_interval=direction_interval,
     )
-    ids = torch.arange(NUM_IMAGES)
-    crafted = craft_signing_set(
-        [surrogate], given["images"], given["labels"], ids, given["key_image"], given["key_label"], optimisation, seed=0
-    )
-    return crafted.images.float() / 255
+    signing_set = SigningSet(given["images"], given["labels"], torch.arange(NUM_IMAGES))
+    keys = key_gradients([surrogate], given["key_image"], given["key_label"])
+    crafted = craft_signing_set([surrogate], signing_set, keys, optimisation, seed=0)
+    return crafted.read.float() / 255
 
 
 def as_floats(given: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -129,6 +138,7 @@ def cases(with_art: bool) -> dict[str, Callable[[nn.Module, dict[str, Tensor], i
         chosen[name] = lambda model, given, steps, name=name: ours(model, given, name, steps, torch.float32)
     for name in ("central", "one_sided"):
         chosen[f"{name}, bf16"] = lambda model, given, steps, name=name: ours(model, given, name, steps, torch.bfloat16)
+    chosen[KEPT] = lambda model, given, steps: ours(model, given, "one_sided", steps, torch.bfloat16, 4)
     return chosen
 
 

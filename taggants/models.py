@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from taggants.depthwise import speed_up_depthwise
 from taggants.errors import InputError
 
 BUILT_IN_WIDTHS: dict[str, tuple[int, ...]] = {"cnn": (32, 64, 64), "cnn_wide": (64, 128, 256)}
@@ -112,13 +113,24 @@ class Precision(nn.Module):
 
     Its weights stay float32, so gradients by them and by the pixels accumulate and arrive in float32.
     dtype: torch.float32 or torch.bfloat16, of matrix products and convolutions. channels_last: layout of images and weights;
-    changes speed and rounding only.
+    changes speed and rounding only. is_first_order: the model will be differentiated once only, so kernels without a second
+    derivative may be used.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, *, channels_last: bool) -> None:
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, *, channels_last: bool, is_first_order: bool = False
+    ) -> None:
         super().__init__()
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self._format)
+        if is_first_order:
+            speed_up_depthwise(self.model)
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        if dtype == torch.bfloat16 and on_cpu:
+            # The CPU's fused attention takes 1.5 times as long there (ViT-tiny, forward and backward).
+            for module in model.modules():
+                if isinstance(module, timm.layers.Attention):
+                    module.fused_attn = False
         self._dtype = dtype
 
     def forward(self, images: Tensor) -> Tensor:

@@ -16,24 +16,33 @@ import torch
 from numpy.typing import NDArray
 
 from taggants.alignment import ENGINES
-from taggants.augmentation import CropAndFlip
+from taggants.augmentation import Compose, MixAugment, ResizeAndCentreCrop
 from taggants.config import Config, TrainingConfig
 from taggants.contact_sheet import draw_contact_sheet, draw_keys
 from taggants.crafting.driver import DriveResult, drive
 from taggants.crafting.events import Pool
 from taggants.crafting.inline_pool import InlinePool
-from taggants.crafting.shard import CraftingJob, CraftingWorker, SignedSet, read_signed_table
+from taggants.crafting.shard import (
+    Companions,
+    CraftingJob,
+    CraftingWorker,
+    Hardware,
+    Perception,
+    SignedSet,
+    read_signed_table,
+)
 from taggants.crafting.signing_set import Optimisation
 from taggants.crafting.status import Status, watching
 from taggants.data.source import ImageSource
 from taggants.detection import Certificate, certify, key_ranks, software_versions
 from taggants.errors import InputError
-from taggants.export import ExportManifest, check_originals, export_dataset, verify_export
+from taggants.export import ExportManifest, check_originals, export_dataset, read_signed, verify_export
 from taggants.keys import Registration, create_key_file, derive_keys
 from taggants.manifest import Plan, Shard
-from taggants.perturbation import epsilon_levels, psnr_db
+from taggants.perceptual import ImageQuality, Lpips, image_quality, lpips_from_bytes
+from taggants.perturbation import epsilon_levels
 from taggants.progress import say, stage
-from taggants.run import Run, model_spec, read_registration, signing_size
+from taggants.run import Run, crafting_augmentation, model_spec, read_registration, signing_size
 from taggants.signing import check_capacity, random_priorities, signing_sets
 from taggants.storage import Root, encode_json
 from taggants.suspects import CheckpointSuspect, Suspect, check_classes
@@ -41,6 +50,8 @@ from taggants.training.loop import EpochReport, Optimiser
 from taggants.training.ray_trainer import TrainedModel, TrainingJob, load_trained, run_training
 from taggants.training.recipes import Recipe, hash_seed
 from taggants.training.scores import gradient_norms, losses
+
+_NUM_COMPANIONS = 256
 
 DEMONSTRATION_SECRET = hashlib.sha256(b"Data Taggants demonstration secret: public, so worthless as evidence").digest()
 
@@ -200,9 +211,12 @@ def _checkpoints(surrogates: Sequence[TrainedModel]) -> tuple[tuple[str, str], .
     return tuple(checkpoint for surrogate in surrogates for checkpoint in surrogate.checkpoints)
 
 
-def optimisation_of(config: Config) -> Optimisation:
-    """Returns the settings of the crafting loop in its own units."""
-    crafting = config.crafting
+def optimisation_of(config: Config, image_size: int) -> Optimisation:
+    """Returns the settings of the crafting loop in its own units; image_size: side in px that the models take."""
+    crafting, native_size = config.crafting, config.data.image_size
+    engine = ENGINES[crafting.engine]
+    if crafting.difference_step is not None and engine.is_first_order:
+        engine = engine.with_step(crafting.difference_step)
     return Optimisation(
         levels=epsilon_levels(crafting.epsilon),
         num_steps=crafting.num_steps,
@@ -214,9 +228,37 @@ def optimisation_of(config: Config) -> Optimisation:
         num_views=crafting.num_views,
         microbatch=crafting.microbatch,
         initial_noise=crafting.initial_noise,
-        augmentation=CropAndFlip(crafting.crop_padding, crafting.flip),
-        engine=ENGINES[crafting.engine],
+        augmentation=crafting_augmentation(crafting, image_size, native_size),
+        engine=engine,
+        # What `read_resized` does to the images that a model is tested on.
+        evaluation=Compose(()) if native_size is None else ResizeAndCentreCrop(native_size, crop_fraction=1.0),
+        cycle=crafting.ensemble == "cycle",
+        halving=crafting.halving,
+        convergence_window=crafting.convergence_window,
+        convergence_gain=crafting.convergence_gain,
+        direction_interval=crafting.direction_interval,
     )
+
+
+def _perception(config: Config) -> Perception | None:
+    crafting = config.crafting
+    if crafting.perceptual == "none":
+        return None
+    return Perception(crafting.perceptual, crafting.perceptual_weight, crafting.lpips_weights or "")
+
+
+def _companions(run: Run, plan: Plan) -> Companions | None:
+    """Unsigned images, drawn at random by the run's seed, that signed ones are mixed with."""
+    share = run.config.crafting.mixing
+    if share == 0:
+        return None
+    signed = {sample_id for shard in plan.shards for sample_id in shard.sample_ids}
+    order = np.random.default_rng([run.config.seed, 4]).permutation(run.index.num_rows)
+    chosen = [int(i) for i in order[: _NUM_COMPANIONS + len(signed)] if int(i) not in signed][:_NUM_COMPANIONS]
+    if not chosen:
+        raise InputError("crafting.mixing needs images that are not signed; lower the budget or set it to 0")
+    mix = MixAugment(run.index.num_classes, probability=share)
+    return Companions(mix, tuple(chosen), tuple(int(run.index.labels[i]) for i in chosen))
 
 
 def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResult:
@@ -227,11 +269,18 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
         models=run.models,
         plan_hash=plan.plan_hash,
         source=run.sources[0],
+        image_size=run.model_size[1],
         surrogates=_checkpoints(surrogates),
-        optimisation=optimisation_of(config),
-        precision=config.crafting.precision,
-        channels_last=config.crafting.channels_last,
-        num_threads=config.crafting.num_threads,
+        optimisation=optimisation_of(config, run.model_size[1]),
+        hardware=Hardware(
+            config.crafting.device,
+            config.crafting.precision,
+            config.crafting.channels_last,
+            config.crafting.compile,
+            config.crafting.num_threads,
+        ),
+        perception=_perception(config),
+        companions=_companions(run, plan),
         key_images=run.keys.images,
         key_labels=run.keys.labels,
     )
@@ -315,12 +364,14 @@ def read_signed_sets(run: Run, plan: Plan) -> list[SignedSet]:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """signed: the export. psnr_db: over all taggants. alignment, alignment_before: means over keys, in [-1, 1]."""
+    """signed: the export. quality: of the taggants as read from it. largest_change: the same, in 8-bit levels; above
+    epsilon only where JPEG was between. alignment, alignment_before: means over keys, in [-1, 1]."""
 
     signed: Root
     manifest: ExportManifest
     num_taggants: int
-    psnr_db: float
+    quality: ImageQuality
+    largest_change: int
     alignment: float
     alignment_before: float
 
@@ -341,18 +392,37 @@ def export(run: Run, plan: Plan) -> ExportResult:
             on_progress=lambda done, total: advance(done, ""),
         )
     ids = sorted(images)
-    originals, signed = run.sources[0].read_images(ids), np.stack([images[i] for i in ids])
-    levels = int(np.abs(originals.astype(np.int16) - signed).max())
+    originals = run.sources[0].read_sized(ids)
+    levels = max(_largest_change(original, images[i]) for original, i in zip(originals, ids, strict=True))
     assert levels <= epsilon_levels(run.config.crafting.epsilon), "a taggant left the epsilon ball"
-    _draw_contact_sheet(run, plan, images)
+    exported = read_signed(run.sources[0], destination, ids)
+    signed = [exported[i] for i in ids]
+    quality = image_quality(
+        [torch.from_numpy(image) for image in originals], [torch.from_numpy(image) for image in signed], _lpips(run)
+    )
+    _draw_contact_sheet(run, plan, exported)
     return ExportResult(
         signed=destination,
         manifest=manifest,
         num_taggants=len(ids),
-        psnr_db=psnr_db(originals, signed),
+        quality=quality,
+        largest_change=max(_largest_change(*pair) for pair in zip(originals, signed, strict=True)),
         alignment=float(np.mean([s.alignment for s in sets])),
         alignment_before=float(np.mean([s.alignment_before for s in sets])),
     )
+
+
+def _largest_change(original: NDArray[np.uint8], signed: NDArray[np.uint8]) -> int:
+    """In 8-bit levels."""
+    return int(np.abs(original.astype(np.int16) - signed).max())
+
+
+def _lpips(run: Run) -> Lpips | None:
+    uri = run.config.crafting.lpips_weights
+    if uri is None:
+        return None
+    folder, _, name = uri.rpartition("/")
+    return lpips_from_bytes(Root(folder or ".").read_bytes(name))
 
 
 def _draw_contact_sheet(run: Run, plan: Plan, images: Mapping[int, NDArray[np.uint8]]) -> None:

@@ -54,9 +54,12 @@ def crafted(plan: Plan, drive: DriveResult) -> str:
 
 def exported(run: Run, export: ExportResult) -> str:
     share = export.num_taggants / run.index.num_rows
+    lpips = "" if export.quality.lpips is None else f", LPIPS {export.quality.lpips:.4f}"
     return (
         f"export: {export.signed.uri}, {export.manifest.num_rows} rows of which {export.num_taggants} signed ({share:.2%}), "
-        f"PSNR {export.psnr_db:.1f} dB, re-read and checked\n"
+        f"re-read and checked\n"
+        f"export: taggants as read: PSNR {export.quality.psnr_db:.1f} dB, SSIM {export.quality.ssim:.4f}{lpips}, largest change "
+        f"{export.largest_change}/255\n"
         f"export: mean alignment of the signing sets with their keys {export.alignment_before:.3f} -> {export.alignment:.3f}\n"
         f"export: look at {run.root.uri_of('contact_sheet.png')}"
     )

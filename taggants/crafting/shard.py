@@ -3,19 +3,63 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from taggants.crafting.signing_set import Optimisation, craft_signing_set
-from taggants.data.parquet_source import ParquetSource
+from taggants.alignment.gradients import Gradient
+from taggants.augmentation import MixAugment
+from taggants.crafting.events import Crafted
+from taggants.crafting.signing_set import Optimisation, SigningSet, craft_signing_set, key_gradients
+from taggants.data.set_codec import codec_for
+from taggants.data.source import ImageSource
 from taggants.errors import InputError
-from taggants.manifest import Commit, RunFolder, Shard
+from taggants.manifest import RunFolder, Shard
 from taggants.models import Precision, model_from_checkpoint
+from taggants.perceptual import Lpips, PerceptualDistance, PerceptualTerm, lpips_from_bytes
 from taggants.storage import Root
+
+_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+_MOST_KEY_GRADIENTS = 4
+
+
+@dataclass(frozen=True)
+class Perception:
+    """The perceptual term. weights_uri: the LPIPS weights; empty for "ssim"."""
+
+    name: PerceptualDistance
+    weight: float
+    weights_uri: str
+
+
+@dataclass(frozen=True)
+class Companions:
+    """With which clean images signed ones are mixed, and how; the images are those of `sample_ids`."""
+
+    mix: MixAugment
+    sample_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a worker computes on and how. Part of the plan: all of it changes rounding.
+
+    device: "cpu" or "cuda". precision: "float32", "tf32" (of matrix products, on CUDA) or "bfloat16" as in `Precision`,
+    like channels_last. compile: by torch.compile, for engines of first order. num_threads: of torch.
+    """
+
+    device: str
+    precision: str
+    channels_last: bool
+    compile: bool
+    num_threads: int
 
 
 @dataclass(frozen=True)
@@ -24,20 +68,20 @@ class CraftingJob:
 
     Keys travel inside it, in memory only; its repr shows none of them.
     surrogates: path under `models` and SHA-256 of each checkpoint.
+    image_size: side of the images that the surrogates take; augmentation and evaluation bring native images to it.
     key_images: uint8 [num_keys, C, H, W]. key_labels: int64 [num_keys].
-    precision: "float32" or "bfloat16", with channels_last as in `Precision`.
-    num_threads: torch threads, part of the plan because they change the order of sums.
     """
 
     run: Root
     models: Root
     plan_hash: str
-    source: ParquetSource
+    source: ImageSource
+    image_size: int
     surrogates: tuple[tuple[str, str], ...]
     optimisation: Optimisation
-    precision: str
-    channels_last: bool
-    num_threads: int
+    hardware: Hardware
+    perception: Perception | None
+    companions: Companions | None
     key_images: NDArray[np.uint8] = field(repr=False)
     key_labels: NDArray[np.int64] = field(repr=False)
 
@@ -48,65 +92,127 @@ class CraftingWorker:
     def __init__(self, job: CraftingJob) -> None:
         self._job = job
         self._folder = RunFolder(job.run)
-        torch.set_num_threads(job.num_threads)
-        read = [
-            model_from_checkpoint(job.models.read_bytes(path), job.models.uri_of(path), sha256)
-            for path, sha256 in job.surrogates
-        ]
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[job.precision]
-        self._surrogates = [Precision(model, dtype, channels_last=job.channels_last) for model, _ in read]
-        self._spec = read[0][1]
+        hardware = job.hardware
+        self._device = torch.device(hardware.device)
+        torch.set_num_threads(hardware.num_threads)
+        if hardware.precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+        self._surrogates = []
+        for path, sha256 in job.surrogates:
+            model, _ = model_from_checkpoint(job.models.read_bytes(path), job.models.uri_of(path), sha256)
+            model = model.to(self._device)
+            if hardware.compile:
+                model.compile()
+            is_first_order = job.optimisation.engine.is_first_order
+            self._surrogates.append(
+                Precision(
+                    model,
+                    _DTYPES[hardware.precision],
+                    channels_last=hardware.channels_last,
+                    is_first_order=is_first_order,
+                )
+            )
+        self._lpips: Lpips | None = None
+        if job.perception is not None and job.perception.name == "lpips":
+            folder, _, name = job.perception.weights_uri.rpartition("/")
+            self._lpips = lpips_from_bytes(Root(folder or ".").read_bytes(name)).to(self._device)
+        self._companions = None
+        if job.companions is not None:
+            pixels = torch.from_numpy(job.source.read_resized(job.companions.sample_ids, job.image_size))
+            labels = torch.tensor(job.companions.labels)
+            self._companions = job.companions.mix.bind(pixels.to(self._device), labels.to(self._device))
+        self._key_gradients: OrderedDict[int, list[Gradient]] = OrderedDict()
 
-    def craft(self, shard: Shard, attempt: int) -> Commit:
+    def craft(self, shard: Shard, attempt: int) -> Crafted:
         """Crafts the shard and writes its attempt file; a pure function of (plan, shard) up to the attempt's name.
 
         Raises:
             InputError: an image of the set cannot be read or has another shape than the surrogate takes.
         """
-        job = self._job
-        images = job.source.read_images(shard.sample_ids)
-        expected = (self._spec.channels, self._spec.image_size, self._spec.image_size)
-        if images.shape[1:] != expected:
+        job, device = self._job, self._device
+        key_label = torch.tensor(int(job.key_labels[shard.key_index]), device=device)
+        key_image = torch.from_numpy(job.key_images[shard.key_index].copy()).to(device)
+        originals = job.source.read_sized(shard.sample_ids)
+        canvas, sizes = on_canvas(originals)
+        if job.optimisation.evaluation.output_size is None and canvas.shape[1:] != key_image.shape:
             raise InputError(
-                f"signing images have shape {images.shape[1:]} but the surrogate takes {expected}; use one size"
+                f"signing images have shape {tuple(canvas.shape[1:])} but the surrogate takes {tuple(key_image.shape)}; "
+                "set data.image_size"
             )
-        key_label = int(job.key_labels[shard.key_index])
-        crafted = craft_signing_set(
-            self._surrogates,
-            torch.from_numpy(images),
-            torch.full((len(images),), key_label, dtype=torch.int64),
-            torch.tensor(shard.sample_ids, dtype=torch.int64),
-            torch.from_numpy(job.key_images[shard.key_index].copy()),
-            torch.tensor(key_label),
-            job.optimisation,
-            seed=shard.seed,
+        images = canvas.to(device)
+        perceptual = None
+        if job.perception is not None:
+            perceptual = PerceptualTerm(job.perception.name, job.perception.weight, images, self._lpips)
+        signing_set = SigningSet(
+            images=images,
+            labels=key_label.expand(len(images)),
+            image_ids=torch.tensor(shard.sample_ids, dtype=torch.int64, device=device),
+            sizes=None if sizes is None else sizes.to(device),
+            codec=codec_for(job.source.read_encoded(shard.sample_ids)).to(device),
+            mixing=self._companions,
+            perceptual=perceptual,
         )
+        keys = self._gradients_of(shard.key_index, key_image, key_label)
+        crafted = craft_signing_set(self._surrogates, signing_set, keys, job.optimisation, seed=shard.seed)
+        pixels = [
+            image[:, : original.shape[1], : original.shape[2]]
+            for image, original in zip(crafted.images.cpu().numpy(), originals, strict=True)
+        ]
         table = signed_table(
             shard.sample_ids,
-            crafted.images.numpy(),
+            pixels,
             alignment=crafted.alignment,
             alignment_before=crafted.alignment_before,
             history=crafted.history,
         )
-        return self._folder.write_attempt(job.plan_hash, shard, attempt, table)
+        return Crafted(self._folder.write_attempt(job.plan_hash, shard, attempt, table), crafted.alignment)
+
+    def _gradients_of(self, key_index: int, key_image: Tensor, key_label: Tensor) -> list[Gradient]:
+        """The key's gradients on all surrogates; a worker holds one set of surrogates, so the key alone names them."""
+        if key_index not in self._key_gradients:
+            self._key_gradients[key_index] = key_gradients(self._surrogates, key_image, key_label)
+            if len(self._key_gradients) > _MOST_KEY_GRADIENTS:
+                self._key_gradients.popitem(last=False)
+        return self._key_gradients[key_index]
+
+
+def on_canvas(images: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor | None]:
+    """Returns uint8 [N, C, H, W] with each image [C, h, w] at the top left, and their sizes int64 [N, 2]; no sizes where
+    all are alike. What lies beyond an image is 0."""
+    sizes = torch.tensor([image.shape[1:] for image in images])
+    height, width = sizes.amax(0).tolist()
+    canvas = torch.zeros(len(images), images[0].shape[0], height, width, dtype=torch.uint8)
+    for place, image in zip(canvas, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = torch.from_numpy(image)
+    return canvas, None if bool((sizes == sizes[0]).all()) else sizes
 
 
 def signed_table(
     sample_ids: tuple[int, ...],
-    images: NDArray[np.uint8],
+    images: Sequence[NDArray[np.uint8]],
     *,
     alignment: float,
     alignment_before: float,
     history: tuple[float, ...],
 ) -> pa.Table:
-    """Returns the content of an attempt file: one row per taggant (sample_id, raw pixels), and how it went as metadata."""
-    shape = json.dumps(list(images.shape[1:]))
+    """Returns the content of an attempt file: one row per taggant (sample_id, shape, raw pixels), how it went as metadata."""
     crafting = json.dumps({"alignment": alignment, "alignment_before": alignment_before, "history": list(history)})
     schema = pa.schema(
-        [pa.field("sample_id", pa.int64(), nullable=False), pa.field("pixels", pa.binary(), nullable=False)],
-        metadata={"shape": shape, "crafting": crafting},
+        [
+            pa.field("sample_id", pa.int64(), nullable=False),
+            pa.field("shape", pa.list_(pa.int32(), 3), nullable=False),
+            pa.field("pixels", pa.binary(), nullable=False),
+        ],
+        metadata={"crafting": crafting},
     )
-    return pa.table({"sample_id": list(sample_ids), "pixels": [image.tobytes() for image in images]}, schema=schema)
+    return pa.table(
+        {
+            "sample_id": list(sample_ids),
+            "shape": [list(image.shape) for image in images],
+            "pixels": [image.tobytes() for image in images],
+        },
+        schema=schema,
+    )
 
 
 @dataclass(frozen=True)
@@ -120,10 +226,10 @@ class SignedSet:
 
 def read_signed_table(table: pa.Table) -> SignedSet:
     """Returns what `signed_table` wrote."""
-    shape = json.loads(table.schema.metadata[b"shape"])
     crafting = json.loads(table.schema.metadata[b"crafting"])
+    columns = [table[name].to_pylist() for name in ("sample_id", "shape", "pixels")]
     images = {
         sample_id: np.frombuffer(pixels, dtype=np.uint8).reshape(shape)
-        for sample_id, pixels in zip(table["sample_id"].to_pylist(), table["pixels"].to_pylist(), strict=True)
+        for sample_id, shape, pixels in zip(*columns, strict=True)
     }
     return SignedSet(images, crafting["alignment"], crafting["alignment_before"])

@@ -6,23 +6,27 @@ numbers in, values out; no storage, no Ray, no global generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from taggants.alignment import (
+    PixelGradient,
     PixelGradientEngine,
     alignment,
     alignment_direction,
     key_gradient,
     loss_gradient,
     loss_gradient_and_base,
+    pixel_gradient,
 )
 from taggants.alignment.gradients import Gradient
-from taggants.augmentation import CropAndFlip
-from taggants.perturbation import initial_perturbation, project, round_to_8_bits, to_uint8
+from taggants.augmentation import Augmentation, Compose, Mixing
+from taggants.codec import Codec, LosslessCodec
+from taggants.perceptual import PerceptualTerm
+from taggants.perturbation import initial_perturbation, project, to_uint8
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,14 @@ class Optimisation:
     milestones: steps after which the step size is multiplied by `decay`. momentum: Adam's beta_1.
     views: independent augmentations of each image per step. microbatch: augmented images per pass; changes rounding only.
     initial_noise: standard deviation of the start in units of the bound.
+    engine: of the pixel gradient. augmentation: what the images go through in training; evaluation: before a test.
+    cycle: take one surrogate after the other, one a step, instead of the mean over all of them at every step.
+    halving: of several restarts, the better half goes on after 1/2^k of the steps, and so on until one is left at 1/2.
+    convergence_window: every so many steps the mean alignment of the last window is compared with that of the window before;
+        where it rose by less than `convergence_gain`, the schedule jumps to the next milestone, and ends after the last. 0
+        runs every step.
+    direction_interval: steps of one surrogate for which the direction in parameter space is kept. 1 is exact. Above, pass 1
+        is left out in between: its 3 F, or 1 of 3 F where the engine needs its base; the history repeats the cosine.
     """
 
     levels: int
@@ -45,28 +57,101 @@ class Optimisation:
     num_views: int
     microbatch: int
     initial_noise: float
-    augmentation: CropAndFlip
+    augmentation: Augmentation
     engine: PixelGradientEngine
+    evaluation: Augmentation = Compose(())
+    cycle: bool = False
+    halving: bool = True
+    convergence_window: int = 0
+    convergence_gain: float = 0.0
+    direction_interval: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class SigningSet:
+    """The images that carry one key, all on one device.
+
+    images: uint8 [N, C, H, W]; where their sizes differ, each at the top left of the canvas. labels: int64 [N].
+    image_ids: int64 [N], unique. sizes: int64 [N, 2], height and width; None where all fill the canvas.
+    codec: what storing does to them. mixing: with which images they are mixed in training. perceptual: an objective beside
+    the alignment. dtype: of pixels and perturbations.
+    """
+
+    images: Tensor
+    labels: Tensor
+    image_ids: Tensor
+    sizes: Tensor | None = None
+    codec: Codec = field(default_factory=LosslessCodec)
+    mixing: Mixing | None = None
+    perceptual: PerceptualTerm | None = None
+    dtype: torch.dtype = torch.float32
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def clean(self, rows: slice) -> Tensor:
+        """Returns images in [0, 1]; made anew each time, so that only 8 bits a value stay on the device."""
+        return self.images[rows].to(self.dtype) / 255
+
+    def augmented(
+        self, stored: Tensor, rows: slice, augmentation: Augmentation, *, seed: int, step: int, view: int
+    ) -> Tensor:
+        """Returns one view of stored images."""
+        sizes = None if self.sizes is None else self.sizes[rows]
+        return augmentation(stored, self.image_ids[rows], seed=seed, step=step, view=view, sizes=sizes)
 
 
 @dataclass(frozen=True)
 class CraftedSet:
-    """images: uint8 [N, C, H, W], within the bound. alignment: cosine over the unaugmented 8-bit signing set, in [-1, 1].
-    alignment_before: the same of the clean images. history: alignment of the augmented set at every step of the kept restart."""
+    """images: uint8 [N, C, H, W], what the encoder gets; read: the same, what a reader of the stored file gets.
+
+    alignment: cosine of the unaugmented set as it is read, in [-1, 1], mean over surrogates; alignment_before: of the clean
+    images. history: alignment of the augmented set at every step of the kept restart.
+    """
 
     images: Tensor
+    read: Tensor
     alignment: float
     alignment_before: float
     history: tuple[float, ...]
 
 
+class _Restart:
+    """One start of the optimisation and how far it has come."""
+
+    def __init__(self, signing_set: SigningSet, optimisation: Optimisation, seed: int) -> None:
+        self.seed = seed
+        self.perturbation = initial_perturbation(
+            signing_set.clean(slice(None)), optimisation.levels, optimisation.initial_noise, seed
+        )
+        self.average = torch.zeros_like(self.perturbation)
+        self.history: list[Tensor] = []
+        self.position = 0  # in the schedule; ahead of the steps taken where it jumped
+        self.along: dict[
+            int, tuple[Tensor, PixelGradient]
+        ] = {}  # by surrogate: cosine and direction of the last pass 1
+
+    def has_converged(self, window: int, gain: float) -> bool:
+        """Asks the device once a window."""
+        if window == 0 or len(self.history) < 2 * window or len(self.history) % window:
+            return False
+        recent = torch.stack(self.history[-2 * window :])
+        return bool(recent[window:].mean() - recent[:window].mean() < gain)
+
+
+def key_gradients(surrogates: Sequence[nn.Module], key_image: Tensor, key_label: Tensor) -> list[Gradient]:
+    """Returns the key's gradient on each surrogate.
+
+    Args:
+        key_image: uint8 [C, S, S], of the size the surrogates take; key_label: int64 scalar.
+    """
+    return [key_gradient(model, key_image.to(torch.float32) / 255, key_label) for model in surrogates]
+
+
 def craft_signing_set(
     surrogates: Sequence[nn.Module],
-    images: Tensor,
-    labels: Tensor,
-    image_ids: Tensor,
-    key_image: Tensor,
-    key_label: Tensor,
+    signing_set: SigningSet,
+    keys: Sequence[Gradient],
     optimisation: Optimisation,
     *,
     seed: int,
@@ -76,128 +161,202 @@ def craft_signing_set(
 
     Args:
         surrogates: in eval mode, at least one; the objective is the mean of their alignments.
-        images: uint8 [N, C, H, W]; labels: int64 [N]; image_ids: int64 [N], unique.
-        key_image: uint8 [C, H, W]; key_label: int64 scalar.
+        keys: the key's gradient on each surrogate, of `key_gradients`.
         seed: of the start and of the augmentation draws; restart r uses seed + r.
         on_step: called after every step.
     """
-    clean = images.to(torch.float32) / 255
-    keys = [key_gradient(model, key_image.to(torch.float32) / 255, key_label) for model in surrogates]
-    best: tuple[float, Tensor, list[Tensor]] | None = None
-    for restart in range(optimisation.num_restarts):
-        perturbation, history = _optimise(
-            surrogates, clean, labels, image_ids, keys, optimisation, seed + restart, on_step
-        )
-        signed = to_uint8(clean + perturbation)
-        reached = _set_alignment(surrogates, signed.to(torch.float32) / 255, labels, keys, optimisation.microbatch)
-        if best is None or reached > best[0]:
-            best = (reached, signed, history)
-    assert best is not None, "num_restarts is at least 1"
+
+    def set_alignment(images: Callable[[slice], Tensor]) -> float:
+        cosines = [
+            _set_alignment(model, signing_set, images, key, optimisation)
+            for model, key in zip(surrogates, keys, strict=True)
+        ]
+        return float(torch.stack(cosines).mean())
+
+    def reached(restart: _Restart) -> float:
+        return set_alignment(lambda rows: signing_set.codec(signing_set.clean(rows) + restart.perturbation[rows], rows))
+
+    restarts = [_Restart(signing_set, optimisation, seed + r) for r in range(optimisation.num_restarts)]
+    for rung in _rungs(len(restarts), optimisation):
+        for restart in restarts:
+            _advance(surrogates, signing_set, keys, optimisation, restart, rung, on_step)
+        # sorted is stable: equal restarts keep their order.
+        restarts = sorted(restarts, key=reached, reverse=True)[: -(-len(restarts) // 2)]
+    best = restarts[0]
+    codec = signing_set.codec
+    signed = [
+        (signing_set.clean(rows) + best.perturbation[rows], rows) for rows in _row_slices(signing_set, optimisation)
+    ]
     return CraftedSet(
-        images=best[1],
-        alignment=best[0],
-        alignment_before=_set_alignment(surrogates, clean, labels, keys, optimisation.microbatch),
-        history=tuple(torch.stack(best[2]).tolist()) if best[2] else (),
+        images=torch.cat([codec.to_stored(part, rows) for part, rows in signed]),
+        read=torch.cat([to_uint8(codec(part, rows)) for part, rows in signed]),
+        alignment=reached(best),
+        alignment_before=set_alignment(signing_set.clean),
+        history=tuple(torch.stack(best.history).tolist()) if best.history else (),
     )
 
 
-def _optimise(
+def _rungs(num_restarts: int, optimisation: Optimisation) -> list[int]:
+    """Positions in the schedule at which restarts are compared; the last is its end."""
+    if not optimisation.halving:
+        return [optimisation.num_steps]
+    halvings = (num_restarts - 1).bit_length()
+    return [optimisation.num_steps >> k for k in range(halvings, -1, -1)]
+
+
+def _advance(
     surrogates: Sequence[nn.Module],
-    clean: Tensor,
-    labels: Tensor,
-    image_ids: Tensor,
+    signing_set: SigningSet,
     keys: Sequence[Gradient],
     optimisation: Optimisation,
-    seed: int,
+    restart: _Restart,
+    until: int,
     on_step: Callable[[], None],
-) -> tuple[Tensor, list[Tensor]]:
-    """signAdam with straight-through 8-bit rounding; returns the float perturbation and the alignment before each step."""
-    perturbation = initial_perturbation(clean, optimisation.levels, optimisation.initial_noise, seed)
-    average = torch.zeros_like(perturbation)
+) -> None:
+    """signAdam with straight-through storing, up to a position in the schedule."""
     step_size = optimisation.step_size * optimisation.levels / 255
-    history: list[Tensor] = []
-    for step in range(optimisation.num_steps):
-        cosine, pixel_gradient = torch.zeros(()), torch.zeros_like(clean)
-        for model, key in zip(surrogates, keys, strict=True):
-            one_cosine, one_gradient = alignment_and_pixel_gradient(
-                model, clean, perturbation, labels, image_ids, key, optimisation, seed=seed, step=step
-            )
-            cosine, pixel_gradient = cosine + one_cosine / len(surrogates), pixel_gradient + one_gradient
-        history.append(cosine)
+    while restart.position < until:
+        step = len(restart.history)
+        chosen = [step % len(surrogates)] if optimisation.cycle else range(len(surrogates))
+        visit = step // len(surrogates) if optimisation.cycle else step
+        cosines, ascent = [], torch.zeros_like(restart.perturbation)
+        for index in chosen:
+            model, views = surrogates[index], _Views(signing_set, optimisation, restart.seed, step)
+            bases = None
+            if visit % optimisation.direction_interval == 0:
+                cosine, direction, bases = _direction(model, views, restart.perturbation, keys[index], optimisation)
+                restart.along[index] = cosine, optimisation.engine.bind(model, direction)
+            cosine, along = restart.along[index]
+            gradient = _pixel_gradient(model, views, restart.perturbation, along, bases, optimisation)
+            cosines.append(cosine)
+            ascent += gradient / len(chosen)
+        if signing_set.perceptual is not None:
+            for rows in _row_slices(signing_set, optimisation):
+                stored = signing_set.codec(signing_set.clean(rows) + restart.perturbation[rows], rows)
+                ascent[rows] -= signing_set.perceptual.gradient(stored, rows)
+        restart.history.append(torch.stack(cosines).mean())
         # Adam on signs: the second moment is 1 after bias correction, so an average of signs is all its state.
-        average = optimisation.momentum * average + (1 - optimisation.momentum) * pixel_gradient.sign()
-        debiased = average / (1 - optimisation.momentum ** (step + 1))
-        rate = step_size * optimisation.decay ** sum(step >= milestone for milestone in optimisation.milestones)
-        perturbation = project(perturbation + rate * debiased, clean, optimisation.levels)
+        restart.average.mul_(optimisation.momentum).add_(ascent.sign_(), alpha=1 - optimisation.momentum)
+        debiased = restart.average / (1 - optimisation.momentum ** (step + 1))
+        rate = step_size * optimisation.decay ** sum(restart.position >= m for m in optimisation.milestones)
+        for rows in _row_slices(signing_set, optimisation):
+            restart.perturbation[rows] = project(
+                restart.perturbation[rows] + rate * debiased[rows], signing_set.clean(rows), optimisation.levels
+            )
+        restart.position += 1
+        if restart.has_converged(optimisation.convergence_window, optimisation.convergence_gain):
+            later = [m for m in optimisation.milestones if m > restart.position]
+            restart.position = min(later, default=optimisation.num_steps)
         on_step()
-    return perturbation, history
+
+
+def _row_slices(signing_set: SigningSet, optimisation: Optimisation) -> Iterator[slice]:
+    """Slices of images whose views together fill a microbatch."""
+    size = max(1, optimisation.microbatch // optimisation.num_views)
+    for start in range(0, len(signing_set), size):
+        yield slice(start, min(start + size, len(signing_set)))
 
 
 def alignment_and_pixel_gradient(
     model: nn.Module,
-    clean: Tensor,
+    signing_set: SigningSet,
     perturbation: Tensor,
-    labels: Tensor,
-    image_ids: Tensor,
     key: Gradient,
     optimisation: Optimisation,
     *,
     seed: int,
     step: int,
 ) -> tuple[Tensor, Tensor]:
-    """Returns the cosine over the whole augmented set (scalar) and its gradient by the perturbation (like `clean`).
+    """Returns the cosine over the whole augmented set (scalar) and its gradient by the perturbation (like it).
 
     Two passes over the same draws: the first sums the signing gradient, the second differentiates along the direction that
     the sum gives. No graph spans two microbatches, so both results are those of one batch, up to rounding.
     """
+    views = _Views(signing_set, optimisation, seed, step)
+    cosine, direction, bases = _direction(model, views, perturbation, key, optimisation)
+    along = optimisation.engine.bind(model, direction)
+    return cosine, _pixel_gradient(model, views, perturbation, along, bases, optimisation)
 
-    def batches() -> list[tuple[int, slice]]:
-        starts = range(0, len(clean), optimisation.microbatch)
-        return [
-            (view, slice(start, start + optimisation.microbatch))
-            for view in range(optimisation.num_views)
-            for start in starts
-        ]
 
-    def augmented(rows: slice, view: int, delta: Tensor) -> Tensor:
-        signed = round_to_8_bits(clean[rows] + delta)
-        return optimisation.augmentation(signed, image_ids[rows], seed=seed, step=step, view=view)
+@dataclass(frozen=True)
+class _Views:
+    """What a model is shown of a signing set in one step."""
 
+    signing_set: SigningSet
+    optimisation: Optimisation
+    seed: int
+    step: int
+
+    def __call__(self, rows: slice, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """All views of these rows under their part of the perturbation, [V n, C, S, S], and their labels or label weights."""
+        signing_set = self.signing_set
+        stored = signing_set.codec(signing_set.clean(rows) + delta, rows)
+        images, labels = [], []
+        for view in range(self.optimisation.num_views):
+            draw = {"seed": self.seed, "step": self.step, "view": view}
+            seen = signing_set.augmented(stored, rows, self.optimisation.augmentation, **draw)
+            weights = signing_set.labels[rows]
+            if signing_set.mixing is not None:
+                seen, weights = signing_set.mixing(seen, weights, signing_set.image_ids[rows], **draw)
+            images.append(seen)
+            labels.append(weights)
+        return torch.cat(images), torch.cat(labels)
+
+
+def _direction(
+    model: nn.Module, views: _Views, perturbation: Tensor, key: Gradient, optimisation: Optimisation
+) -> tuple[Tensor, Gradient, list[Tensor | None]]:
+    """Pass 1: the cosine, its derivative by the signing gradient, and for engines that need it each microbatch's base."""
     signing: Gradient | None = None
     bases: list[Tensor | None] = []
-    for view, rows in batches():
-        seen = augmented(rows, view, perturbation[rows])
+    for rows in _row_slices(views.signing_set, optimisation):
+        with torch.no_grad():
+            images, labels = views(rows, perturbation[rows])
+        base = None
         if optimisation.engine.needs_base:
-            part, base_of_part = loss_gradient_and_base(model, seen, labels[rows])
-            bases.append(base_of_part)
+            part, base = loss_gradient_and_base(model, images, labels)
         else:
-            part = loss_gradient(model, seen, labels[rows])
-            bases.append(None)
-        signing = part if signing is None else [total + new for total, new in zip(signing, part, strict=True)]
+            part = loss_gradient(model, images, labels)
+        bases.append(base)
+        signing = part if signing is None else [total.add_(new) for total, new in zip(signing, part, strict=True)]
     assert signing is not None, "a signing set holds at least one image"
-    cosine, direction = alignment_direction(key, signing)
+    return *alignment_direction(key, signing), bases
 
-    pixel_gradient = optimisation.engine.bind(model, direction)
-    gradient = torch.zeros_like(perturbation)
-    for (view, rows), base in zip(batches(), bases, strict=True):
+
+def _pixel_gradient(
+    model: nn.Module,
+    views: _Views,
+    perturbation: Tensor,
+    along: PixelGradient,
+    bases: Sequence[Tensor | None] | None,
+    optimisation: Optimisation,
+) -> Tensor:
+    """Pass 2: the gradient along a direction, by the perturbation. Without bases from pass 1 they are computed here."""
+    gradient = torch.empty_like(perturbation)
+    for index, rows in enumerate(_row_slices(views.signing_set, optimisation)):
         delta = perturbation[rows].detach().requires_grad_(True)
-        seen = augmented(rows, view, delta)
-        by_seen = pixel_gradient(seen.detach(), labels[rows], base)
-        (by_delta,) = torch.autograd.grad(seen, [delta], grad_outputs=by_seen)
-        gradient[rows] += by_delta
-    return cosine, gradient
+        images, labels = views(rows, delta)
+        base = None if bases is None else bases[index]
+        if base is None and optimisation.engine.needs_base:
+            base = pixel_gradient(model, images, labels)
+        by_images = along(images.detach(), labels, base)
+        (gradient[rows],) = torch.autograd.grad(images, [delta], grad_outputs=by_images)
+    return gradient
 
 
 def _set_alignment(
-    surrogates: Sequence[nn.Module], images: Tensor, labels: Tensor, keys: Sequence[Gradient], microbatch: int
-) -> float:
-    """The mean alignment over surrogates of an unaugmented set of float images, whatever the microbatch."""
-    cosines = []
-    for model, key in zip(surrogates, keys, strict=True):
-        signing: Gradient | None = None
-        for start in range(0, len(images), microbatch):
-            part = loss_gradient(model, images[start : start + microbatch], labels[start : start + microbatch])
-            signing = part if signing is None else [total + new for total, new in zip(signing, part, strict=True)]
-        assert signing is not None, "a signing set holds at least one image"
-        cosines.append(float(alignment(key, signing)))
-    return sum(cosines) / len(cosines)
+    model: nn.Module,
+    signing_set: SigningSet,
+    images: Callable[[slice], Tensor],
+    key: Gradient,
+    optimisation: Optimisation,
+) -> Tensor:
+    """The cosine (scalar) of an unaugmented set, of which `images` gives the floats in [0, 1] of some rows."""
+    signing: Gradient | None = None
+    for rows in _row_slices(signing_set, optimisation):
+        with torch.no_grad():
+            seen = signing_set.augmented(images(rows), rows, optimisation.evaluation, seed=0, step=0, view=0)
+        part = loss_gradient(model, seen, signing_set.labels[rows])
+        signing = part if signing is None else [total.add_(new) for total, new in zip(signing, part, strict=True)]
+    assert signing is not None, "a signing set holds at least one image"
+    return alignment(key, signing)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.functional import cosine_similarity, cross_entropy
 
+from taggants.alignment.engines import STEP_WITH_KINKS
 from taggants.alignment import ENGINES, loss_gradient, loss_gradient_and_base
 from tests.tiny_models import smooth_net
 
@@ -100,7 +101,7 @@ def test_finite_differences_on_relu_networks_are_the_change_of_the_pixel_gradien
     direction = random_direction(model)
     found = by_engine(name, model, images, labels, direction)
     norms = [torch.cat([t.flatten() for t in tensors]).norm() for tensors in (list(model.parameters()), direction)]
-    h = 1e-3 * norms[0] / norms[1]
+    h = STEP_WITH_KINKS * norms[0] / norms[1]
     ends = []
     for sign in (1.0, -1.0 if name == "central" else 0.0):
         moved = copy.deepcopy(model)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from taggants.depthwise import DepthwiseConv2d, speed_up_depthwise
+from taggants.models import Precision
+
+
+def gradients(module, images):
+    leaf = images.clone().requires_grad_(True)
+    out = module(leaf)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return out, *torch.autograd.grad((out * weights).sum(), [leaf, *module.parameters()])
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 9), (16, 16)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_are_those_of_the_library(kernel, size, bias):
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(6, 6, kernel, padding=kernel // 2, groups=6, bias=bias).double()
+    fast = copy.deepcopy(convolution)
+    speed_up_depthwise(fast)
+    assert isinstance(fast, DepthwiseConv2d)
+    images = torch.randn(3, 6, *size, dtype=torch.float64)
+    for got, expected in zip(gradients(fast, images), gradients(convolution, images), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_only_convolutions_of_that_kind_change():
+    others = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv2d(4, 8, 3, padding=1, groups=4),
+        nn.Conv2d(4, 4, 3, padding=1, stride=2, groups=4),
+        nn.Conv2d(4, 4, 3, padding=0, groups=4),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4, padding_mode="reflect"),
+    )
+    speed_up_depthwise(others)
+    assert not any(isinstance(module, DepthwiseConv2d) for module in others)
+
+
+def test_large_maps_and_weights_without_gradient_take_the_library_s_way():
+    convolution = nn.Conv2d(2, 2, 3, padding=1, groups=2)
+    speed_up_depthwise(convolution)
+    assert "Depthwise" in type(convolution(torch.randn(1, 2, 16, 16)).grad_fn).__name__
+    assert "Depthwise" not in type(convolution(torch.randn(1, 2, 17, 16)).grad_fn).__name__
+    convolution.requires_grad_(False)
+    assert not convolution(torch.randn(1, 2, 4, 4)).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convnext_keeps_its_gradients(dtype):
+    torch.manual_seed(1)
+    model = timm.create_model("convnext_atto", num_classes=5).eval()
+    images, labels = torch.rand(4, 3, 64, 64), torch.tensor([0, 1, 2, 3])
+    found = []
+    for is_first_order in (False, True):
+        precise = Precision(copy.deepcopy(model), dtype, channels_last=True, is_first_order=is_first_order)
+        loss = nn.functional.cross_entropy(precise(images), labels, reduction="sum")
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(precise.parameters()))]))
+    assert nn.functional.cosine_similarity(*found, dim=0) > (0.999999 if dtype == torch.float32 else 0.999)
