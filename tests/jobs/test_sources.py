@@ -14,6 +14,7 @@ from taggants.data.digits import write_digits
 from taggants.data.image_codec import encode_png
 from taggants.data.image_folder import ImageFolder
 from taggants.data.webdataset import WebDataset
+from taggants.manifest import Plan, Shard
 from taggants.run import Run, check
 from tests.jobs.running import exit_code, settings_in
 from tests.jobs.test_bad_input import nothing_signed, one_sentence
@@ -66,6 +67,22 @@ def test_images_of_several_sizes_are_trained_on_and_scored_resized(tmp_path, lay
     assert sum(len(shard.sample_ids) for shard in plan.shards) == 9
     for shard in plan.shards:
         assert {int(job.index.labels[i]) for i in shard.sample_ids} == {int(job.keys.labels[shard.key_index])}
+
+
+def test_contact_sheet_shows_the_middles_of_images_of_several_sizes(tmp_path, monkeypatch):
+    settings = draw_folder(tmp_path / "data", sizes=((40, 52), (33, 17), (18, 16)))
+    job = Run(load_config(None, settings_in(tmp_path, *settings, "data.image_size=16")))
+    originals = job.sources[0].read_sized(range(3))
+    images = {i: original + np.uint8(5) for i, original in enumerate(originals)}
+    shards = tuple(Shard(i, i, (i,), seed=0) for i in range(3))
+    drawn = []
+    monkeypatch.setattr(pipeline, "draw_contact_sheet", lambda *pictures: drawn.extend(pictures) or b"")
+    pipeline._draw_contact_sheet(job, Plan("config", "data", "keys", "models", shards), images)
+    clean, signed, captions = drawn
+    assert captions == ["cat"] * 3
+    for shown, original, (top, left) in zip(clean, originals, ((11, 18), (7, 0), (0, 0)), strict=True):
+        assert np.array_equal(shown, original[:, top : top + 18, left : left + 16])
+    assert (signed == clean + 5).all()
 
 
 def test_data_of_several_sizes_without_a_size_for_the_models(tmp_path, capsys):
