@@ -159,6 +159,7 @@ class TrainingConfig(Section):
         "float32", description="of matrix products; weights and optimiser stay float32"
     )
     channels_last: bool = Field(False, description="memory layout of convolutions; faster on most machines")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where a training process computes")
 
 
 class SurrogateConfig(TrainingConfig):

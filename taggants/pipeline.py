@@ -122,6 +122,7 @@ def train_model(
         num_workers=training.num_workers,
         precision=training.precision,
         channels_last=training.channels_last,
+        device=training.device,
         keep_epochs=keep_epochs,
         image_size=run.config.data.image_size,
     )
@@ -180,7 +181,8 @@ def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floa
     if run.config.signing.selection == "random":
         return random_priorities(run.index.num_rows, hash_seed(run.config.seed, 2))
     score = {"gradient_norm": gradient_norms, "loss": losses}[run.config.signing.selection]
-    models = [load_trained(run.models, surrogate) for surrogate in surrogates]
+    device = run.config.crafting.device
+    models = [load_trained(run.models, surrogate).to(device) for surrogate in surrogates]
     candidates = np.flatnonzero(np.isin(run.index.labels, run.keys.labels))
     priorities = np.zeros(run.index.num_rows, dtype=np.float32)
     threads = torch.get_num_threads()
@@ -191,7 +193,8 @@ def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floa
                 part = candidates[start : start + 1024]
                 images = torch.from_numpy(_read_for_models(run, part.tolist()))
                 labels = torch.from_numpy(run.index.labels[part])
-                priorities[part] = torch.stack([score(model, images, labels) for model in models]).mean(0).numpy()
+                scores = [score(model, images.to(device), labels.to(device)) for model in models]
+                priorities[part] = torch.stack(scores).mean(0).cpu().numpy()
                 advance(start + len(part), "")
     finally:
         torch.set_num_threads(threads)

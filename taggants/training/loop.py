@@ -67,6 +67,7 @@ def train(
         InputError: the loss is not finite (the learning rate is too high).
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = parameters[0].device
     adam = torch.optim.AdamW(parameters, lr=optimiser.learning_rate, weight_decay=optimiser.weight_decay, fused=True)
     first_epoch = 0
     if resume is not None:
@@ -94,7 +95,7 @@ def train(
             for group in adam.param_groups:
                 group["lr"] = rate
             pixels, weights = recipe.batch(images[rows], labels[rows], rows, seed=hash_seed(seed, rank), epoch=epoch)
-            loss = recipe.loss(model(pixels), weights)
+            loss = recipe.loss(model(pixels.to(device)), weights.to(device))
             adam.zero_grad(set_to_none=True)
             loss.backward()
             adam.step()
@@ -137,7 +138,8 @@ def _restore_optimiser(adam: torch.optim.Optimizer, parameters: Sequence[Tensor]
 def predict_scores(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
     """Returns the logits [N, num_classes] of uint8 images [N, C, H, W], model in eval mode."""
     model.eval()
-    return torch.cat([model(part.to(torch.float32) / 255) for part in images.split(batch_size)])
+    device = next(model.parameters()).device
+    return torch.cat([model(part.to(device).to(torch.float32) / 255).cpu() for part in images.split(batch_size)])
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

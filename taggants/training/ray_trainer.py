@@ -39,7 +39,7 @@ class TrainingJob:
 
     train_fingerprint, test_fingerprint: of the data, so that other data make another identity.
     num_threads: torch threads; like the number of workers it changes rounding, so both are part of the identity.
-    precision, channels_last: as in `Precision`. keep_epochs: numbers of epochs after which a checkpoint is kept as well.
+    precision, channels_last: as in `Precision`. device: "cpu" or "cuda". keep_epochs: numbers of epochs after which a checkpoint is kept as well.
     image_size: images are resized and centre-cropped to this side in px; None: they have the model's size.
     """
 
@@ -56,6 +56,7 @@ class TrainingJob:
     num_workers: int
     precision: str = "float32"
     channels_last: bool = False
+    device: str = "cpu"
     keep_epochs: tuple[int, ...] = ()
     image_size: int | None = None
 
@@ -107,7 +108,13 @@ def run_training(job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport
         threads = torch.get_num_threads()
         torch.set_num_threads(job.num_threads)
         try:
-            _fit(lambda: _train_one(job, models, folder, 0, 1, on_epoch), num_workers=0, name=job.name, storage=None)
+            _fit(
+                lambda: _train_one(job, models, folder, 0, 1, on_epoch),
+                num_workers=0,
+                use_gpu=False,
+                name=job.name,
+                storage=None,
+            )
         finally:
             torch.set_num_threads(threads)
     else:
@@ -115,6 +122,7 @@ def run_training(job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport
         _fit(
             lambda: _train_distributed(job, models, folder),
             num_workers=job.num_workers,
+            use_gpu=job.device == "cuda",
             name=job.identity,
             storage=storage,
         )
@@ -137,7 +145,7 @@ def _read_result(models: Root, path: str) -> TrainedModel:
     return trained
 
 
-def _fit(train_function: Callable[[], None], *, num_workers: int, name: str, storage: str | None) -> None:
+def _fit(train_function: Callable[[], None], *, num_workers: int, use_gpu: bool, name: str, storage: str | None) -> None:
     """`train_function` on every worker of a TorchTrainer."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -155,7 +163,7 @@ def _fit(train_function: Callable[[], None], *, num_workers: int, name: str, sto
     trainer = TorchTrainer(
         guarded,
         train_loop_config={},
-        scaling_config=ScalingConfig(num_workers=num_workers),
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=RunConfig(
             name=name, storage_path=storage, failure_config=FailureConfig(max_failures=2 if num_workers else 0)
         ),
@@ -186,11 +194,12 @@ def _train_one(
     model = build_model(job.spec, job.seed)
     resume = _read_state(models, f"{folder}/state.safetensors", model)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[job.precision]
+    model.to(_device(job))
     wrapped: nn.Module = Precision(model, dtype, channels_last=job.channels_last)
     if world_size > 1:
         import ray.train.torch
 
-        wrapped = ray.train.torch.prepare_model(wrapped)
+        wrapped = ray.train.torch.prepare_model(wrapped, move_to_device=False)
     started = last_saved = time.monotonic()
 
     def end_of_epoch(report: EpochReport, state: TrainingState) -> None:
@@ -256,6 +265,15 @@ def _read(source: ImageSource, image_size: int | None) -> tuple[Tensor, Tensor]:
 
     read_side_by_side(fill, range(0, len(labels), _READ_ROWS))  # decoding and resizing release the GIL
     return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def _device(job: TrainingJob) -> torch.device:
+    """The device of this process: the one that Ray gave it, where there are several."""
+    if job.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError(f"training {job.name} on cuda needs a CUDA device; set the section's device to cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _check_fits(job: TrainingJob, images: Tensor, labels: Tensor) -> None:

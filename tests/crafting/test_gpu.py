@@ -1,0 +1,61 @@
+"""On a CUDA device: what the CPU computes in float32, and the lower precisions near it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from taggants.alignment import ENGINES
+from taggants.augmentation import Compose, CropAndFlip, ThreeAugment
+from taggants.crafting.signing_set import Optimisation, SigningSet, craft_signing_set, key_gradients
+from taggants.models import ModelSpec, Precision, build_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+OPTIMISATION = Optimisation(
+    levels=16,
+    num_steps=30,
+    step_size=0.4,
+    milestones=(15,),
+    decay=0.3,
+    momentum=0.9,
+    num_restarts=2,
+    num_views=2,
+    microbatch=64,
+    initial_noise=1.0,
+    augmentation=Compose((CropAndFlip(4, True), ThreeAugment())),
+    engine=ENGINES["one_sided"],
+)
+
+
+def reached(device, name, engine, dtype=torch.float32, compiled=False):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    key_image = torch.randint(0, 256, (3, 32, 32), generator=generator, dtype=torch.uint8)
+    model = build_model(ModelSpec(name, 10, 3, 32), seed=0).eval().to(device)
+    if compiled:
+        model.compile()
+    engine = ENGINES[engine]
+    model = Precision(model, dtype, channels_last=True, is_first_order=engine.is_first_order)
+    signing_set = SigningSet(images.to(device), torch.full((20,), 3, device=device), torch.arange(20, device=device))
+    keys = key_gradients([model], key_image.to(device), torch.tensor(3, device=device))
+    return craft_signing_set([model], signing_set, keys, replace(OPTIMISATION, engine=engine), seed=0).alignment
+
+
+@pytest.mark.parametrize("name", ["cnn", "timm/resnet18", "timm/convnext_atto"])
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_float32_reaches_what_the_cpu_reaches(name, engine):
+    assert reached("cuda", name, engine) == pytest.approx(reached("cpu", name, engine), abs=0.02)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_bfloat16_and_compiled_kernels_stay_near(compiled):
+    expected = reached("cuda", "timm/convnext_atto", "one_sided")
+    assert reached("cuda", "timm/convnext_atto", "one_sided", torch.bfloat16, compiled) == pytest.approx(
+        expected, abs=0.05
+    )
