@@ -14,9 +14,10 @@ from taggants.data.digits import write_digits
 from taggants.data.image_codec import encode_png
 from taggants.data.image_folder import ImageFolder
 from taggants.data.webdataset import WebDataset
+from taggants.export import verify_export
 from taggants.manifest import Plan, Shard
 from taggants.run import Run, check
-from tests.jobs.running import exit_code, settings_in
+from tests.jobs.running import exit_code, load_job, settings_in
 from tests.jobs.test_bad_input import nothing_signed, one_sentence
 
 
@@ -67,6 +68,28 @@ def test_images_of_several_sizes_are_trained_on_and_scored_resized(tmp_path, lay
     assert sum(len(shard.sample_ids) for shard in plan.shards) == 9
     for shard in plan.shards:
         assert {int(job.index.labels[i]) for i in shard.sample_ids} == {int(job.keys.labels[shard.key_index])}
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "webdataset"])
+def test_native_files_are_signed_exported_and_trained_on(tmp_path, layout):
+    settings = draw_folder(tmp_path / "data", sizes=((40, 52), (33, 18)))
+    if layout == "webdataset":
+        settings = as_tars(tmp_path / "data")
+    settings += ["data.image_size=16", "crafting.epsilon=16/255", "evaluation.num_victims=1"]
+    config = load_config(None, settings_in(tmp_path, *settings, "output.private_manifest=true"))
+    result = load_job("craft").main(config)
+    job = Run(config)
+    sample_ids = range(job.index.num_rows)
+    clean, signed = (
+        job.sources[0].read_sized(sample_ids),
+        job.sources[0].at(result.export.signed).read_sized(sample_ids),
+    )
+    assert {image.shape for image in clean} == {(3, 40, 52), (3, 33, 18)}
+    changes = [np.abs(a.astype(int) - b).max() for a, b in zip(clean, signed, strict=True)]  # fails on other shapes
+    assert 0 < max(changes) <= 16
+    assert {i for i in sample_ids if changes[i]} == set(verify_export(result.export.signed).signed_sample_ids)
+    (certificate,) = result.certificates.values()
+    assert certificate.suspect.startswith("victim-0")
 
 
 def test_contact_sheet_shows_the_middles_of_images_of_several_sizes(tmp_path, monkeypatch):
