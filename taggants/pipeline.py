@@ -290,7 +290,7 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
     execution = config.execution
     crafting = config.crafting
     surrogates_per_step = 1 if crafting.ensemble == "cycle" else len(job.surrogates)
-    per_image = crafting.num_steps * crafting.num_views * crafting.num_restarts * surrogates_per_step
+    per_image = job.optimisation.most_steps * crafting.num_views * surrogates_per_step
     with stage("craft", len(plan.shards), "shards") as advance:
         show_metrics = _ray_metrics(config)
 

@@ -66,6 +66,14 @@ class Optimisation:
     convergence_gain: float = 0.0
     direction_interval: int = 1
 
+    @property
+    def most_steps(self) -> int:
+        """Steps over all restarts, unless they converge early."""
+        total, left, done = 0, self.num_restarts, 0
+        for rung in _rungs(self):
+            total, done, left = total + left * (rung - done), rung, -(-left // 2)
+        return total
+
 
 @dataclass(frozen=True, eq=False)
 class SigningSet:
@@ -177,7 +185,7 @@ def craft_signing_set(
         return set_alignment(lambda rows: signing_set.codec(signing_set.clean(rows) + restart.perturbation[rows], rows))
 
     restarts = [_Restart(signing_set, optimisation, seed + r) for r in range(optimisation.num_restarts)]
-    for rung in _rungs(len(restarts), optimisation):
+    for rung in _rungs(optimisation):
         for restart in restarts:
             _advance(surrogates, signing_set, keys, optimisation, restart, rung, on_step)
         # sorted is stable: equal restarts keep their order.
@@ -196,11 +204,11 @@ def craft_signing_set(
     )
 
 
-def _rungs(num_restarts: int, optimisation: Optimisation) -> list[int]:
+def _rungs(optimisation: Optimisation) -> list[int]:
     """Positions in the schedule at which restarts are compared; the last is its end."""
     if not optimisation.halving:
         return [optimisation.num_steps]
-    halvings = (num_restarts - 1).bit_length()
+    halvings = (optimisation.num_restarts - 1).bit_length()
     return [optimisation.num_steps >> k for k in range(halvings, -1, -1)]
 
 

@@ -125,6 +125,7 @@ def test_halving_runs_half_the_restarts_on_each_time():
     kept = craft(grey_set(), optimisation, on_step=lambda: steps.append(1))
     # 4 restarts to 12 / 4 steps, 2 to 12 / 2, 1 to the end.
     assert len(steps) == 4 * 3 + 2 * 3 + 1 * 6
+    assert optimisation.most_steps == len(steps)
     assert len(kept.history) == 12
     single = [craft(grey_set(), seed=s).alignment for s in range(4)]
     assert kept.alignment in single, "a kept restart is one that ran alone would be"
