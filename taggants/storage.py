@@ -2,7 +2,8 @@
 
 Nothing else in the project opens a file. What is written appears whole or not at all: readers see the old bytes or the
 new ones. Credentials and endpoint come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...) where a root is
-used, so that a pickled root holds nothing secret.
+used, so that a pickled root holds nothing secret. While S3 does not answer, a call waits for about a minute, then raises an
+OSError (a ConnectionError, but for the reading of an open file).
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -28,6 +30,14 @@ import pyarrow.parquet as pq
 from taggants.errors import InputError
 
 _S3_SCHEME = "s3://"
+_PATIENCE_S = 60.0  # a server or a router that starts again is back by then
+_T = TypeVar("_T")
+_PIECE_BYTES = 4 * 2**20  # each read from object storage is a request of tens of milliseconds
+_PART_BYTES = 16 * 2**20  # S3 takes 10 000 parts of at least 5 MiB: files of 160 GB
+_LARGEST_COPY_BYTES = 5 * 2**30  # S3 copies more than this in parts only
+_COPY_PART_BYTES = 512 * 2**20
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,30 @@ class Root:
         inside = self._inside(path)
         with self._input_errors(path):
             self._store.write(inside, io.BytesIO(data), private=private)
+
+    @contextmanager
+    def writing(self, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
+        """Opens a file for writing from start to end; it appears whole, over any older one, when the block ends.
+
+        If the block raises, nothing appears and an older file stays. On S3 this is a multipart upload: of a process that
+        is killed, parts stay that only a lifecycle rule of the bucket removes; no reader sees them.
+
+        `private` as in `write_bytes`.
+
+        Yields: a sink for bytes, which cannot seek.
+        """
+        inside = self._inside(path)
+        with self._input_errors(path), self._store.writing(inside, private=private) as sink:
+            yield sink
+
+    def check_writable(self) -> None:
+        """Checks that files can be written here; leaves none.
+
+        Raises:
+            InputError: the bucket is missing, access is denied, or the folder lies below a file.
+        """
+        with self._input_errors(""):
+            self._store.check_writable()
 
     def create_bytes(self, path: str, data: bytes, *, private: bool = False) -> bool:
         """Writes a file whole unless it exists; of several callers at once exactly one creates it.
@@ -171,8 +205,12 @@ class Root:
         Raises:
             InputError: it is missing.
         """
+        digest = hashlib.sha256()
+        piece = memoryview(bytearray(_PIECE_BYTES))
         with self.open_input(path) as source:
-            return hashlib.file_digest(source, "sha256").hexdigest()
+            while size := source.readinto(piece):
+                digest.update(piece[:size])
+        return digest.hexdigest()
 
     def list(self, path: str = "") -> list[str]:
         """Returns: all files below the folder `path`, at any depth, as sorted paths from the root; [] if missing."""
@@ -180,9 +218,22 @@ class Root:
         with self._input_errors(path):
             return sorted(self._store.list(inside))
 
+    def sizes(self, path: str = "") -> dict[str, int]:
+        """Returns: the size in bytes of all files that `list` names, in its order, from one listing."""
+        inside = self._inside(path) if path else ""
+        with self._input_errors(path):
+            return dict(sorted(self._store.sizes(inside)))
+
     def copy(self, path: str, destination: Root, destination_path: str) -> None:
-        """Copies a file to any root, in pieces; it appears there whole, over any older one."""
+        """Copies a file to any root; it appears there whole, over any older one. From S3 to S3 the server copies; else
+        the bytes pass through here in pieces."""
         inside = destination._inside(destination_path)
+        if isinstance(self._store, _S3Store) and isinstance(destination._store, _S3Store):
+            with self._input_errors(path):
+                size_bytes, etag = self._store.size_and_etag(self._inside(path))
+            with destination._input_errors(destination_path):
+                destination._store.copy_from(self._store, self._inside(path), size_bytes, etag, inside)
+            return
         with self.open_input(path) as source, destination._input_errors(destination_path):
             destination._store.write(inside, source, private=False)
 
@@ -233,9 +284,12 @@ class _Store(Protocol):
 
     def open_input(self, path: str) -> pa.NativeFile: ...
     def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None: ...
+    def writing(self, path: str, *, private: bool) -> AbstractContextManager[BinaryIO]: ...
+    def check_writable(self) -> None: ...
     def create(self, path: str, data: bytes, *, private: bool) -> bool: ...
     def size_bytes(self, path: str) -> int: ...
     def list(self, path: str) -> Iterator[str]: ...
+    def sizes(self, path: str) -> Iterator[tuple[str, int]]: ...
     def delete(self, path: str) -> None: ...
 
 
@@ -252,11 +306,24 @@ class _LocalStore:
         return self._filesystem.open_input_file(full_path)
 
     def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None:
-        with self._temporary_file(path, source, private=private) as temporary:
+        with self.writing(path, private=private) as file:
+            shutil.copyfileobj(source, file, _PIECE_BYTES)
+
+    @contextmanager
+    def writing(self, path: str, *, private: bool) -> Iterator[BinaryIO]:
+        with self._temporary_file(path, private=private) as (file, temporary):
+            yield file
+            _onto_disk(file)
             os.replace(temporary, self._full(path))
 
+    def check_writable(self) -> None:
+        with self._temporary_file("probe", private=True):
+            pass
+
     def create(self, path: str, data: bytes, *, private: bool) -> bool:
-        with self._temporary_file(path, io.BytesIO(data), private=private) as temporary:
+        with self._temporary_file(path, private=private) as (file, temporary):
+            file.write(data)
+            _onto_disk(file)
             try:
                 os.link(temporary, self._full(path))  # unlike a rename it fails if the name is taken
             except FileExistsError:
@@ -283,6 +350,9 @@ class _LocalStore:
                 if not _is_temporary(name):
                     yield os.path.relpath(os.path.join(folder, name), self._folder).replace(os.sep, "/")
 
+    def sizes(self, path: str) -> Iterator[tuple[str, int]]:
+        return ((name, self.size_bytes(name)) for name in self.list(path))
+
     def delete(self, path: str) -> None:
         try:
             os.unlink(self._full(path))
@@ -293,21 +363,23 @@ class _LocalStore:
         return os.path.join(self._folder, path)
 
     @contextmanager
-    def _temporary_file(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> Iterator[str]:
-        """Yields: a file with the bytes of `source`, on disk, next to `path`, with a name that listings leave out."""
+    def _temporary_file(self, path: str, *, private: bool) -> Iterator[tuple[BinaryIO, str]]:
+        """Yields: a new file next to `path`, and its name, which listings leave out; it is gone afterwards."""
         folder, name = os.path.split(self._full(path))
         os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f".{name[:64]}.{uuid.uuid4().hex}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         try:
             with open(descriptor, "wb") as file:
-                shutil.copyfileobj(source, file, 2**20)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
+                yield file, temporary
         finally:
             if os.path.lexists(temporary):
                 os.unlink(temporary)
+
+
+def _onto_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 class _S3Store:
@@ -328,30 +400,76 @@ class _S3Store:
             return session.client(
                 "s3",
                 region_name=session.region_name or "us-east-1",
-                config=Config(retries={"mode": "standard", "max_attempts": 5}),
+                # `_patiently` tries again: boto3 itself gives up within a second where nobody listens.
+                config=Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=10),
             )
 
     @functools.cached_property
     def _filesystem(self) -> pafs.S3FileSystem:
         scheme, _, host = self._client.meta.endpoint_url.partition("://")  # one answer to "where" for both libraries
-        return pafs.S3FileSystem(region=self._client.meta.region_name, scheme=scheme, endpoint_override=host)
+        return pafs.S3FileSystem(
+            region=self._client.meta.region_name,
+            scheme=scheme,
+            endpoint_override=host,
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=8),  # half a minute, as its pauses double
+        )
 
     def open_input(self, path: str) -> pa.NativeFile:
+        full_path = f"{self._bucket}/{self._prefix}{path}"
         try:
-            return self._filesystem.open_input_file(f"{self._bucket}/{self._prefix}{path}")
+            return self._filesystem.open_input_file(full_path)
         except OSError:
             self.size_bytes(path)  # raises what is wrong with the bucket, the key or the credentials, if it is that
-            raise
+            return self._filesystem.open_input_file(full_path)
 
     def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None:
-        with _s3_errors():
+        def put() -> None:
+            source.seek(0)
             if isinstance(source, io.BytesIO):
                 self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=source)
             else:  # in parts, which appear together
                 self._client.upload_fileobj(source, self._bucket, self._prefix + path)
 
+        _patiently(put)
+
+    @contextmanager
+    def writing(self, path: str, *, private: bool) -> Iterator[BinaryIO]:
+        sink = _S3Sink(self._client, self._bucket, self._prefix + path)
+        try:
+            yield cast(BinaryIO, sink)
+            sink.finish()
+        except BaseException:
+            sink.abort()
+            raise
+
+    def check_writable(self) -> None:
+        probe = {"Bucket": self._bucket, "Key": f"{self._prefix}probe"}
+
+        def start_upload() -> None:
+            upload = self._client.create_multipart_upload(**probe)
+            self._client.abort_multipart_upload(**probe, UploadId=upload["UploadId"])
+
+        _patiently(start_upload)
+
+    def copy_from(self, source: _S3Store, source_path: str, size_bytes: int, etag: str, path: str) -> None:
+        place = {"Bucket": source._bucket, "Key": source._prefix + source_path}
+        options = {"CopySourceIfMatch": etag}  # not one half of each of two files
+        if size_bytes <= _LARGEST_COPY_BYTES:
+            _patiently(
+                lambda: self._client.copy_object(
+                    CopySource=place, Bucket=self._bucket, Key=self._prefix + path, **options
+                )
+            )
+            return
+        from boto3.s3.transfer import TransferConfig
+
+        in_parts = TransferConfig(multipart_threshold=1, multipart_chunksize=_COPY_PART_BYTES)
+        _patiently(
+            lambda: self._client.copy(place, self._bucket, self._prefix + path, ExtraArgs=options, Config=in_parts)
+        )
+
     def create(self, path: str, data: bytes, *, private: bool) -> bool:
-        with _s3_errors():
+        def put() -> bool:
             for pause_s in (0.1, 0.3, 1.0, None):
                 try:
                     self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=data, IfNoneMatch="*")
@@ -364,29 +482,107 @@ class _S3Store:
                     time.sleep(pause_s)  # another put is under way and may yet fail: only a 412 says that it is there
                 else:
                     return True
-        raise AssertionError("unreachable")
+            raise AssertionError("unreachable")
+
+        return _patiently(put)
 
     def size_bytes(self, path: str) -> int:
-        with _s3_errors():
-            return int(self._client.head_object(Bucket=self._bucket, Key=self._prefix + path)["ContentLength"])
+        return self.size_and_etag(path)[0]
+
+    def size_and_etag(self, path: str) -> tuple[int, str]:
+        head = _patiently(lambda: self._client.head_object(Bucket=self._bucket, Key=self._prefix + path))
+        return int(head["ContentLength"]), str(head["ETag"])
 
     def list(self, path: str) -> Iterator[str]:
+        return (name for name, _ in self.sizes(path))
+
+    def sizes(self, path: str) -> Iterator[tuple[str, int]]:
         prefix = f"{self._prefix}{path}/" if path else self._prefix
-        with _s3_errors():
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
-                for entry in page.get("Contents", []):
-                    if not entry["Key"].endswith("/"):  # a folder marker
-                        yield entry["Key"].removeprefix(self._prefix)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        entries = _patiently(
+            lambda: [(entry["Key"], int(entry["Size"])) for page in pages for entry in page.get("Contents", [])]
+        )
+        # A key that ends so is a folder marker.
+        return ((key.removeprefix(self._prefix), size) for key, size in entries if not key.endswith("/"))
 
     def delete(self, path: str) -> None:
-        with _s3_errors():
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + path)
+        _patiently(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + path))
+
+
+class _S3Sink(io.RawIOBase):
+    """Bytes on their way to one object, a part at a time; a file of one part is a plain put."""
+
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        self._client = client
+        self._place = {"Bucket": bucket, "Key": key}
+        self._upload: dict[str, str] = {}
+        self._parts: list[dict[str, Any]] = []
+        self._buffer = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._buffer += data
+        while len(self._buffer) > _PART_BYTES:
+            self._send(bytes(memoryview(self._buffer)[:_PART_BYTES]))
+            del self._buffer[:_PART_BYTES]
+        return memoryview(data).nbytes
+
+    def finish(self) -> None:
+        """Makes the object appear."""
+        data = bytes(self._buffer)
+        if not self._upload:
+            _patiently(lambda: self._client.put_object(**self._place, Body=data))
+            return
+        self._send(data)
+        parts = {"Parts": self._parts}
+        _patiently(lambda: self._client.complete_multipart_upload(**self._place, **self._upload, MultipartUpload=parts))
+
+    def abort(self) -> None:
+        """Forgets what was sent, if S3 still answers; the error that led here is the one to tell."""
+        if self._upload:
+            with suppress(Exception):
+                self._client.abort_multipart_upload(**self._place, **self._upload)
+
+    def _send(self, data: bytes) -> None:
+        if not self._upload:
+            created = _patiently(lambda: self._client.create_multipart_upload(**self._place))
+            self._upload = {"UploadId": created["UploadId"]}
+        number = len(self._parts) + 1
+        answer = _patiently(
+            lambda: self._client.upload_part(**self._place, **self._upload, PartNumber=number, Body=data)
+        )
+        # Checksums too, where the client made some: S3 wants them again at the end.
+        checksums = {name: value for name, value in answer.items() if name.startswith("Checksum")}
+        checksums.pop("ChecksumType", None)
+        self._parts.append({"PartNumber": number, "ETag": answer["ETag"], **checksums})
+
+
+def _patiently(call: Callable[[], _T]) -> _T:
+    """Returns: what `call` returns, which is made again while S3 does not answer, but for no longer than `_PATIENCE_S`."""
+    deadline_s = time.monotonic() + _PATIENCE_S
+    pause_s = 0.2
+    while True:
+        try:
+            with _s3_errors():
+                return call()
+        except ConnectionError as error:
+            if time.monotonic() + pause_s > deadline_s:
+                raise
+            _log.warning("%s; trying again in %.1f s", error, pause_s)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 3.0)
 
 
 @contextmanager
 def _s3_errors() -> Iterator[None]:
-    """Gives a refusal by S3 the type a local file system gives it; the S3 message goes, as it may quote a key id."""
-    from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
+    """Gives a refusal by S3 the type a local file system gives it; the S3 message goes, as it may quote a key id.
+
+    No answer at all, a 5xx and "slow down" are a ConnectionError.
+    """
+    from botocore.exceptions import ClientError, HTTPClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import ConnectionError as NoConnectionError
 
     try:
         yield
@@ -398,7 +594,11 @@ def _s3_errors() -> Iterator[None]:
             raise FileNotFoundError("no such object or bucket") from None
         if status in (401, 403):
             raise PermissionError("access denied") from None
+        if status is not None and (status >= 500 or status == 429):
+            raise ConnectionError(f"S3 answers with HTTP status {status}") from None
         raise
+    except (NoConnectionError, HTTPClientError) as error:
+        raise ConnectionError(f"S3 does not answer: {type(error).__name__}") from None
 
 
 def _absolute_uri(uri: str) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from taggants import storage
 from taggants.errors import InputError
 from taggants.storage import Root
 from tests.s3_server import S3Server
@@ -179,6 +180,66 @@ def test_copy_within_and_across_roots(root: Root, tmp_path: Path) -> None:
     assert other.list() == ["to"]
 
 
+def test_a_file_appears_when_its_block_ends(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_PART_BYTES", 5 * 2**20)
+    data = os.urandom(12 * 2**20 + 5)
+    root.write_bytes("a/file", b"old")
+    with root.writing("a/file") as sink:
+        for start in range(0, len(data), 700_001):
+            sink.write(data[start : start + 700_001])
+        assert root.read_bytes("a/file") == b"old"
+        assert root.list() == ["a/file"]
+    assert root.read_bytes("a/file") == data
+    assert root.sizes() == {"a/file": len(data)}
+    with root.writing("empty"):
+        pass
+    assert root.read_bytes("empty") == b""
+
+
+@pytest.mark.parametrize("size_bytes", [10, 12 * 2**20])
+def test_a_block_that_raises_publishes_nothing(root: Root, monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
+    monkeypatch.setattr(storage, "_PART_BYTES", 5 * 2**20)
+    root.write_bytes("file", b"old")
+
+    def broken(path: str) -> None:
+        with root.writing(path) as sink:
+            sink.write(bytes(size_bytes))
+            raise RuntimeError("the work failed")
+
+    for path in ("file", "new"):
+        with pytest.raises(RuntimeError, match="the work failed"):
+            broken(path)
+    assert root.read_bytes("file") == b"old"
+    assert root.list() == ["file"]
+
+
+def test_a_parquet_writer_that_is_broken_off_publishes_nothing(root: Root) -> None:
+    # Its own sink would: its `with` block writes the footer of half a file (apache/arrow issue 40502).
+    table = pa.table({"a": list(range(100))})
+
+    def broken() -> None:
+        with root.writing("t.parquet") as sink, pq.ParquetWriter(sink, table.schema) as writer:
+            writer.write_table(table)
+            raise RuntimeError("the work failed")
+
+    with pytest.raises(RuntimeError, match="the work failed"):
+        broken()
+    assert root.list() == []
+
+
+def test_checking_whether_files_can_be_written_leaves_none(root: Root) -> None:
+    root.check_writable()
+    assert root.list() == []
+
+
+def test_sizes_are_those_of_the_files_below_a_folder(root: Root) -> None:
+    assert root.sizes() == {}
+    for path, size_bytes in {"b": 3, "a/2": 0, "a/c/d": 5}.items():
+        root.write_bytes(path, bytes(size_bytes))
+    assert list(root.sizes().items()) == [("a/2", 0), ("a/c/d", 5), ("b", 3)]
+    assert root.sizes("a") == {"a/2": 0, "a/c/d": 5}
+
+
 def test_root_pickles_as_its_uri_after_use(root: Root) -> None:
     root.write_bytes("a", b"x")
     root.read_bytes("a")
@@ -335,3 +396,59 @@ def test_no_credentials_at_all(s3_environment: S3Server, monkeypatch: pytest.Mon
     for call in _every_call(Root(f"s3://{s3_environment.bucket}/prefix")):
         with pytest.raises(InputError, match="was denied"):
             call()
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("largest", [5 * 2**30, 2**20])
+def test_the_server_copies_from_s3_to_s3(
+    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, largest: int
+) -> None:
+    monkeypatch.setattr(storage, "_LARGEST_COPY_BYTES", largest)
+    monkeypatch.setattr(storage, "_COPY_PART_BYTES", 5 * 2**20)
+    source = Root(f"s3://{s3_environment.bucket}/{tmp_path.parent.name}-{tmp_path.name}/from")
+    destination = Root(f"s3://{s3_environment.bucket}/{tmp_path.parent.name}-{tmp_path.name}/to")
+    data = os.urandom(12 * 2**20 + 7)
+    source.write_bytes("file", data)
+
+    def reads(*_: object) -> None:
+        raise AssertionError("the bytes pass through this machine")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Root, "open_input", reads)
+        source.copy("file", destination, "x/file")
+    assert destination.sha256("x/file") == hashlib.sha256(data).hexdigest()
+    with pytest.raises(InputError, match=r"from/missing does not exist"):
+        source.copy("missing", destination, "x/missing")
+    assert destination.list() == ["x/file"]
+
+
+@pytest.mark.s3
+def test_a_broken_off_write_leaves_no_upload_behind(
+    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(storage, "_PART_BYTES", 5 * 2**20)
+    root = Root(f"s3://{s3_environment.bucket}/{tmp_path.parent.name}-{tmp_path.name}")
+
+    def uploads() -> list[str]:
+        answer = root._store._client.list_multipart_uploads(Bucket=s3_environment.bucket)
+        return [upload["Key"] for upload in answer.get("Uploads", []) if tmp_path.name in upload["Key"]]
+
+    def broken() -> None:
+        with root.writing("file") as sink:
+            sink.write(bytes(6 * 2**20))
+            assert len(uploads()) == 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    root.check_writable()
+    assert uploads() == []
+
+
+@pytest.mark.s3
+def test_what_cannot_be_written_is_known_early(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"s3://no-such-bucket/prefix.* (does not exist|was denied)"):
+        Root("s3://no-such-bucket/prefix").check_writable()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    with pytest.raises(InputError, match="was denied"):
+        Root(f"s3://{s3_environment.bucket}/prefix").check_writable()
