@@ -290,6 +290,15 @@ class VerifyConfig(Section):
     suspects: tuple[Uri, ...] = Field((), description="checkpoints (model.safetensors) to test")
 
 
+class ExportConfig(Section):
+    """Where and how `jobs/export.py` writes the signed dataset again. Not hashed."""
+
+    layout: Literal["source", "parquet", "imagefolder", "webdataset"] = Field(
+        "source", description="files of the new copy; source: those of the dataset, of which untouched ones are copied"
+    )
+    destination: Uri | None = Field(None, description="empty folder or s3:// prefix; required by jobs/export.py")
+
+
 class TrainJobConfig(Section):
     """Which model `jobs/train.py` trains. Not hashed."""
 
@@ -336,6 +345,7 @@ class Config(Section):
     detection: DetectionConfig = DetectionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     verify: VerifyConfig = VerifyConfig()
+    export: ExportConfig = ExportConfig()
     train: TrainJobConfig = TrainJobConfig()
     execution: ExecutionConfig = ExecutionConfig()
     output: OutputConfig = OutputConfig()

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
+import itertools
 import json
+import shutil
 import stat
-from collections.abc import Mapping
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +20,24 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 
+from taggants.data import SourceKind, open_source
 from taggants.data.digits import write_digits
 from taggants.data.image_codec import decode_image, encode_like, encode_png, without_pixels
 from taggants.data.parquet_source import ParquetSource
+from taggants.data.source import DatasetIndex, ImageSource
+from taggants.data.webdataset import WebDataset
 from taggants.errors import InputError
-from taggants.export import ExportManifest, check_originals, export_dataset, read_signed, verify_export
+from taggants.export import (
+    ExportManifest,
+    Layout,
+    check_originals,
+    conversion,
+    export_dataset,
+    read_signed,
+    verify_export,
+)
 from taggants.storage import Root
+from tests.s3_server import S3Server
 
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["x", "y", "z"], "_type": "ClassLabel"}}
@@ -187,7 +204,8 @@ def test_manifest(source: ParquetSource, signed: Mapping[int, np.ndarray], desti
         sha256 = hashlib.sha256(data).hexdigest()
         files.append({"path": name, "sha256": sha256, "size_bytes": len(data), "num_rows": num_rows})
     assert destination.read_json("manifest.json") == {
-        "format": "taggants-export/1",
+        "format": "taggants-export/2",
+        "layout": "parquet",
         "source_fingerprint": source.index().fingerprint,
         "fingerprint": ParquetSource(destination, "").index().fingerprint,
         "num_rows": 16,
@@ -229,14 +247,16 @@ def test_a_complete_export_is_only_verified(
 def test_a_broken_off_export_is_finished(
     source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Root.write_bytes
+    original = Root.writing
 
-    def fail_at_the_last_file(root: Root, path: str, data: bytes, *, private: bool = False) -> None:
-        if path == "c/d.parquet":
-            raise OSError("no space left")
-        original(root, path, data, private=private)
+    @contextmanager
+    def fail_at_the_last_file(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
+        with original(root, path, private=private) as sink:
+            yield sink
+            if path == "c/d.parquet":
+                raise OSError("no space left")
 
-    monkeypatch.setattr(Root, "write_bytes", fail_at_the_last_file)
+    monkeypatch.setattr(Root, "writing", fail_at_the_last_file)
     with pytest.raises(OSError, match="no space left"):
         export_dataset(source, signed, destination)
     assert destination.list() == ["a.parquet", "b.parquet"]
@@ -255,14 +275,16 @@ def test_a_file_that_reads_back_otherwise_gets_no_manifest(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    original = Root.write_bytes
+    original = Root.writing
 
-    def spoil(root: Root, path: str, data: bytes, *, private: bool = False) -> None:
-        original(root, path, data, private=private)
+    @contextmanager
+    def spoil(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
+        with original(root, path, private=private) as sink:
+            yield sink
         if path != "a.parquet":
             return
         rows = rows_of(root, path)
-        schema = pq.read_schema(pa.BufferReader(data))
+        schema = pq.read_schema(pa.BufferReader(root.read_bytes(path)))
         row = rows[{"untouched row": 1, "signed row": 2}.get(fault, 0)]
         if fault in ("untouched row", "signed row"):
             row["image"]["bytes"] = encode_png(pixels(1, seed=77)[0])
@@ -274,9 +296,9 @@ def test_a_file_that_reads_back_otherwise_gets_no_manifest(
             schema = schema.with_metadata({**schema.metadata, b"signed": b"yes"})
         table = pa.Table.from_pylist(rows, schema=schema)
         size = 4 if fault == "row groups" else 3
-        original(root, path, _bytes(table, row_group_size=size, compression=CODECS))
+        root.write_bytes(path, _bytes(table, row_group_size=size, compression=CODECS))
 
-    monkeypatch.setattr(Root, "write_bytes", spoil)
+    monkeypatch.setattr(Root, "writing", spoil)
     with pytest.raises(RuntimeError, match=r"a\.parquet does not read back as written"):
         export_dataset(source, signed, destination)
     assert not destination.exists("manifest.json")
@@ -311,8 +333,11 @@ def test_the_source_is_never_overwritten(
     before = state(source.root)
     (tmp_path / "link").symlink_to(source.root.uri)
     for uri in (source.root.uri, str(tmp_path / "link")):
-        with pytest.raises(InputError, match="is the unsigned file"):
+        with pytest.raises(InputError, match="is the folder of the source"):
             export_dataset(source, signed, Root(uri))
+    shutil.copytree(source.root.uri, tmp_path / "copy")  # the same folder by a name that cannot be told, as by NFS
+    with pytest.raises(InputError, match="is the unsigned file"):
+        export_dataset(source, signed, Root(str(tmp_path / "copy")))
     assert state(source.root) == before
 
 
@@ -375,7 +400,8 @@ def test_a_signed_image_fits_the_channels_of_its_original(destination: Root, tmp
 def test_progress(source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root) -> None:
     calls: list[tuple[int, int]] = []
     export_dataset(source, signed, destination, on_progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(3, 16), (6, 16), (7, 16), (12, 16), (15, 16), (16, 16)]
+    steps = [(done - before, total) for (before, _), (done, total) in itertools.pairwise([(0, 0), *calls])]
+    assert sorted(steps) == [(1, 16), (1, 16), (3, 16), (3, 16), (3, 16), (5, 16)]  # row groups, and one copied file
 
 
 @pytest.mark.parametrize("damage", ["missing", "longer", "flipped", "not listed", "manifest", "format", "fields"])
@@ -391,7 +417,7 @@ def test_verifying_names_what_is_wrong(
         "flipped": r"b\.parquet has SHA-256 .*, its manifest says",
         "not listed": r"manifest\.json has a fingerprint or row count",
         "manifest": r"b\.parquet has 5 rows, its manifest says 6",
-        "format": "not of the format taggants-export/1",
+        "format": "not of the format taggants-export/2",
         "fields": "lacks fields or has malformed ones",
     }[damage]
     if damage == "missing":
@@ -405,7 +431,7 @@ def test_verifying_names_what_is_wrong(
     elif damage == "manifest":
         manifest["files"][1]["num_rows"] = 6
     elif damage == "format":
-        manifest["format"] = "taggants-export/2"
+        manifest["format"] = "taggants-export/1"
     elif damage == "fields":
         manifest["files"][1]["extra"] = 1
     destination.write_json("manifest.json", manifest)
@@ -491,7 +517,7 @@ def test_a_jpeg_that_reads_back_otherwise_gets_no_manifest(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    original = Root.write_bytes
+    original = Root.writing
     image = signed_jpegs[0]
     spoilt = {
         "pixels": encode_like(255 - image, like=jpegs()[0]),
@@ -501,14 +527,16 @@ def test_a_jpeg_that_reads_back_otherwise_gets_no_manifest(
         "damage": encode_like(image, like=jpegs()[0])[:-9],
     }[fault]
 
-    def spoil(root: Root, path: str, data: bytes, *, private: bool = False) -> None:
-        original(root, path, data, private=private)
+    @contextmanager
+    def spoil(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
+        with original(root, path, private=private) as sink:
+            yield sink
         rows = rows_of(root, path)
         rows[0]["image"]["bytes"] = spoilt
-        table = pa.Table.from_pylist(rows, schema=pq.read_schema(pa.BufferReader(data)))
-        original(root, path, _bytes(table, row_group_size=2, compression=CODECS))
+        table = pa.Table.from_pylist(rows, schema=pq.read_schema(pa.BufferReader(root.read_bytes(path))))
+        root.write_bytes(path, _bytes(table, row_group_size=2, compression=CODECS))
 
-    monkeypatch.setattr(Root, "write_bytes", spoil)
+    monkeypatch.setattr(Root, "writing", spoil)
     with pytest.raises(RuntimeError, match="row 0 does not hold its signed image"):
         export_dataset(jpeg_source, signed_jpegs, destination)
     assert not destination.exists("manifest.json")
@@ -596,3 +624,314 @@ def test_hugging_face_datasets_reads_an_export(
         assert row["image"].mode == "RGB"
         assert np.array_equal(np.asarray(row["image"]).transpose(2, 0, 1), image)
         assert row["label"] == label
+
+
+# Image folders and WebDataset.
+
+LAYOUTS = ("parquet", "imagefolder", "webdataset")
+LABELS = [0, 1, 2, 0, 1, 2, 2]
+PICTURES = [*(encoded(image, "PNG", compress_level=1) for image in pixels(3, (3, 21, 30), seed=6)), *jpegs()]
+
+
+def tar_of(members: list[tuple[str, bytes]], **header: Any) -> bytes:
+    tar_format = header.pop("format", tarfile.PAX_FORMAT)
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tar_format) as tar:
+        for number, (name, content) in enumerate(members):
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime, member.uid = len(content), 1_600_000_000 + number, 1000 + number
+            for field, value in header.items():
+                setattr(member, field, value)
+            tar.addfile(member, io.BytesIO(content))
+    return sink.getvalue()
+
+
+def pairs(first: int, last: int) -> list[tuple[str, bytes]]:
+    members = []
+    for i in range(first, last):
+        name = f"{'é' * 80 if i == 3 else 'k'}{i}"  # a name that takes a header of its own
+        members += [(f"{name}.cls", b"%d" % LABELS[i]), (f"{name}.{'png' if i < 3 else 'jpg'}", PICTURES[i])]
+    return [*members, (f"{first}.txt", b"not of the dataset" * 100)]
+
+
+def source_in(layout: str, root: Root) -> ImageSource:
+    """The seven pictures in that layout; of an image folder and tars the first file or two hold none that is signed."""
+    if layout == "imagefolder":
+        for i, (picture, label) in enumerate(zip(PICTURES, LABELS, strict=True)):
+            root.write_bytes(f"train/{'abc'[label]}/{i}.{'PNG' if i < 3 else 'jpeg'}", picture)
+    elif layout == "webdataset":
+        root.write_bytes("x-0.tar", tar_of(pairs(0, 2)))
+        root.write_bytes("x-1.tar", tar_of(pairs(2, 7)))
+    else:
+        write(root, "train-0.parquet", PICTURES[:2], row_group_size=3)
+        write(root, "train-1.parquet", PICTURES[2:], row_group_size=3)
+    files = {"imagefolder": "train", "webdataset": "x-", "parquet": "train"}[layout]
+    return open_source(cast(SourceKind, layout), root, files, channels=3)
+
+
+def signed_of(source: ImageSource) -> dict[int, np.ndarray]:
+    """New pixels for the picture 2, a PNG, and 3 and 4, a coloured and a grey JPEG."""
+    encoded_images = source.read_encoded(range(source.num_rows))
+    images = pixels(3, (3, 21, 30), seed=8)
+    images[2][:] = images[2][:1]
+    return {encoded_images.index(PICTURES[i]): image for i, image in zip((2, 3, 4), images, strict=True)}
+
+
+def expected_of(source: ImageSource, signed: Mapping[int, np.ndarray]) -> list[tuple[bytes, int]]:
+    """What an export has to hold, by sample id of the source."""
+    expected = []
+    for i, data in enumerate(source.read_encoded(range(source.num_rows))):
+        stored = signed[i][: decode_image(data).shape[0]] if i in signed else None
+        expected.append((data if stored is None else encode_like(stored, like=data), int(source.index().labels[i])))
+    return expected
+
+
+def held_by(source: ImageSource) -> list[tuple[bytes, int]]:
+    return list(zip(source.read_encoded(range(source.num_rows)), source.index().labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_changes_in_the_signed_images_alone(layout: str, tmp_path: Path, destination: Root) -> None:
+    source = source_in(layout, Root(str(tmp_path / "source")))
+    signed = signed_of(source)
+    manifest = export_dataset(source, signed, destination)
+    exported = source.at(destination)
+    assert held_by(exported) == expected_of(source, signed)
+    assert destination.list() == sorted([*source.root.list(), "manifest.json"])
+    assert manifest.layout == layout
+    assert manifest.source_fingerprint == source.index().fingerprint
+    assert manifest.fingerprint == exported.index().fingerprint
+    assert verify_export(destination) == manifest
+    for name in source.root.list():
+        holds_taggants = name in {
+            *("train-1.parquet", "x-1.tar", "train/c/2.PNG"),
+            *("train/a/3.jpeg", "train/b/4.jpeg"),
+        }
+        assert (destination.sha256(name) != source.root.sha256(name)) == holds_taggants
+    before = state(destination)
+    assert export_dataset(source, signed, destination) == manifest
+    assert state(destination) == before
+    with pytest.raises(InputError, match="other signed images"):
+        export_dataset(source, dict(list(signed.items())[:2]), destination)
+    read = read_signed(source, destination, sorted(signed))
+    assert np.array_equal(read[min(signed)], decode_image(expected_of(source, signed)[min(signed)][0], 3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_broken_off_export_keeps_what_is_right_in_every_layout(
+    layout: str, tmp_path: Path, destination: Root
+) -> None:
+    source = source_in(layout, Root(str(tmp_path / "source")))
+    signed = signed_of(source)
+    manifest = export_dataset(source, signed, destination)
+    names = [file.path for file in manifest.files]
+    destination.delete("manifest.json")
+    destination.delete(names[0])
+    destination.write_bytes(names[-1], b"half")
+    before = state(destination)
+    assert export_dataset(source, signed, destination) == manifest
+    kept = [name for name in names[1:-1] if state(destination)[name] == before[name]]
+    assert kept == names[1:-1]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("fault", ["copied", "rewritten"])
+def test_a_file_that_storage_spoils_gets_no_manifest(
+    layout: str, fault: str, tmp_path: Path, destination: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_in(layout, Root(str(tmp_path / "source")))
+    signed = signed_of(source)
+    copy, writing = Root.copy, Root.writing
+
+    def spoil(root: Root, path: str) -> None:
+        data = bytearray(root.read_bytes(path))
+        place = bytes(data).rfind(PICTURES[5][-40:]) if layout != "imagefolder" else len(data) // 2
+        data[place if fault == "rewritten" else len(data) // 3] ^= 1
+        root.write_bytes(path, bytes(data))
+
+    def spoiling_copy(root: Root, path: str, to: Root, to_path: str) -> None:
+        copy(root, path, to, to_path)
+        if fault == "copied":
+            spoil(to, to_path)
+
+    @contextmanager
+    def spoiling_writing(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
+        with writing(root, path, private=private) as sink:
+            yield sink
+        if fault == "rewritten" and path != "manifest.json":
+            spoil(root, path)
+
+    monkeypatch.setattr(Root, "copy", spoiling_copy)
+    monkeypatch.setattr(Root, "writing", spoiling_writing)
+    with pytest.raises(RuntimeError, match="does not read back as"):
+        export_dataset(source, signed, destination)
+    assert not destination.exists("manifest.json")
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_is_the_one_that_tarfile_writes_of_the_signed_images(
+    destination: Root, tmp_path: Path, tar_format: int
+) -> None:
+    """Byte for byte: headers, their order and checksums, padding, and zeros at the end."""
+    root = Root(str(tmp_path / "source"))
+    header = {"format": tar_format, "uname": "somebody", "gname": "staff", "gid": 7, "mode": 0o640}
+    # 19 blocks of members: the larger image needs another record.
+    small, large = encode_png(BAD), encode_png(pixels(1, (3, 60, 60))[0])
+    members = [("a/k.png", small), ("a/k.cls", b"1"), ("b.png", large), ("b.cls", b"0")]
+    for size in (1, 2000, 6000):
+        root.write_bytes("x.tar", tar_of([*members, ("c.txt", bytes(size))], **header))
+        source = WebDataset(root, ("x.tar",))
+        image = np.zeros((3, 60, 60), dtype=np.uint8)
+        export_dataset(source, {1: image}, destination.child(str(size)))
+        assert source.index().labels.tolist() == [1, 0]
+        expected = [*members[:2], ("b.png", encode_like(image, like=large)), members[3], ("c.txt", bytes(size))]
+        assert destination.read_bytes(f"{size}/x.tar") == tar_of(expected, **header)
+
+
+def test_a_tar_with_another_ending_keeps_it(destination: Root, tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "source"))
+    members = [("b.png", encode_png(BAD)), ("b.cls", b"0")]
+    whole = tar_of(members)
+    root.write_bytes("x.tar", whole[: 4 * 512] + bytes(1024))  # two blocks of zeros, as Go's archive/tar writes it
+    export_dataset(WebDataset(root, ("x.tar",)), {0: BAD}, destination)
+    assert destination.read_bytes("x.tar") == root.read_bytes("x.tar")
+
+
+def test_the_source_of_a_folder_takes_no_export(tmp_path: Path) -> None:
+    source = source_in("imagefolder", Root(str(tmp_path / "source")))
+    for place in ("train", "train/signed"):
+        with pytest.raises(InputError, match="is the folder of the source or lies in it"):
+            export_dataset(source, signed_of(source), source.root.child(place))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_of_other_files_is_left_alone(layout: str, tmp_path: Path, destination: Root) -> None:
+    source = source_in("parquet", Root(str(tmp_path / "source")))
+    destination.write_bytes("notes.txt", b"mine")
+    with pytest.raises(InputError, match=r"notes\.txt is no part of this export"):
+        export_dataset(source, signed_of(source), destination, layout=cast(Layout, layout))
+    assert destination.list() == ["notes.txt"]
+
+
+# From one layout to another.
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("new_layout", LAYOUTS)
+def test_a_conversion_keeps_encoded_images_and_labels(
+    layout: str, new_layout: str, tmp_path: Path, destination: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "LARGEST_FILE_BYTES", 5_000)
+    source = source_in(layout, Root(str(tmp_path / "source")))
+    signed = signed_of(source)
+    manifest = export_dataset(source, signed, destination, layout=cast(Layout, new_layout), private=True)
+    files = {"parquet": "train", "imagefolder": "train" if layout == new_layout else "", "webdataset": ""}[new_layout]
+    exported = open_source(cast(SourceKind, new_layout), destination, files, channels=3)
+    assert sorted(held_by(exported)) == sorted(expected_of(source, signed))
+    assert manifest.fingerprint == exported.index().fingerprint
+    assert (manifest.layout, manifest.num_rows) == (new_layout, 7)
+    assert manifest.signed_sample_ids == tuple(sorted(signed))
+    assert verify_export(destination) == manifest
+    if new_layout != "imagefolder" and layout != new_layout:
+        assert held_by(exported) == expected_of(source, signed)  # the ids stay
+        assert len(manifest.files) > 2  # none is too large
+        assert manifest.class_names == source.index().class_names
+    before = state(destination)
+    assert export_dataset(source, signed, destination, layout=cast(Layout, new_layout), private=True) == manifest
+    assert state(destination) == before
+
+
+@pytest.mark.parametrize("new_layout", ["parquet", "imagefolder", "webdataset"])
+def test_a_broken_off_conversion_is_finished(new_layout: str, tmp_path: Path, destination: Root) -> None:
+    source = source_in("imagefolder" if new_layout == "parquet" else "parquet", Root(str(tmp_path / "source")))
+    signed = signed_of(source)
+    convert = functools.partial(export_dataset, source, signed, destination, layout=new_layout)
+    manifest = convert()
+    whole = {name: destination.sha256(name) for name in destination.list()}
+    with pytest.raises(InputError, match="holds an export with other signed images"):
+        export_dataset(source, {min(signed): signed[min(signed)]}, destination, layout=cast(Layout, new_layout))
+    destination.delete("manifest.json")
+    destination.write_bytes(manifest.files[0].path, b"half")
+    assert convert() == manifest
+    assert {name: destination.sha256(name) for name in destination.list()} == whole
+    with pytest.raises(InputError, match=f"holds an export as {new_layout}, not as "):
+        export_dataset(source, signed, destination)
+
+
+def test_a_conversion_that_reads_back_otherwise_gets_no_manifest(
+    tmp_path: Path, destination: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_in("parquet", Root(str(tmp_path / "source")))
+    original = Root.writing
+
+    @contextmanager
+    def other_label(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
+        with original(root, path, private=private) as sink:
+            yield sink
+        root.write_bytes(path, tar_of([(f"{i:08d}.png", picture) for i, picture in enumerate(PICTURES)]))
+
+    monkeypatch.setattr(Root, "writing", other_label)
+    with pytest.raises(RuntimeError, match=r"train-00000\.tar does not read back as written"):
+        export_dataset(source, signed_of(source), destination, layout="webdataset")
+    assert not destination.exists("manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (("cat", "dog", "frog"), ("cat", "dog", "frog")),
+        (None, ("0", "1", "2")),
+        (("dog", "cat", "frog"), ("0_dog", "1_cat", "2_frog")),  # not sorted: as names they would change the labels
+        (("a/b", "c", ".d"), ("0_a_b", "1_c", "2__d")),
+        (("a", "a", "b"), ("0_a", "1_a", "2_b")),
+    ],
+)
+def test_class_folders_are_sorted_as_the_labels_are(names: tuple[str, ...] | None, folders: tuple[str, ...]) -> None:
+    index = DatasetIndex(np.array([2, 0, 1]), ("f",), (0, 3), 3, names, "")
+    assert conversion.class_folders(index) == folders
+
+
+def test_numbered_class_folders_are_as_wide_as_the_last() -> None:
+    index = DatasetIndex(np.arange(11), ("f",), (0, 11), 11, None, "")
+    assert conversion.class_folders(index)[9:] == ("09", "10")
+
+
+def test_a_class_without_images_cannot_be_a_folder(tmp_path: Path, destination: Root) -> None:
+    root = Root(str(tmp_path / "source"))
+    write(root, "a.parquet", [encode_png(BAD), encode_png(BAD)])  # labels 0 and 1 of three
+    source = ParquetSource(root, "")
+    with pytest.raises(InputError, match="Class 2 of 3 has no images"):
+        export_dataset(source, {0: BAD}, destination, layout="imagefolder")
+    assert destination.list() == []
+    export_dataset(source, {0: BAD}, destination, layout="webdataset")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_from_s3_to_s3(layout: str, tmp_path: Path, s3_environment: S3Server) -> None:
+    remote = Root(f"s3://{s3_environment.bucket}/{tmp_path.parent.name}-{tmp_path.name}")
+    source, local = source_in(layout, remote.child("source")), source_in(layout, Root(str(tmp_path / "source")))
+    signed = signed_of(source)
+    manifest = export_dataset(source, signed, remote.child("export"))
+    assert manifest == export_dataset(local, signed, Root(str(tmp_path / "export")))
+    assert verify_export(remote.child("export")) == manifest
+    assert export_dataset(source, signed, remote.child("export")) == manifest
+    with pytest.raises(InputError, match=r"no-such-bucket.* (does not exist|was denied)"):
+        export_dataset(source, signed, Root("s3://no-such-bucket/x"))
+
+
+def test_memory_holds_pieces_not_files(tmp_path: Path, destination: Root) -> None:
+    """Untouched images of 48 MiB in all, in row groups of 1 MiB: what pyarrow holds at once stays far below."""
+    root = Root(str(tmp_path / "source"))
+    noise = np.random.default_rng(0)
+    cells = [encode_png(BAD), *(noise.bytes(2**18) for _ in range(191))]
+    write(root, "a.parquet", cells, row_group_size=4, compression="NONE")
+    source = ParquetSource(root, "")
+    del cells
+    before = pa.total_allocated_bytes()
+    held: list[int] = []
+    export_dataset(
+        source, {0: BAD}, destination, on_progress=lambda *_: held.append(pa.total_allocated_bytes() - before)
+    )
+    assert len(held) == 48
+    assert max(held) < 16 * 2**20

@@ -1,0 +1,125 @@
+"""Bytes/s and peak memory of an export, against a plain pyarrow read-and-write of the same Parquet files.
+
+    python benchmarks/export.py --folder /tmp/export-benchmark [--mebibytes 1024] [--repeats 3]
+
+Writes files of 128 MiB of random bytes as images, with 8 taggants among them: in one file, or one in each. Every
+measurement is a process of its own. The plain copy reads and writes a row group at a time with the codec of the files and
+makes them durable (fsync), as the export does; the page cache is warm for both. "index" adds the reading and hashing of
+the source, which a run has done long before. The files are deleted at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from taggants.data.image_codec import encode_png
+from taggants.data.parquet_source import ParquetSource
+from taggants.export import export_dataset
+from taggants.storage import Root
+
+FILE_BYTES = 128 * 2**20
+IMAGE_BYTES = 128 * 2**10
+ROW_GROUP_ROWS = 100
+NUM_TAGGANTS = 8
+SHAPE = (3, 64, 64)
+
+
+def write_source(folder: Path, num_files: int) -> None:
+    image_type = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(num_files):
+        images = [encode_png(rng.integers(0, 256, SHAPE, dtype=np.uint8)) for _ in range(NUM_TAGGANTS)]
+        images += [rng.bytes(IMAGE_BYTES) for _ in range(FILE_BYTES // IMAGE_BYTES - NUM_TAGGANTS)]
+        cells = [{"bytes": data, "path": f"{number}-{i}.png"} for i, data in enumerate(images)]
+        labels = pa.array(rng.integers(0, 1000, len(cells)))
+        table = pa.table({"image": pa.array(cells, image_type), "label": labels})
+        pq.write_table(table, folder / f"train-{number:03d}.parquet", row_group_size=ROW_GROUP_ROWS)
+
+
+def read_and_write(source: Path, destination: Path) -> None:
+    destination.mkdir()
+    for path in sorted(source.iterdir()):
+        with pq.ParquetFile(path) as file, (destination / path.name).open("wb") as sink:
+            with pq.ParquetWriter(sink, file.schema_arrow) as writer:
+                for row_group in range(file.num_row_groups):
+                    writer.write_table(file.read_row_group(row_group))
+            os.fsync(sink.fileno())
+
+
+def measure(what: str, source: Path, destination: Path) -> dict[str, float]:
+    """Returns: seconds, and by how many bytes the process grew at its peak."""
+    dataset = ParquetSource(Root(str(source)), "")
+    rows_per_file = dataset.num_rows // len(dataset.file_names)
+    per_file = 1 if what == "export, all files" else NUM_TAGGANTS
+    first_rows = [number * rows_per_file for number in range(NUM_TAGGANTS // per_file)]
+    image = np.zeros(SHAPE, dtype=np.uint8)
+    signed = {(row + i) % dataset.num_rows: image for row in first_rows for i in range(per_file)}
+    if what.startswith("export"):
+        dataset.index()
+    before = peak_bytes()
+    start = time.perf_counter()
+    if what == "pyarrow":
+        read_and_write(source, destination)
+    else:
+        export_dataset(dataset, signed, Root(str(destination)))
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "growth": peak_bytes() - before}
+
+
+def peak_bytes() -> int:
+    """Returns: the largest resident memory so far; `getrusage` would count the parent process's too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--mebibytes", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    source, destination = given.folder / "source", given.folder / "destination"
+    if given.measure:
+        print(json.dumps(measure(given.measure, source, destination)))
+        return
+    print(f"{'MiB':>6}  {'what':<22}{'s (median)':>11}{'min-max':>14}{'MiB/s':>8}{'of pyarrow':>12}{'peak + MiB':>12}")
+    for mebibytes in (given.mebibytes, 2 * given.mebibytes):
+        try:
+            write_source(source, max(1, mebibytes * 2**20 // FILE_BYTES))
+            size_bytes = sum(path.stat().st_size for path in source.iterdir())
+            plain_s = 0.0
+            for what in ("pyarrow", "export, one file", "export, all files", "index and export"):
+                found = []
+                for _ in range(given.repeats):
+                    command = [sys.executable, __file__, "--folder", str(given.folder), "--measure", what]
+                    found.append(json.loads(subprocess.run(command, capture_output=True, check=True).stdout))
+                    shutil.rmtree(destination)
+                seconds = sorted(one["seconds"] for one in found)
+                median_s = statistics.median(seconds)
+                plain_s = plain_s or median_s
+                growth = max(one["growth"] for one in found)
+                print(
+                    f"{size_bytes / 2**20:>6.0f}  {what:<22}{median_s:>11.2f}{f'{seconds[0]:.2f}-{seconds[-1]:.2f}':>14}"
+                    f"{size_bytes / 2**20 / median_s:>8.0f}{plain_s / median_s:>11.0%} {growth / 2**20:>12.0f}",
+                    flush=True,
+                )
+        finally:
+            shutil.rmtree(given.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Writes the signed dataset, in the owner's own layout or another, and proves that it differs in the signed pixels alone.
+
+A signed image is stored as its original was: PNG losslessly; JPEG with the original's tables, sampling and metadata. What
+readers of a JPEG see is therefore not the signed image itself but its decoded form, which `read_signed` returns.
+"""
+
+from __future__ import annotations
+
+from taggants.export.dataset import Layout, export_dataset, read_signed
+from taggants.export.manifest import MANIFEST_PATH, ExportedFile, ExportManifest, verify_export
+from taggants.export.originals import check_originals
+
+__all__ = [
+    "MANIFEST_PATH",
+    "ExportManifest",
+    "ExportedFile",
+    "Layout",
+    "check_originals",
+    "export_dataset",
+    "read_signed",
+    "verify_export",
+]

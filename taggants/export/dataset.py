@@ -1,0 +1,222 @@
+"""Writes the whole signed dataset, checks it, and says so in a manifest."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taggants.data import SourceKind
+from taggants.data.image_folder import ImageFolder
+from taggants.data.parquet_source import ParquetSource
+from taggants.data.source import EncodedSource, ImageSource
+from taggants.data.webdataset import WebDataset
+from taggants.errors import InputError
+from taggants.export.conversion import class_folders, convert
+from taggants.export.image_folder import FolderLayout
+from taggants.export.manifest import (
+    MANIFEST_PATH,
+    ExportedFile,
+    ExportManifest,
+    fingerprint_of,
+    read_manifest,
+    verify_export,
+    write_manifest,
+)
+from taggants.export.originals import Signed, check_signed
+from taggants.export.parquet import ParquetLayout
+from taggants.export.rewriting import FileLayout, check_complete, refuse_unsigned_files, write_files
+from taggants.export.tar import TarLayout
+from taggants.storage import Root
+
+Layout: TypeAlias = Literal["source", "parquet", "imagefolder", "webdataset"]
+
+
+def export_dataset(
+    source: ImageSource,
+    signed: Signed,
+    destination: Root,
+    *,
+    layout: Layout = "source",
+    private: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ExportManifest:
+    """Writes a dataset with its signed images in place of the originals, reads every file back, then writes the manifest.
+
+    In the layout of the source, file names, row order, schema, row groups, codecs, tar headers and metadata are the
+    source's, and files without signed rows are copied byte for byte, by the server from S3 to S3. In another layout the
+    encoded images and labels are kept and their files are new, see `conversion`. Either way a signed image is PNG or JPEG
+    as the original, which it equals in all but the pixels (and Huffman tables made for them). The bytes are a function of
+    the arguments and the versions of Pillow and pyarrow alone. Running it again finishes a broken-off export, whose right
+    files stay, and only verifies a complete one. In memory are row groups, pieces and what the manifest lists, never a
+    whole file (but up to 256 MiB of images of one in another layout).
+
+    Args:
+        source: the dataset.
+        signed: by sample id the signed image, uint8 [C, H, W], of the shape that `source` reads. One with three
+            channels that replaces a greyscale image has to be grey, and is stored in one channel. A mapping that reads
+            images when asked, from several threads, keeps them out of memory.
+        destination: the folder to write, without other files.
+        layout: "source" for that of the source.
+        private: list the signed sample ids in the manifest, and let only the owner read that (mode 0600, local only).
+        on_progress: called with (rows done, all rows) after each row group, copied file or few images.
+
+    Returns: the manifest.
+
+    Raises:
+        InputError: before anything is written: there are no signed images, a sample id is unknown, a shape differs, an
+            original is neither a plain PNG nor a plain JPEG (`replaceable_shape`), or the destination cannot be written,
+            is or lies in the source, or holds another dataset, the unsigned one or other files.
+        RuntimeError: a file written does not read back as intended; there is no manifest then.
+    """
+    kind = kind_of(source)
+    new_kind: SourceKind = kind if layout == "source" else layout
+    _refuse_source(source, destination)
+    is_complete = destination.exists(MANIFEST_PATH)
+    if not is_complete:
+        destination.check_writable()
+    check_signed(source, signed)
+    advance = _counter(source.num_rows, on_progress)
+    source_fingerprint = source.index().fingerprint
+    class_names = source.index().class_names if new_kind != kind else None
+    files: tuple[ExportedFile, ...]
+    if is_complete:
+        complete = _verify_same(source, destination, new_kind, source_fingerprint)
+        files = complete.files
+    if new_kind == kind:
+        file_layout = _file_layout(source)
+        if is_complete:
+            check_complete(source, file_layout, signed, destination, files)
+        else:
+            _refuse_other_files(destination, lambda: {name for name, _ in file_layout.files()})
+            refuse_unsigned_files(source, file_layout, signed, destination)
+            files = write_files(source, file_layout, signed, destination, advance)
+    else:
+        assert isinstance(source, EncodedSource)
+        if new_kind == "imagefolder":
+            class_folders(source.index())  # refuses what a folder cannot hold
+        if is_complete:
+            if convert(source, signed, destination, new_kind, advance, only_hash=True) != files:
+                raise InputError(
+                    f"{destination.uri} holds an export with other signed images or of other versions of Pillow or "
+                    "pyarrow; give an empty folder."
+                )
+        else:
+            _refuse_files_of_other_layouts(destination, new_kind)
+            files = convert(source, signed, destination, new_kind, advance)
+            _refuse_other_files(destination, lambda: {file.path for file in files})
+    manifest = ExportManifest(
+        layout=new_kind,
+        source_fingerprint=source_fingerprint,
+        fingerprint=fingerprint_of(files),
+        num_rows=sum(file.num_rows for file in files),
+        files=files,
+        class_names=class_names,
+        signed_sample_ids=tuple(sorted(int(i) for i in signed)) if private else None,
+    )
+    # A complete export keeps its manifest, unless it is to become public or private now.
+    if not is_complete or manifest != complete:
+        write_manifest(destination, manifest, private=private)
+    return manifest
+
+
+def read_signed(source: ImageSource, destination: Root, sample_ids: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    """Reads signed images from a complete export as anyone who has the dataset reads them.
+
+    Args:
+        source: the dataset that was exported.
+        destination: the folder that it was exported to, in the layout of the source.
+
+    Returns: by sample id uint8 [C, H, W], decoded as `source` decodes; the images may differ in size.
+
+    Raises:
+        InputError: the export is not complete or of another layout, or a sample id is unknown.
+    """
+    layout = read_manifest(destination).layout
+    if layout != kind_of(source):
+        raise InputError(
+            f"{destination.uri} is an export as {layout}, not as {kind_of(source)}; give one in the layout of the source."
+        )
+    images = source.at(destination).read_sized(sample_ids)
+    return {int(sample_id): image for sample_id, image in zip(sample_ids, images, strict=True)}
+
+
+def kind_of(source: ImageSource) -> SourceKind:
+    """Returns: the layout of a source."""
+    if isinstance(source, ParquetSource):
+        return "parquet"
+    return "imagefolder" if isinstance(source, ImageFolder) else "webdataset"
+
+
+def _file_layout(source: ImageSource) -> FileLayout:
+    if isinstance(source, ParquetSource):
+        return ParquetLayout(source)
+    if isinstance(source, ImageFolder):
+        return FolderLayout(source)
+    assert isinstance(source, WebDataset), source
+    return TarLayout(source)
+
+
+def _counter(num_rows: int, on_progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    """Returns: what threads call with the number of rows they did."""
+    lock = threading.Lock()
+    done = 0
+
+    def advance(num_done: int) -> None:
+        nonlocal done
+        with lock:
+            done += num_done
+            if on_progress is not None:
+                on_progress(done, num_rows)
+
+    return advance
+
+
+def _verify_same(source: ImageSource, destination: Root, kind: SourceKind, source_fingerprint: str) -> ExportManifest:
+    manifest = read_manifest(destination)
+    if manifest.source_fingerprint != source_fingerprint:
+        raise InputError(
+            f"{destination.uri} holds an export of the dataset {manifest.source_fingerprint}, not of "
+            f"{source_fingerprint}; give an empty folder."
+        )
+    if manifest.layout != kind:
+        raise InputError(
+            f"{destination.uri} holds an export as {manifest.layout}, not as {kind}; give an empty folder."
+        )
+    return verify_export(destination)
+
+
+def _refuse_source(source: ImageSource, destination: Root) -> None:
+    folder = source.root.uri
+    if isinstance(source, ImageFolder) and source.folder:
+        folder = source.root.uri_of(source.folder)
+    inside_folder = isinstance(source, ImageFolder) and f"{_real(destination.uri)}/".startswith(f"{_real(folder)}/")
+    if inside_folder or _real(destination.uri) == _real(source.root.uri):
+        raise InputError(
+            f"{destination.uri} is the folder of the source or lies in it, so its originals would be lost or mixed with "
+            "signed images; give an empty folder elsewhere."
+        )
+
+
+def _real(uri: str) -> str:
+    return uri if "://" in uri else os.path.realpath(uri)
+
+
+def _refuse_other_files(destination: Root, own_names: Callable[[], set[str]]) -> None:
+    present = destination.list()
+    others = sorted(set(present) - own_names()) if present else []
+    if others:
+        raise InputError(f"{destination.uri_of(others[0])} is no part of this export; give an empty folder.")
+
+
+def _refuse_files_of_other_layouts(destination: Root, kind: SourceKind) -> None:
+    """Before the names of a conversion are known: a broken-off one left only files of its own kind."""
+    suffix = {"parquet": ".parquet", "webdataset": ".tar", "imagefolder": ""}[kind]
+    for name in destination.list():
+        is_own = name.count("/") == 1 if kind == "imagefolder" else name.startswith("train-") and name.endswith(suffix)
+        if not is_own:
+            raise InputError(f"{destination.uri_of(name)} is no part of this export; give an empty folder.")

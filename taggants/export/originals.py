@@ -1,0 +1,93 @@
+"""Signed images in the place of their originals: what fits, how it is stored, and whether it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taggants.data.image_codec import decode_image, encode_like, is_jpeg, replaceable_shape, without_pixels
+from taggants.data.source import ImageSource
+from taggants.errors import InputError
+
+Signed: TypeAlias = Mapping[int, NDArray[np.uint8]]  # images [C, H, W] by sample id, or by row in a file
+_CHUNK = 512
+
+
+def check_originals(source: ImageSource, sample_ids: Sequence[int]) -> None:
+    """Checks before any crafting that the export will be able to write these images again.
+
+    Raises:
+        InputError: an image is neither a plain PNG nor a plain JPEG (`replaceable_shape`), or has other channels than
+            `source` reads; the sentence names it. A greyscale JPEG may be read as three channels, since datasets mix
+            both: its codec stores their mean.
+    """
+    for sample_id, original in originals_of(source, sample_ids):
+        num_channels, *_ = _stored_shape(source, sample_id, original)
+        is_mixed = is_jpeg(original) and (num_channels, source.channels) == (1, 3)
+        if source.channels not in (None, num_channels) and not is_mixed:
+            kind = "greyscale" if num_channels == 1 else "RGB"
+            raise InputError(
+                f"{source.place_of(sample_id)} is {kind} but data.channels = {source.channels}; images to sign must "
+                f"have the channels that are read: set data.channels = {num_channels} or convert the dataset."
+            )
+
+
+def check_signed(source: ImageSource, signed: Signed) -> None:
+    """Checks that every signed image can take the place of its original.
+
+    Raises:
+        InputError: there are none, a sample id is unknown, a shape differs, or an original cannot be replaced.
+    """
+    if not signed:
+        raise InputError("There are no signed images to export; give at least one.")
+    for sample_id, original in originals_of(source, sorted(int(i) for i in signed)):
+        _check_fits(source, sample_id, original, signed[sample_id])
+
+
+def originals_of(source: ImageSource, sample_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """Yields: sample id and encoded image, of which few are held at a time."""
+    for start in range(0, len(sample_ids), _CHUNK):
+        part = sample_ids[start : start + _CHUNK]
+        yield from zip(part, source.read_encoded(part), strict=True)
+
+
+def replaced(original: bytes, image: NDArray[np.uint8]) -> bytes:
+    """Returns: the signed image in a file like its original, in the channels of that."""
+    return encode_like(image[: replaceable_shape(original)[0]], like=original)
+
+
+def is_replaced(original: bytes, data: bytes, image: NDArray[np.uint8]) -> bool:
+    """Returns: whether `data` is the original but for the pixels, and reads as the image does once it is stored there."""
+    try:
+        # By pixels, not bytes: another version of the encoder may write the same pixels otherwise.
+        expected = image[: replaceable_shape(original)[0]]
+        if is_jpeg(original):
+            expected = decode_image(encode_like(expected, like=original))
+        return without_pixels(data) == without_pixels(original) and np.array_equal(decode_image(data), expected)
+    except InputError:  # it cannot be read
+        return False
+
+
+def _check_fits(source: ImageSource, sample_id: int, original: bytes, image: NDArray[np.uint8]) -> None:
+    num_channels, *size = _stored_shape(source, sample_id, original)
+    place = source.place_of(sample_id)
+    read_shape = (source.channels or num_channels, *size)
+    if image.dtype != np.uint8 or image.shape != read_shape:
+        raise InputError(
+            f"The signed image for {place} is {image.dtype} of shape {image.shape}; give uint8 of shape {read_shape}."
+        )
+    if num_channels > len(image):
+        raise InputError(f"{place} is RGB but was signed in greyscale; read the source with channels=3 or none.")
+    if num_channels < len(image) and not (image == image[:1]).all():
+        raise InputError(f"{place} is greyscale but its signed image has colours; keep its three channels equal.")
+
+
+def _stored_shape(source: ImageSource, sample_id: int, original: bytes) -> tuple[int, int, int]:
+    """Returns: (C, H, W) of an original that can be written again as it is."""
+    try:
+        return replaceable_shape(original)
+    except InputError as error:
+        raise InputError(f"{source.place_of(sample_id)}: {error}") from None

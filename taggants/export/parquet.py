@@ -1,0 +1,117 @@
+"""Parquet files with some images replaced, a row group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from taggants.data.parquet_source import ParquetSource, writer_like
+from taggants.export.originals import Signed, is_replaced, replaced
+from taggants.storage import Root
+
+
+class ParquetLayout:
+    """Rewrites and compares the files of a Parquet dataset."""
+
+    num_threads = 2  # each holds a row group, and pyarrow has threads of its own
+
+    def __init__(self, source: ParquetSource) -> None:
+        self._source = source
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yields: name and number of rows of each file, in the order of the sample ids."""
+        for name, row_group_rows in zip(self._source.file_names, self._source.row_group_rows, strict=True):
+            yield name, sum(row_group_rows)
+
+    def write(self, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
+        """Writes a file with the images of some rows replaced; schema, row groups and codecs are the source's.
+
+        Yields: the number of rows of each row group, once it is written.
+        """
+        with self._source.open_file(name) as file, writer_like(file, sink, file.schema_arrow) as writer:
+            start = 0
+            for row_group in range(file.num_row_groups):
+                table = file.read_row_group(row_group)
+                column = table.schema.get_field_index(self._source.image_column)
+                images = _replace_images(table.column(column), _rows_of(rows, start, table.num_rows))
+                signed_table = table.set_column(column, table.schema.field(column), images)
+                writer.write_table(signed_table, row_group_size=max(table.num_rows, 1))
+                start += table.num_rows
+                yield table.num_rows
+
+    def difference(self, name: str, rows: Signed, destination: Root) -> str | None:
+        """Returns: the first way in which a file is not the source's with the signed images in place; None if it is."""
+        source = self._source
+        with source.open_file(name) as before, source.at(destination).open_file(name) as after:
+            if not after.schema_arrow.equals(before.schema_arrow, check_metadata=True):
+                return "the schema differs"
+            if _layout(after) != _layout(before):
+                return "the row groups or codecs differ"
+            start = 0
+            for row_group in range(before.num_row_groups):
+                old, new = before.read_row_group(row_group), after.read_row_group(row_group)
+                if not new.drop_columns(source.image_column).equals(old.drop_columns(source.image_column)):
+                    return f"a label or other column differs in row group {row_group}"
+                here = _rows_of(rows, start, old.num_rows)
+                old_images, new_images = old.column(source.image_column), new.column(source.image_column)
+                for first, last in _between(here, old.num_rows):
+                    if not new_images.slice(first, last - first).equals(old_images.slice(first, last - first)):
+                        return f"an untouched image differs in row group {row_group}"
+                for row in here:
+                    old_bytes, old_rest = _split(old_images[row].as_py())
+                    new_bytes, new_rest = _split(new_images[row].as_py())
+                    if new_rest != old_rest or not is_replaced(old_bytes, new_bytes, rows[start + row]):
+                        return f"row {start + row} does not hold its signed image"
+                start += old.num_rows
+        return None
+
+
+def _rows_of(rows: Signed, start: int, num_rows: int) -> Signed:
+    """Returns: the signed images of one row group, by row in that, rising."""
+    return {row - start: rows[row] for row in sorted(rows) if start <= row < start + num_rows}
+
+
+def _between(rows: Signed, num_rows: int) -> Iterator[tuple[int, int]]:
+    """Yields: first row and end of each run of rows without a signed one."""
+    first = 0
+    for row in rows:
+        yield first, row
+        first = row + 1
+    yield first, num_rows
+
+
+def _replace_images(column: pa.ChunkedArray, rows: Signed) -> pa.ChunkedArray:
+    chunks = []
+    start = 0
+    for chunk in column.chunks:
+        here = _rows_of(rows, start, len(chunk))
+        if here:
+            parts = []
+            for (first, last), row in zip(_between(here, len(chunk)), [*here, None], strict=True):
+                parts.append(chunk.slice(first, last - first))
+                if row is not None:
+                    parts.append(pa.array([_replaced_cell(chunk[row].as_py(), here[row])], chunk.type))
+            # One array again: the writer ends pages at the ends of chunks, which would tell the signed rows.
+            chunk = pa.concat_arrays(parts)
+        chunks.append(chunk)
+        start += len(chunk)
+    return pa.chunked_array(chunks, column.type)
+
+
+def _replaced_cell(cell: dict[str, Any] | bytes, image: Any) -> dict[str, Any] | bytes:
+    return replaced(cell, image) if isinstance(cell, bytes) else {**cell, "bytes": replaced(cell["bytes"], image)}
+
+
+def _split(cell: dict[str, Any] | bytes) -> tuple[bytes, dict[str, Any]]:
+    """Returns: the encoded image, and what else the cell holds (its path)."""
+    if isinstance(cell, bytes):
+        return cell, {}
+    return cell["bytes"] or b"", {key: value for key, value in cell.items() if key != "bytes"}
+
+
+def _layout(file: pq.ParquetFile) -> list[tuple[int, list[str]]]:
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    return [(group.num_rows, [group.column(i).compression for i in range(group.num_columns)]) for group in groups]

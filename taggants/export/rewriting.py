@@ -1,0 +1,207 @@
+"""Export in the layout of the source: only files that hold taggants are written, the others copied."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taggants.data.source import ImageSource, dataset_fingerprint
+from taggants.errors import InputError
+from taggants.export.manifest import ExportedFile
+from taggants.export.originals import Signed
+from taggants.export.side_by_side import map_in_order
+from taggants.storage import Root
+
+
+class FileLayout(Protocol):
+    """What a layout knows of its files."""
+
+    @property
+    def num_threads(self) -> int:
+        """How many files to work on at once."""
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yields: name and number of rows of each file, in the order of the sample ids."""
+
+    def write(self, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
+        """Writes a file with the images of some rows replaced; yields how many rows each step wrote."""
+
+    def difference(self, name: str, rows: Signed, destination: Root) -> str | None:
+        """Returns: the first way in which a file is not the source's with the signed images in place; None if it is."""
+
+
+class HashedSink(io.RawIOBase):
+    """Passes bytes on, or drops them, and knows their hash and number."""
+
+    def __init__(self, sink: BinaryIO | None) -> None:
+        self._sink = sink
+        self.size_bytes = 0
+        self._digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        num_bytes = memoryview(data).nbytes
+        self._digest.update(data)
+        if self._sink is not None:
+            self._sink.write(data)
+        self.size_bytes += num_bytes
+        return num_bytes
+
+    def exported(self, path: str, num_rows: int) -> ExportedFile:
+        """Returns: what the manifest says of a file of these bytes."""
+        return ExportedFile(path, self._digest.hexdigest(), self.size_bytes, num_rows)
+
+
+class _RowsOfFile(Mapping[int, NDArray[np.uint8]]):
+    """The signed images of one file by row, each fetched when it is asked for."""
+
+    def __init__(self, signed: Signed, sample_ids: list[int], first: int) -> None:
+        self._signed = signed
+        self._sample_ids = {sample_id - first: sample_id for sample_id in sample_ids}
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        return self._signed[self._sample_ids[row]]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._sample_ids)
+
+    def __len__(self) -> int:
+        return len(self._sample_ids)
+
+
+def files_with_rows(layout: FileLayout, signed: Signed) -> Iterator[tuple[str, int, Signed]]:
+    """Yields: per file its name, number of rows and signed images by row in it."""
+    sample_ids = sorted(int(i) for i in signed)
+    first = 0
+    for name, num_rows in layout.files():
+        start, end = (bisect.bisect_left(sample_ids, edge) for edge in (first, first + num_rows))
+        yield name, num_rows, _RowsOfFile(signed, sample_ids[start:end], first)
+        first += num_rows
+
+
+def write_files(
+    source: ImageSource,
+    layout: FileLayout,
+    signed: Signed,
+    destination: Root,
+    advance: Callable[[int], None],
+) -> tuple[ExportedFile, ...]:
+    """Writes and copies all files; those already there as intended stay.
+
+    Each is read back: a rewritten one is compared with its original, row by row; of the copies the fingerprint that the
+    source would have with their bytes has to be the source's own, so no file of the source is read for it.
+
+    Returns: the files, in the order of the sample ids.
+
+    Raises:
+        RuntimeError: a file does not read back as intended.
+        InputError: the source changed since it was indexed.
+    """
+    present = destination.sizes()
+
+    def export_file(task: tuple[str, int, Signed]) -> tuple[ExportedFile, str]:
+        """Returns: what was exported, and the SHA-256 of the file that it comes from."""
+        name, num_rows, rows = task
+        if rows:
+            exported = _rewritten(layout, name, num_rows, rows, destination, name in present, advance)
+            return exported, source.root.sha256(name)
+        exported = _copied(source.root, name, num_rows, destination, present.get(name))
+        advance(num_rows)
+        return exported, exported.sha256
+
+    tasks = files_with_rows(layout, signed)
+    results = tuple(map_in_order(export_file, tasks, num_threads=layout.num_threads))
+    fingerprint = dataset_fingerprint((file.path, sha256, file.num_rows) for file, sha256 in results)
+    if fingerprint != source.index().fingerprint:
+        for file, sha256 in results:
+            if source.root.sha256(file.path) != sha256:
+                raise RuntimeError(f"{destination.uri_of(file.path)} does not read back as the source's file")
+        raise InputError(f"The dataset in {source.root.uri} changed since it was read; restore it, or start a new run.")
+    return tuple(file for file, _ in results)
+
+
+def _rewritten(
+    layout: FileLayout,
+    name: str,
+    num_rows: int,
+    rows: Signed,
+    destination: Root,
+    is_present: bool,
+    advance: Callable[[int], None],
+) -> ExportedFile:
+    if is_present and _difference(layout, name, rows, destination) is None:
+        advance(num_rows)
+        return ExportedFile(name, destination.sha256(name), destination.size_bytes(name), num_rows)
+    with destination.writing(name) as file:
+        sink = HashedSink(file)
+        for num_written in layout.write(name, rows, cast(BinaryIO, sink)):
+            advance(num_written)
+    difference = _difference(layout, name, rows, destination)
+    exported = sink.exported(name, num_rows)
+    # Of the bytes too: statistics or padding that storage spoilt would not show in the rows.
+    if difference is None and destination.sha256(name) != exported.sha256:
+        difference = "its bytes are others"
+    if difference is not None:
+        raise RuntimeError(f"{destination.uri_of(name)} does not read back as written: {difference}")
+    return exported
+
+
+def _difference(layout: FileLayout, name: str, rows: Signed, destination: Root) -> str | None:
+    try:
+        return layout.difference(name, rows, destination)
+    except InputError as error:  # it is no file of this layout at all
+        return str(error)
+
+
+def _copied(source: Root, name: str, num_rows: int, destination: Root, present_bytes: int | None) -> ExportedFile:
+    size_bytes = source.size_bytes(name) if present_bytes is not None else None
+    if present_bytes is not None and present_bytes == size_bytes:
+        sha256 = destination.sha256(name)
+        if sha256 == source.sha256(name):
+            return ExportedFile(name, sha256, present_bytes, num_rows)
+    source.copy(name, destination, name)
+    return ExportedFile(name, destination.sha256(name), destination.size_bytes(name), num_rows)
+
+
+def refuse_unsigned_files(source: ImageSource, layout: FileLayout, signed: Signed, destination: Root) -> None:
+    """Raises:
+    InputError: a file to be rewritten is there unsigned: the destination is the source by another name.
+    """
+    present = destination.sizes()
+    for name, _, rows in files_with_rows(layout, signed) if present else ():
+        if (
+            rows
+            and name in present
+            and present[name] == source.root.size_bytes(name)
+            and destination.sha256(name) == source.root.sha256(name)
+        ):
+            raise InputError(f"{destination.uri_of(name)} is the unsigned file; give an empty folder to export to.")
+
+
+def check_complete(
+    source: ImageSource, layout: FileLayout, signed: Signed, destination: Root, files: tuple[ExportedFile, ...]
+) -> None:
+    """Checks that the files of a complete export, which are as its manifest says, are those of this one.
+
+    Raises:
+        InputError: they hold other signed images.
+    """
+    other = InputError(f"{destination.uri} holds an export with other signed images; give an empty folder.")
+    originals: list[tuple[str, str, int]] = []
+    expected = list(files_with_rows(layout, signed))
+    if [(name, num_rows) for name, num_rows, _ in expected] != [(file.path, file.num_rows) for file in files]:
+        raise other
+    for file, (name, num_rows, rows) in zip(files, expected, strict=True):
+        if rows and _difference(layout, name, rows, destination) is not None:
+            raise other
+        originals.append((name, source.root.sha256(name) if rows else file.sha256, num_rows))
+    if dataset_fingerprint(originals) != source.index().fingerprint:
+        raise other  # it changed rows that are not to be

@@ -1,0 +1,226 @@
+"""Tars of a WebDataset with some images replaced: every other byte, headers included, stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from taggants.data.source import IMAGE_SUFFIXES, PIECE_BYTES
+from taggants.data.webdataset import WebDataset
+from taggants.errors import InputError
+from taggants.export.originals import Signed, is_replaced, replaced
+from taggants.storage import Root
+
+_BLOCK = tarfile.BLOCKSIZE
+_SIZE_FIELD = slice(124, 136)  # POSIX.1-1988 ustar header
+_CHECKSUM_FIELD = slice(148, 156)
+
+
+class TarLayout:
+    """Rewrites and compares the tars of a WebDataset."""
+
+    num_threads = 4
+
+    def __init__(self, source: WebDataset) -> None:
+        self._source = source
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yields: name and number of images of each tar, in the order of the sample ids."""
+        for name, (start, end) in zip(
+            self._source.file_names, itertools.pairwise(self._source.file_offsets), strict=True
+        ):
+            yield name, end - start
+
+    def write(self, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
+        """Writes a tar with the images of some rows replaced.
+
+        Yields: how many rows a step wrote.
+
+        Raises:
+            InputError: the header of such an image is of a rare kind that holds its size elsewhere.
+        """
+        root = self._source.root
+        end, size_bytes = _end_of_members(root, name)
+        done = position = change = 0
+        with root.open_input(name) as handle:
+            for row, (start, size) in self._places(name, rows).items():
+                _copy(handle, sink, position, start - _BLOCK)
+                data = replaced(bytes(handle.read_at(size, start)), rows[row])
+                header = _with_size(bytes(handle.read_at(_BLOCK, start - _BLOCK)), size, len(data))
+                if header is None:
+                    raise InputError(
+                        f"Image {row} of {root.uri_of(name)} has a tar header that is not plain ustar, PAX or GNU; "
+                        "write the tar again with tarfile or GNU tar."
+                    )
+                sink.write(header + data + bytes(-len(data) % _BLOCK))
+                change += _padded(len(data)) - _padded(size)
+                position = start + _padded(size)
+                yield row + 1 - done
+                done = row + 1
+            _copy(handle, sink, position, end)
+            tail = bytes(handle.read_at(size_bytes - end, end))
+            if not any(tail) and len(tail) == _tail(end):
+                tail = bytes(_tail(end + change))
+            sink.write(tail)
+        yield dict(self.files())[name] - done
+
+    def difference(self, name: str, rows: Signed, destination: Root) -> str | None:
+        """Returns: the first way in which a tar is not the source's with the signed images in place; None if it is."""
+        places = {start: row for row, (start, _) in self._places(name, rows).items()}
+        try:
+            with _members(self._source.root, name) as old_tar, _members(destination, name) as new_tar:
+                for old, new in itertools.zip_longest(old_tar, new_tar):
+                    if old is None or new is None:
+                        return "the number of members differs"
+                    if _described(old) != _described(new):
+                        return f"the header of member {old.name!r} differs"
+                    row = places.get(old.offset_data) if old.isreg() else None
+                    if row is None:
+                        if old.size != new.size or not _equal(old_tar, old, new_tar, new):
+                            return f"member {old.name!r} differs"
+                    elif not is_replaced(_content(old_tar, old), _content(new_tar, new), rows[row]):
+                        return f"row {row} does not hold its signed image"
+                old_end, new_end = old_tar.offset, new_tar.offset
+        except tarfile.TarError:
+            return "it is damaged"
+        old_tail = self._source.root.size_bytes(name) - old_end
+        new_tail = destination.size_bytes(name) - new_end
+        if new_tail != (_tail(new_end) if old_tail == _tail(old_end) else old_tail):
+            return "the padding at its end differs"
+        return None
+
+    def _places(self, name: str, rows: Signed) -> dict[int, tuple[int, int]]:
+        """Returns: by row the first byte and the size in bytes of each signed image, rising."""
+        first = self._source.file_offsets[self._source.file_names.index(name)]
+        found = {row: self._source.locate(first + row)[1:] for row in rows}
+        return dict(sorted(found.items(), key=lambda place: place[1]))
+
+
+def hash_and_count(root: Root, path: str) -> tuple[str, int]:
+    """Returns: the SHA-256 of a tar and its number of images, from reading it once.
+
+    Raises:
+        InputError: it is no tar.
+    """
+    with root.open_input(path) as handle:
+        hashed = _HashedFile(handle)
+        stream = io.BufferedReader(hashed, PIECE_BYTES)
+        num_images = 0
+        try:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                num_images = sum(_is_image(member) for member in tar)
+        except tarfile.TarError:
+            num_images = -1  # the hash says so too
+        while stream.read(PIECE_BYTES):
+            pass
+        return hashed.digest.hexdigest(), num_images
+
+
+class _HashedFile(io.RawIOBase):
+    def __init__(self, handle: pa.NativeFile) -> None:
+        self._handle = handle
+        self.digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        size = int(self._handle.readinto(buffer))
+        self.digest.update(buffer[:size])
+        return size
+
+
+def _is_image(member: tarfile.TarInfo) -> bool:
+    stem, _, suffix = member.name.rpartition("/")[2].partition(".")
+    return bool(stem) and member.isreg() and not member.issparse() and suffix.lower() in IMAGE_SUFFIXES
+
+
+@contextmanager
+def _members(root: Root, name: str) -> Iterator[tarfile.TarFile]:
+    """Yields: a tar to be read once, from start to end, through a large buffer."""
+    with root.open_input(name) as handle, tarfile.open(fileobj=handle, mode="r|", bufsize=PIECE_BYTES) as tar:
+        yield tar
+
+
+def _end_of_members(root: Root, name: str) -> tuple[int, int]:
+    """Returns: where the last member of a tar ends, and where the file does."""
+    with _members(root, name) as tar:
+        for _ in tar:
+            pass
+        return tar.offset, root.size_bytes(name)
+
+
+def _copy(handle: pa.NativeFile, sink: BinaryIO, start: int, end: int) -> None:
+    for position in range(start, end, PIECE_BYTES):
+        sink.write(handle.read_at(min(PIECE_BYTES, end - position), position))
+
+
+def _padded(size: int) -> int:
+    return size + -size % _BLOCK
+
+
+def _tail(end: int) -> int:
+    """Returns: how many zeros end an archive: two blocks, then up to a whole record (GNU tar, tarfile)."""
+    return 2 * _BLOCK + -(end + 2 * _BLOCK) % tarfile.RECORDSIZE
+
+
+def _with_size(header: bytes, old_size: int, new_size: int) -> bytes | None:
+    """Returns: the header of a member of another size, its numbers written as they were; None if the size is not there."""
+    found = re.fullmatch(rb" *([0-7]+)[\0 ]*", header[_SIZE_FIELD])
+    if found is None or int(found[1], 8) != old_size:
+        return None
+    blank = bytearray(header)
+    size_field = _octal_like(header[_SIZE_FIELD], new_size)
+    if size_field is None:
+        return None
+    blank[_SIZE_FIELD] = size_field
+    blank[_CHECKSUM_FIELD] = b" " * 8  # as which it counts itself
+    checksum_field = _octal_like(header[_CHECKSUM_FIELD], sum(blank))
+    if checksum_field is None:
+        return None
+    blank[_CHECKSUM_FIELD] = checksum_field
+    return bytes(blank)
+
+
+def _octal_like(field: bytes, value: int) -> bytes | None:
+    """Returns: a number in the width, filling and ending of another; None if that is no number or has no room."""
+    found = re.fullmatch(rb"( *)([0-7]+)([\0 ]*)", field)
+    if found is None:
+        return None
+    width = len(found[1]) + len(found[2])
+    digits = (b"%o" % value).rjust(width, b" " if found[1] else b"0")
+    if len(digits) > width and len(digits) >= len(field):
+        return None
+    return (digits + found[3])[: len(field)]
+
+
+def _described(member: tarfile.TarInfo) -> tuple[Mapping[str, object], Mapping[str, str]]:
+    info = {name: value for name, value in member.get_info().items() if name not in ("size", "chksum")}
+    return info, member.pax_headers
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(member)
+    assert stream is not None, "a regular file"
+    return stream.read()
+
+
+def _equal(old_tar: tarfile.TarFile, old: tarfile.TarInfo, new_tar: tarfile.TarFile, new: tarfile.TarInfo) -> bool:
+    """Returns: whether two members of one size have one content."""
+    if not old.isreg():
+        return True
+    old_stream, new_stream = old_tar.extractfile(old), new_tar.extractfile(new)
+    assert old_stream is not None
+    assert new_stream is not None
+    while piece := old_stream.read(PIECE_BYTES):
+        if new_stream.read(PIECE_BYTES) != piece:
+            return False
+    return True
