@@ -5,7 +5,8 @@
 
 Per row: sample-steps per second (an image in one view in one step), its ratio to the peers' route, the FLOPs of one
 sample-step in forward passes (counted by torch), the share of the machine's first-order rate on the same model in one
-large batch, peak memory above the idle process, and the alignment reached. Cases are interleaved, medians over repeats,
+large batch at that precision, peak memory above the idle process at the peers' microbatch, and the alignment reached.
+Cases are interleaved, medians over repeats,
 spread = (max - min) / median.
 """
 
@@ -38,7 +39,8 @@ from taggants.crafting.signing_set import Optimisation, SigningSet, craft_signin
 from taggants.models import Precision
 
 NUM_IMAGES, NUM_VIEWS, LEVELS = 50, 2, 16
-PEER, ART, KEPT = "peers' route", "ART", "one_sided, bf16, direction kept 4 steps"
+MICROBATCH = {"ours": NUM_IMAGES * NUM_VIEWS}  # memory is compared at the peers' microbatch
+PEER, ART, KEPT = "peers' route", "ART", "bf16, direction kept 4 steps"
 
 
 def network(name: str) -> tuple[nn.Module, int]:
@@ -88,13 +90,13 @@ def ours(
         momentum=0.9,
         num_restarts=1,
         num_views=NUM_VIEWS,
-        microbatch=NUM_IMAGES * NUM_VIEWS,
+        microbatch=MICROBATCH["ours"],
         initial_noise=1.0,
         augmentation=CropAndFlip(4, True),
         engine=ENGINES[engine],
         direction_interval=direction_interval,
     )
-    signing_set = SigningSet(given["images"], given["labels"], torch.arange(NUM_IMAGES))
+    signing_set = SigningSet(given["images"], given["labels"], torch.arange(len(given["images"])))
     keys = key_gradients([surrogate], given["key_image"], given["key_label"])
     crafted = craft_signing_set([surrogate], signing_set, keys, optimisation, seed=0)
     return crafted.read.float() / 255
@@ -138,7 +140,10 @@ def cases(with_art: bool) -> dict[str, Callable[[nn.Module, dict[str, Tensor], i
         chosen[name] = lambda model, given, steps, name=name: ours(model, given, name, steps, torch.float32)
     for name in ("central", "one_sided"):
         chosen[f"{name}, bf16"] = lambda model, given, steps, name=name: ours(model, given, name, steps, torch.bfloat16)
-    chosen[KEPT] = lambda model, given, steps: ours(model, given, "one_sided", steps, torch.bfloat16, 4)
+    for name in ("central", "one_sided"):
+        chosen[f"{name}, {KEPT}"] = lambda model, given, steps, name=name: ours(
+            model, given, name, steps, torch.bfloat16, 4
+        )
     return chosen
 
 
@@ -175,22 +180,34 @@ def flops(run: Callable[[], object]) -> int:
     return counter.total
 
 
-def flop_multiple(run: Callable[[int], object], model: nn.Module, images: Tensor) -> float:
-    """FLOPs of a sample-step in forward passes: what one step more costs, so that set-up and evaluation cancel."""
+def flop_multiple(
+    run: Callable[[nn.Module, dict[str, Tensor], int], object], model: nn.Module, given: dict[str, Tensor]
+) -> float:
+    """FLOPs of a sample-step in forward passes, on 10 of the images: what four steps more cost, so that set-up cancels."""
+    few = given | {"images": given["images"][:10], "labels": given["labels"][:10]}
     with torch.no_grad():
-        forward = flops(lambda: model(images))
-    return (flops(lambda: run(2)) - flops(lambda: run(1))) / (forward * NUM_VIEWS)
+        forward = flops(lambda: model(few["images"].float() / 255))
+    return (flops(lambda: run(model, few, 5)) - flops(lambda: run(model, few, 1))) / (4 * forward * NUM_VIEWS)
 
 
-def first_order_rate(model: nn.Module, images: Tensor, labels: Tensor, seconds: float = 4.0) -> float:
-    """F per second, in samples: forward and parameter gradient (3 F) of one large batch."""
+def first_order_rate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    dtype: torch.dtype,
+    clock: Callable[[], float],
+    seconds: float = 4.0,
+) -> float:
+    """F per second, in samples: forward and parameter gradient (3 F) of one large batch at that precision."""
     large, many = images.repeat(4, 1, 1, 1), labels.repeat(4)
+    model = Precision(copy.deepcopy(model), dtype, channels_last=True, is_first_order=True)
     parameters = list(model.parameters())
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    torch.autograd.grad(cross_entropy(model(large), many), parameters)  # warm-up
+    done, started = 0, clock()
+    while clock() - started < seconds:
         torch.autograd.grad(cross_entropy(model(large), many), parameters)
         done += 1
-    return 3 * done * len(large) / (time.perf_counter() - started)
+    return 3 * done * len(large) / (clock() - started)
 
 
 def measure_memory(model_name: str, case: str) -> int:
@@ -202,6 +219,7 @@ def measure_memory(model_name: str, case: str) -> int:
     Path("/proc/self/clear_refs").write_text(
         "5"
     )  # the peak starts anew; getrusage's would be inherited from the parent
+    MICROBATCH["ours"] = NUM_IMAGES
     before = _peak_resident_bytes()
     cases(with_art=True)[case](model, given, 2)
     return _peak_resident_bytes() - before
@@ -212,27 +230,33 @@ def _peak_resident_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def benchmark(model_name: str, num_steps: int, repeats: int, with_art: bool) -> list[dict[str, float | str]]:
+def benchmark(
+    model_name: str, num_steps: int, repeats: int, with_art: bool, only: list[str]
+) -> list[dict[str, float | str]]:
     model, size = network(model_name)
     given = inputs(size)
     images = given["images"].float() / 255
-    chosen = cases(with_art)
+    chosen = {name: run for name, run in cases(with_art).items() if not only or name in (PEER, *only)}
+    # With one thread its CPU time, into which no other work on the machine enters.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in chosen}
     signed = {}
-    rates = []
+    rates: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     for run in chosen.values():
         run(model, given, 1)  # warm-up
     for _ in range(repeats):
-        rates.append(first_order_rate(model, images, given["labels"]))
+        for dtype, measured in rates.items():
+            measured.append(first_order_rate(model, images, given["labels"], dtype, clock))
         for name, run in chosen.items():
-            started = time.perf_counter()
+            started = clock()
             signed[name] = run(model, given, num_steps)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     rows: list[dict[str, float | str]] = []
     sample_steps = NUM_IMAGES * NUM_VIEWS * num_steps
     peer_rate = sample_steps / float(np.median(seconds[PEER]))
     for name, run in chosen.items():
-        multiple = flop_multiple(lambda steps, run=run: run(model, given, steps), model, images)
+        first_order = float(np.median(rates[torch.bfloat16 if "bf16" in name else torch.float32]))
+        multiple = flop_multiple(run, model, given)
         rate = sample_steps / float(np.median(seconds[name]))
         memory = subprocess.run(
             [sys.executable, __file__, "--memory", model_name, name], capture_output=True, text=True, check=True
@@ -244,7 +268,7 @@ def benchmark(model_name: str, num_steps: int, repeats: int, with_art: bool) -> 
                 "sample-steps/s": rate,
                 "x peers": rate / peer_rate,
                 "F": multiple,
-                "of first order": rate * multiple / float(np.median(rates)),
+                "of first order": rate * multiple / first_order,
                 "peak MB": json.loads(memory.stdout) / 1e6,
                 "alignment": reached(model, given, signed[name]),
                 "spread": (max(seconds[name]) - min(seconds[name])) / float(np.median(seconds[name])),
@@ -257,6 +281,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--models", nargs="+", default=["resnet", "vit", "convnext"], choices=["resnet", "vit", "convnext"]
+    )
+    parser.add_argument(
+        "--cases", nargs="+", default=[], help="rows beside the peers' route, such as one_sided; else all"
     )
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
@@ -276,7 +303,7 @@ def main() -> None:
     titles = ["model", "case", "sample-steps/s", "x peers", "F", "of first order", "peak MB", "alignment", "spread"]
     print("| " + " | ".join(titles) + " |\n|" + " --- |" * len(titles))
     for name in given.models:
-        for row in benchmark(name, given.steps, given.repeats, not given.without_art):
+        for row in benchmark(name, given.steps, given.repeats, not given.without_art, given.cases):
             cells = [row[t] if isinstance(row[t], str) else f"{row[t]:.3g}" for t in titles]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 

@@ -71,7 +71,7 @@ def _by_channel(images: Tensor) -> Tensor:
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise `nn.Conv2d` of stride 1 that keeps the map's size, with the fast gradient where the map is small."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in nn.Conv2d
+    def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         if input[0, 0].numel() > _MOST_PIXELS or not weight.requires_grad:
             return super().forward(input)

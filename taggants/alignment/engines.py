@@ -24,7 +24,9 @@ from taggants.alignment.gradients import Gradient, inner, trainable_parameters
 _TWICE_DIFFERENTIABLE_ATTENTION = partial(sdpa_kernel, SDPBackend.MATH)
 
 PixelGradient = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(images [N, C, H, W] in [0, 1], labels [N] or label weights [N, num_classes], base) -> grad_images <v, grad_theta sum_i L_i>, like images.
+"""(images [N, C, H, W] in [0, 1], labels, base) -> grad_images <v, grad_theta sum_i L_i>, like images.
+
+labels: int64 [N], or label weights [N, num_classes].
 
 base: grad_images sum_i L_i, like images, for an engine with `needs_base`; pass 1 delivers it at almost no cost."""
 

@@ -59,7 +59,7 @@ class Optimisation:
     initial_noise: float
     augmentation: Augmentation
     engine: PixelGradientEngine
-    evaluation: Augmentation = Compose(())
+    evaluation: Augmentation = field(default_factory=lambda: Compose(()))
     cycle: bool = False
     halving: bool = True
     convergence_window: int = 0

@@ -39,7 +39,8 @@ class TrainingJob:
 
     train_fingerprint, test_fingerprint: of the data, so that other data make another identity.
     num_threads: torch threads; like the number of workers it changes rounding, so both are part of the identity.
-    precision, channels_last: as in `Precision`. device: "cpu" or "cuda". keep_epochs: numbers of epochs after which a checkpoint is kept as well.
+    precision, channels_last: as in `Precision`. device: "cpu" or "cuda".
+    keep_epochs: numbers of epochs after which a checkpoint is kept as well.
     image_size: images are resized and centre-cropped to this side in px; None: they have the model's size.
     """
 
@@ -145,7 +146,9 @@ def _read_result(models: Root, path: str) -> TrainedModel:
     return trained
 
 
-def _fit(train_function: Callable[[], None], *, num_workers: int, use_gpu: bool, name: str, storage: str | None) -> None:
+def _fit(
+    train_function: Callable[[], None], *, num_workers: int, use_gpu: bool, name: str, storage: str | None
+) -> None:
     """`train_function` on every worker of a TorchTrainer."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer

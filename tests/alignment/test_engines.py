@@ -9,8 +9,8 @@ from torch import nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from taggants.alignment.engines import STEP_WITH_KINKS
 from taggants.alignment import ENGINES, loss_gradient, loss_gradient_and_base
+from taggants.alignment.engines import STEP_WITH_KINKS
 from tests.tiny_models import smooth_net
 
 EXACT = ("double_backward", "jvp")
