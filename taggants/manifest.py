@@ -192,12 +192,21 @@ class RunFolder:
         Raises:
             InputError: the attempt file is not there, or not whole: its writer does not share this run folder.
         """
-        if not self.root.exists(commit.path) or self.root.size_bytes(commit.path) != commit.size_bytes:
+        if not self._is_there(commit):
             raise InputError(
                 f"{self.root.uri_of(commit.path)} with {commit.size_bytes} bytes was written by a worker but is not "
                 "there; choose a run folder that all machines share, such as s3://bucket/prefix."
             )
         return self.root.create_bytes(_commit_path(commit.shard_index), commit.to_json().encode())
+
+    def _is_there(self, commit: Commit) -> bool:
+        """Returns: whether the attempt file has the right size; one request, since drivers of many workers call it."""
+        try:
+            return self.root.size_bytes(commit.path) == commit.size_bytes
+        except InputError:
+            if self.root.exists(commit.path):  # raises itself if access is denied
+                raise
+            return False
 
     def read_commits(self) -> dict[int, Commit]:
         """Returns: the commits of the run by shard index, from one listing, each checked against the plan.

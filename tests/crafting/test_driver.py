@@ -137,7 +137,7 @@ def test_shard_that_another_driver_committed_meanwhile_counts_as_done(run_folder
         run_folder.commit(run_folder.write_attempt(PLAN.plan_hash, shard, attempt + 10, table_of(shard)))
 
     result = drive(PLAN, run_folder, InlinePool(ToyWorker(run_folder, overtake)))
-    assert result == DriveResult(NUM_SHARDS, 0, NUM_SHARDS, {})
+    assert result == DriveResult(NUM_SHARDS, 0, NUM_SHARDS, {}, num_overtaken=NUM_SHARDS)
     assert {commit.path for commit in run_folder.read_commits().values()} == {
         f"attempts/{index:05d}-11.parquet" for index in range(NUM_SHARDS)
     }
@@ -149,6 +149,21 @@ def test_another_driver_that_writes_other_bytes_under_this_attempt_number(run_fo
             run_folder.write_attempt(PLAN.plan_hash, shard, attempt, table_of(shard).slice(1))
 
     assert drive(PLAN, run_folder, InlinePool(ToyWorker(run_folder, overtake))).failed == {}
+    assert_whole(run_folder)
+
+
+def test_trouble_with_disk_network_or_storage_is_no_fault_of_the_shard(run_folder: RunFolder) -> None:
+    def break_off(shard: Shard, attempt: int) -> None:
+        if len(attempts) < 3:
+            attempts.append(shard.index)
+            raise [ConnectionError("S3 does not answer"), OSError(28, "No space left"), TimeoutError()][
+                len(attempts) - 1
+            ]
+
+    attempts: list[int] = []
+    pool = InlinePool(ToyWorker(run_folder, break_off))
+    assert drive(PLAN, run_folder, pool, max_failures=1) == DriveResult(NUM_SHARDS, 0, NUM_SHARDS, {})
+    assert attempts == [0, 0, 0]
     assert_whole(run_folder)
 
 

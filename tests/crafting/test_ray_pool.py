@@ -59,6 +59,9 @@ class ToyWorker:
                 case "raise once":
                     if once(self.marker):
                         raise KeyError("bad luck")
+                case "no storage once":
+                    if once(self.marker):
+                        raise ConnectionError("S3 does not answer")
                 case "raise":
                     raise ValueError("bad\nshard")
                 case "exit":
@@ -201,6 +204,15 @@ def test_failed_event_names_the_cause(make_pool: Callable[..., RayPool]) -> None
     while not events:
         events = pool.wait(1.0)
     assert events == [Failed(2, "ValueError: bad shard")]
+
+
+def test_storage_that_a_worker_does_not_reach_is_a_loss(
+    run_folder: RunFolder, make_pool: Callable[..., RayPool]
+) -> None:
+    pool = Recorder(make_pool("no storage once"))
+    assert drive(PLAN, run_folder, pool, max_failures=1) == DriveResult(NUM_SHARDS, 0, NUM_SHARDS, {})
+    losses = [event for event in pool.events if isinstance(event, Lost)]
+    assert losses == [Lost(2, "ConnectionError: S3 does not answer")]
 
 
 def test_input_error_of_a_worker_stops_the_run(run_folder: RunFolder, make_pool: Callable[..., RayPool]) -> None:
