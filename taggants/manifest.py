@@ -274,9 +274,15 @@ def _canonical_json(record: Any) -> str:
     return json.dumps(dataclasses.asdict(record), sort_keys=True, separators=(",", ":"))
 
 
+@functools.cache  # to build one takes a hundred times as long as to read a commit with it
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
 def _parse(kind: type[_Record], text: str | bytes, name: str) -> _Record:
     try:
-        return TypeAdapter(kind).validate_json(text)
+        record: _Record = _adapter(kind).validate_json(text)
+        return record
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = "".join(f"{part}: " for part in first["loc"])
