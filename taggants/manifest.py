@@ -274,14 +274,13 @@ def _canonical_json(record: Any) -> str:
     return json.dumps(dataclasses.asdict(record), sort_keys=True, separators=(",", ":"))
 
 
-@functools.cache  # to build one takes a hundred times as long as to read a commit with it
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+# Once: to build one takes a hundred times as long as to read a commit with it.
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Plan, Commit)}
 
 
 def _parse(kind: type[_Record], text: str | bytes, name: str) -> _Record:
     try:
-        record: _Record = _adapter(kind).validate_json(text)
+        record: _Record = _ADAPTERS[kind].validate_json(text)
         return record
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
