@@ -350,6 +350,14 @@ class Config(Section):
     execution: ExecutionConfig = ExecutionConfig()
     output: OutputConfig = OutputConfig()
 
+    @model_validator(mode="after")
+    def _actors_have_gpus(self) -> Config:
+        if self.crafting.device == "cuda" and self.execution.pool == "ray" and self.execution.num_gpus == 0:
+            raise ValueError(
+                "crafting.device=cuda needs execution.num_gpus above 0, may be a fraction: Ray hides GPUs from actors without"
+            )
+        return self
+
     @property
     def hash(self) -> str:
         """16 hex digits over the sections that decide the signed bytes and the registration; names the run folder."""

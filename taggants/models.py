@@ -108,6 +108,10 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
         return nn.Sequential(InputNormalisation(means, stds), network)
 
 
+DTYPE_OF_PRECISION = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+"""By the names in the configuration; tf32 is float32 with a global setting of matrix products."""
+
+
 class Precision(nn.Module):
     """A model that computes in another precision and memory layout, and answers in float32.
 

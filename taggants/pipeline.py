@@ -15,23 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from taggants.alignment import ENGINES
-from taggants.augmentation import Compose, MixAugment, ResizeAndCentreCrop
+from taggants.augmentation import MixAugment
 from taggants.config import Config, TrainingConfig
 from taggants.contact_sheet import draw_contact_sheet, draw_keys
 from taggants.crafting.driver import DriveResult, drive
 from taggants.crafting.events import Pool
 from taggants.crafting.inline_pool import InlinePool
+from taggants.crafting.settings import hardware_of, optimisation_of, perception_of
 from taggants.crafting.shard import (
     Companions,
     CraftingJob,
     CraftingWorker,
-    Hardware,
-    Perception,
     SignedSet,
+    read_lpips,
     read_signed_table,
 )
-from taggants.crafting.signing_set import Optimisation
 from taggants.crafting.status import Status, watching
 from taggants.data.source import ImageSource
 from taggants.detection import Certificate, certify, key_ranks, software_versions
@@ -39,10 +37,10 @@ from taggants.errors import InputError
 from taggants.export import ExportManifest, check_originals, export_dataset, read_signed, verify_export
 from taggants.keys import Registration, create_key_file, derive_keys
 from taggants.manifest import Plan, Shard
-from taggants.perceptual import ImageQuality, Lpips, image_quality, lpips_from_bytes
+from taggants.perceptual import ImageQuality, image_quality
 from taggants.perturbation import epsilon_levels
 from taggants.progress import say, stage
-from taggants.run import Run, crafting_augmentation, model_spec, read_registration, signing_size
+from taggants.run import Run, model_spec, read_registration, signing_size
 from taggants.signing import check_capacity, random_priorities, signing_sets
 from taggants.storage import Root, encode_json
 from taggants.suspects import CheckpointSuspect, Suspect, check_classes
@@ -214,42 +212,6 @@ def _checkpoints(surrogates: Sequence[TrainedModel]) -> tuple[tuple[str, str], .
     return tuple(checkpoint for surrogate in surrogates for checkpoint in surrogate.checkpoints)
 
 
-def optimisation_of(config: Config, image_size: int) -> Optimisation:
-    """Returns the settings of the crafting loop in its own units; image_size: side in px that the models take."""
-    crafting, native_size = config.crafting, config.data.image_size
-    engine = ENGINES[crafting.engine]
-    if crafting.difference_step is not None and engine.is_first_order:
-        engine = engine.with_step(crafting.difference_step)
-    return Optimisation(
-        levels=epsilon_levels(crafting.epsilon),
-        num_steps=crafting.num_steps,
-        step_size=crafting.step_size,
-        milestones=tuple(round(fraction * crafting.num_steps) for fraction in crafting.milestones),
-        decay=crafting.decay,
-        momentum=crafting.momentum,
-        num_restarts=crafting.num_restarts,
-        num_views=crafting.num_views,
-        microbatch=crafting.microbatch,
-        initial_noise=crafting.initial_noise,
-        augmentation=crafting_augmentation(crafting, image_size, native_size),
-        engine=engine,
-        # What `read_resized` does to the images that a model is tested on.
-        evaluation=Compose(()) if native_size is None else ResizeAndCentreCrop(native_size, crop_fraction=1.0),
-        cycle=crafting.ensemble == "cycle",
-        halving=crafting.halving,
-        convergence_window=crafting.convergence_window,
-        convergence_gain=crafting.convergence_gain,
-        direction_interval=crafting.direction_interval,
-    )
-
-
-def _perception(config: Config) -> Perception | None:
-    crafting = config.crafting
-    if crafting.perceptual == "none":
-        return None
-    return Perception(crafting.perceptual, crafting.perceptual_weight, crafting.lpips_weights or "")
-
-
 def _companions(run: Run, plan: Plan) -> Companions | None:
     """Unsigned images, drawn at random by the run's seed, that signed ones are mixed with."""
     share = run.config.crafting.mixing
@@ -275,14 +237,8 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
         image_size=run.model_size[1],
         surrogates=_checkpoints(surrogates),
         optimisation=optimisation_of(config, run.model_size[1]),
-        hardware=Hardware(
-            config.crafting.device,
-            config.crafting.precision,
-            config.crafting.channels_last,
-            config.crafting.compile,
-            config.crafting.num_threads,
-        ),
-        perception=_perception(config),
+        hardware=hardware_of(config.crafting),
+        perception=perception_of(config.crafting),
         companions=_companions(run, plan),
         key_images=run.keys.images,
         key_labels=run.keys.labels,
@@ -400,8 +356,10 @@ def export(run: Run, plan: Plan) -> ExportResult:
     assert levels <= epsilon_levels(run.config.crafting.epsilon), "a taggant left the epsilon ball"
     exported = read_signed(run.sources[0], destination, ids)
     signed = [exported[i] for i in ids]
+    weights_uri = run.config.crafting.lpips_weights
+    lpips = None if weights_uri is None else read_lpips(weights_uri)
     quality = image_quality(
-        [torch.from_numpy(image) for image in originals], [torch.from_numpy(image) for image in signed], _lpips(run)
+        [torch.from_numpy(image) for image in originals], [torch.from_numpy(image) for image in signed], lpips
     )
     _draw_contact_sheet(run, plan, exported)
     return ExportResult(
@@ -418,14 +376,6 @@ def export(run: Run, plan: Plan) -> ExportResult:
 def _largest_change(original: NDArray[np.uint8], signed: NDArray[np.uint8]) -> int:
     """In 8-bit levels."""
     return int(np.abs(original.astype(np.int16) - signed).max())
-
-
-def _lpips(run: Run) -> Lpips | None:
-    uri = run.config.crafting.lpips_weights
-    if uri is None:
-        return None
-    folder, _, name = uri.rpartition("/")
-    return lpips_from_bytes(Root(folder or ".").read_bytes(name))
 
 
 def _draw_contact_sheet(run: Run, plan: Plan, images: Mapping[int, NDArray[np.uint8]]) -> None:

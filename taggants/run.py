@@ -17,8 +17,9 @@ from functools import cached_property
 
 import numpy as np
 
-from taggants.augmentation import Augmentation, ColourJitter, Compose, CropAndFlip, RandomResizedCrop, ThreeAugment
-from taggants.config import Config, CraftingConfig, DataConfig, TrainingConfig
+from taggants.augmentation import CropAndFlip
+from taggants.config import Config, DataConfig, TrainingConfig
+from taggants.crafting.settings import augmentation_of
 from taggants.data import SourceKind, open_source
 from taggants.data.digits import write_digits
 from taggants.data.parquet_source import ParquetSource
@@ -185,26 +186,9 @@ def check(run: Run) -> None:
         )
     for section in (config.surrogate, config.evaluation.training):
         CropAndFlip(section.crop_padding, section.flip).check(image_size)
-    crafting_augmentation(config.crafting, image_size, config.data.image_size).check(image_size)
+    augmentation_of(config, image_size).check(image_size)
     for training in (*config.surrogate.trainings, config.evaluation.training):
         check_model(model_spec(run, training))
-
-
-def crafting_augmentation(crafting: CraftingConfig, image_size: int, native_size: int | None) -> Augmentation:
-    """Returns what signed images go through at each step.
-
-    image_size: side in px that models take. native_size: the same where images come in sizes of their own, else None.
-    """
-    stages: list[Augmentation] = []
-    if crafting.augmentation == "resized_crop" or native_size is not None:
-        stages.append(RandomResizedCrop(image_size, flip=crafting.flip))
-    else:
-        stages.append(CropAndFlip(crafting.crop_padding, crafting.flip))
-    if crafting.three_augment:
-        stages.append(ThreeAugment())
-    if crafting.colour_jitter > 0:
-        stages.append(ColourJitter(crafting.colour_jitter))
-    return stages[0] if len(stages) == 1 else Compose(tuple(stages))
 
 
 def _check_one_size(run: Run) -> None:

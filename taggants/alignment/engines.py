@@ -51,9 +51,12 @@ class PixelGradientEngine:
 def pixel_gradient(
     model: nn.Module, images: Tensor, labels: Tensor, weights: dict[str, Tensor] | None = None
 ) -> Tensor:
-    """Returns grad_images of the SUM of cross-entropies, like images; 2 F. `weights` stand in for the model's own."""
+    """Returns grad_images of the SUM of cross-entropies, like images; 2 F. `weights` stand in for the model's own.
+
+    Those are detached, else kernels of our own would compute their gradients too.
+    """
     images = images.detach().requires_grad_(True)
-    scores = model(images) if weights is None else functional_call(model, weights, (images,))
+    scores = functional_call(model, _named_weights(model) if weights is None else weights, (images,))
     return torch.autograd.grad(cross_entropy(scores, labels, reduction="sum"), [images])[0]
 
 

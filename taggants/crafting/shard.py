@@ -21,11 +21,10 @@ from taggants.data.set_codec import codec_for
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
 from taggants.manifest import RunFolder, Shard
-from taggants.models import Precision, model_from_checkpoint
+from taggants.models import DTYPE_OF_PRECISION, Precision, model_from_checkpoint
 from taggants.perceptual import Lpips, PerceptualDistance, PerceptualTerm, lpips_from_bytes
 from taggants.storage import Root
 
-_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 _MOST_KEY_GRADIENTS = 4
 
 
@@ -107,15 +106,14 @@ class CraftingWorker:
             self._surrogates.append(
                 Precision(
                     model,
-                    _DTYPES[hardware.precision],
+                    DTYPE_OF_PRECISION[hardware.precision],
                     channels_last=hardware.channels_last,
                     is_first_order=is_first_order,
                 )
             )
         self._lpips: Lpips | None = None
         if job.perception is not None and job.perception.name == "lpips":
-            folder, _, name = job.perception.weights_uri.rpartition("/")
-            self._lpips = lpips_from_bytes(Root(folder or ".").read_bytes(name)).to(self._device)
+            self._lpips = read_lpips(job.perception.weights_uri).to(self._device)
         self._companions = None
         if job.companions is not None:
             pixels = torch.from_numpy(job.source.read_resized(job.companions.sample_ids, job.image_size))
@@ -174,6 +172,16 @@ class CraftingWorker:
             if len(self._key_gradients) > _MOST_KEY_GRADIENTS:
                 self._key_gradients.popitem(last=False)
         return self._key_gradients[key_index]
+
+
+def read_lpips(uri: str) -> Lpips:
+    """Returns the network of the weights file at a path or URI.
+
+    Raises:
+        InputError: there is no such file, or it holds other weights.
+    """
+    folder, _, name = uri.rpartition("/")
+    return lpips_from_bytes(Root(folder or ".").read_bytes(name))
 
 
 def on_canvas(images: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor | None]:

@@ -5,7 +5,6 @@ A sample id is the ordinal of an image over the classes sorted by name, and in a
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import itertools
@@ -105,10 +104,8 @@ class ImageFolder(EncodedSource):
         Raises:
             InputError: there is no such sample id.
         """
-        self._check_sample_id(sample_id)
-        label = bisect.bisect_right(self.class_offsets, sample_id) - 1
-        below = self._paths_of(label)[sample_id - self.class_offsets[label]]
-        return f"{_joined(self.folder, self.class_sizes[label][0])}/{below}"
+        label, row = self._split(sample_id, self.class_offsets)
+        return f"{_joined(self.folder, self.class_sizes[label][0])}/{self._paths_of(label)[row]}"
 
     def place_of(self, sample_id: int) -> str:
         """Returns: the uri and sample id of an image, in words for a message."""

@@ -5,7 +5,6 @@ A sample id is the ordinal of a row over the dataset's files sorted by name.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import itertools
@@ -159,7 +158,7 @@ class ParquetSource(EncodedSource):
                             answer[position] = self._image_bytes(value.as_py(), int(sample_ids[position]))
         return [answer[position] for position in range(len(sample_ids))]
 
-    def _encoded_in_order(self) -> Iterator[bytes]:
+    def encoded_in_order(self) -> Iterator[bytes]:
         sample_id = 0
         for name, row_group_rows in zip(self.file_names, self.row_group_rows, strict=True):
             with self.open_file(name, in_pieces=True) as file:
@@ -184,9 +183,7 @@ class ParquetSource(EncodedSource):
         Raises:
             InputError: there is no such sample id.
         """
-        self._check_sample_id(sample_id)
-        file_index = bisect.bisect_right(self.file_offsets, sample_id) - 1
-        row = sample_id - self.file_offsets[file_index]
+        file_index, row = self._split(sample_id, self.file_offsets)
         for row_group, num_rows in enumerate(self.row_group_rows[file_index]):
             if row < num_rows:
                 return file_index, row_group, row

@@ -6,6 +6,7 @@ A sample id is the ordinal of an image in its dataset, in an order that depends 
 from __future__ import annotations
 
 import abc
+import bisect
 import functools
 import hashlib
 import json
@@ -142,7 +143,7 @@ class EncodedSource(abc.ABC):
     def _read_labels(self) -> NDArray[np.int64]:
         """Returns: int64 [N], without the cost of hashing."""
 
-    def _encoded_in_order(self) -> Iterator[bytes]:
+    def encoded_in_order(self) -> Iterator[bytes]:
         """Yields: every encoded image, by sample id."""
         for start in range(0, self.num_rows, _CHUNK):
             yield from self.read_encoded(range(start, min(start + _CHUNK, self.num_rows)))
@@ -204,7 +205,7 @@ class EncodedSource(abc.ABC):
         """
         labels = self._read_labels()
         images: NDArray[np.uint8] | None = None
-        for sample_id, data in enumerate(self._encoded_in_order()):
+        for sample_id, data in enumerate(self.encoded_in_order()):
             image = self._decode(data, sample_id)
             if images is None:
                 images = np.empty((self.num_rows, *image.shape), dtype=np.uint8)
@@ -214,9 +215,16 @@ class EncodedSource(abc.ABC):
             raise InputError(f"The dataset in {self.root.uri} has no rows; give one that has.")
         return images, labels
 
-    def _check_sample_id(self, sample_id: int) -> None:
+    def _split(self, sample_id: int, offsets: Sequence[int]) -> tuple[int, int]:
+        """Returns: which part holds a sample, and its row there; offsets: the first sample id of each part, then N.
+
+        Raises:
+            InputError: there is no such sample id.
+        """
         if not 0 <= sample_id < self.num_rows:
             raise InputError(f"Sample id {sample_id} is not in 0 to {self.num_rows - 1}, the rows of {self.root.uri}.")
+        part = bisect.bisect_right(offsets, sample_id) - 1
+        return part, sample_id - offsets[part]
 
     def _decode(self, data: bytes, sample_id: int) -> NDArray[np.uint8]:
         try:

@@ -7,7 +7,6 @@ name, and a label is ASCII digits in `key.cls` or "label" in `key.json`.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import hashlib
@@ -103,9 +102,7 @@ class WebDataset(EncodedSource):
         Raises:
             InputError: there is no such sample id.
         """
-        self._check_sample_id(sample_id)
-        file_index = bisect.bisect_right(self.file_offsets, sample_id) - 1
-        row = sample_id - self.file_offsets[file_index]
+        file_index, row = self._split(sample_id, self.file_offsets)
         tar = self._tars[file_index]
         return file_index, int(tar.starts[row]), int(tar.sizes[row])
 
@@ -168,7 +165,7 @@ class WebDataset(EncodedSource):
     def _read_tar(self, name: str) -> _Tar:
         uri = self.root.uri_of(name)
         with self.root.open_input(name) as handle:
-            hashed = _HashedFile(handle)
+            hashed = HashedFile(handle)
             # As a stream: object storage answers few long reads far faster than a short one per header.
             stream = io.BufferedReader(hashed, PIECE_BYTES)
             images, labels, end = _read_members(stream, uri)
@@ -188,7 +185,7 @@ class WebDataset(EncodedSource):
         )
 
 
-class _HashedFile(io.RawIOBase):
+class HashedFile(io.RawIOBase):
     """An open file, to be read from start to end, with the hash of what was read so far."""
 
     def __init__(self, handle: pa.NativeFile) -> None:

@@ -209,7 +209,7 @@ def _may_be_folder(name: str) -> bool:
 
 def _samples(source: EncodedSource, index: DatasetIndex, signed: Signed) -> Iterator[Sample]:
     """Yields: every sample with its image signed or as it is, by sample id."""
-    for sample_id, original in enumerate(source._encoded_in_order()):
+    for sample_id, original in enumerate(source.encoded_in_order()):
         data = replaced(original, signed[sample_id]) if sample_id in signed else original
         suffix = "jpg" if is_jpeg(data) else _SUFFIXES.get(encoding_of(data))
         if suffix is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import re
@@ -14,7 +13,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from taggants.data.source import IMAGE_SUFFIXES, PIECE_BYTES
-from taggants.data.webdataset import WebDataset
+from taggants.data.webdataset import HashedFile, WebDataset
 from taggants.errors import InputError
 from taggants.export.originals import Signed, is_replaced, replaced
 from taggants.storage import Root
@@ -111,7 +110,7 @@ def hash_and_count(root: Root, path: str) -> tuple[str, int]:
         InputError: it is no tar.
     """
     with root.open_input(path) as handle:
-        hashed = _HashedFile(handle)
+        hashed = HashedFile(handle)
         stream = io.BufferedReader(hashed, PIECE_BYTES)
         num_images = 0
         try:
@@ -122,20 +121,6 @@ def hash_and_count(root: Root, path: str) -> tuple[str, int]:
         while stream.read(PIECE_BYTES):
             pass
         return hashed.digest.hexdigest(), num_images
-
-
-class _HashedFile(io.RawIOBase):
-    def __init__(self, handle: pa.NativeFile) -> None:
-        self._handle = handle
-        self.digest = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        size = int(self._handle.readinto(buffer))
-        self.digest.update(buffer[:size])
-        return size
 
 
 def _is_image(member: tarfile.TarInfo) -> bool:

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 
 from taggants.data.source import ImageSource, read_side_by_side
 from taggants.errors import InputError
-from taggants.models import ModelSpec, Precision, build_model, checkpoint_bytes, model_from_checkpoint
+from taggants.models import (
+    DTYPE_OF_PRECISION,
+    ModelSpec,
+    Precision,
+    build_model,
+    checkpoint_bytes,
+    model_from_checkpoint,
+)
 from taggants.storage import Root
 from taggants.training.loop import EpochReport, Optimiser, TrainingState, accuracy, train
 from taggants.training.recipes import Recipe
@@ -196,9 +203,8 @@ def _train_one(
     _check_fits(job, images, labels)
     model = build_model(job.spec, job.seed)
     resume = _read_state(models, f"{folder}/state.safetensors", model)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[job.precision]
     model.to(_device(job))
-    wrapped: nn.Module = Precision(model, dtype, channels_last=job.channels_last)
+    wrapped: nn.Module = Precision(model, DTYPE_OF_PRECISION[job.precision], channels_last=job.channels_last)
     if world_size > 1:
         import ray.train.torch
 

@@ -76,12 +76,13 @@ def test_jpeg_files_are_signed_as_jpeg_with_lpips(tmp_path, real_data, capsys):
     ("setting", "words"),
     [
         ("crafting.compile=true", "central or one_sided"),
+        ("crafting.device=cuda", "execution.num_gpus"),
         ("crafting.precision=tf32", "crafting.device=cuda"),
         ("crafting.perceptual=lpips", "crafting.lpips_weights"),
         ("surrogate.checkpoints=[0.5]", "must rise to 1"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused_before_any_work(tmp_path, setting, words, capsys):
-    assert exit_code("craft", settings_in(tmp_path, setting)) == 2
+    assert exit_code("craft", settings_in(tmp_path, "execution.pool=ray", setting)) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
