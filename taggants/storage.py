@@ -80,8 +80,9 @@ class Root:
         Raises:
             InputError: it is missing or may not be read.
         """
-        with self.open_input(path) as source:
-            return bytes(source.read())
+        inside = self._inside(path)
+        with self._input_errors(path):
+            return self._store.read(inside)
 
     def write_bytes(self, path: str, data: bytes, *, private: bool = False) -> None:
         """Writes a file whole, over any older one, and makes the folders it needs.
@@ -283,6 +284,7 @@ class _Store(Protocol):
     """Where a root's files lie. Raises FileNotFoundError and PermissionError alike for local files and S3."""
 
     def open_input(self, path: str) -> pa.NativeFile: ...
+    def read(self, path: str) -> bytes: ...
     def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None: ...
     def writing(self, path: str, *, private: bool) -> AbstractContextManager[BinaryIO]: ...
     def check_writable(self) -> None: ...
@@ -304,6 +306,10 @@ class _LocalStore:
         if os.path.isdir(full_path):
             raise IsADirectoryError(full_path)
         return self._filesystem.open_input_file(full_path)
+
+    def read(self, path: str) -> bytes:
+        with self.open_input(path) as source:
+            return bytes(source.read())
 
     def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None:
         with self.writing(path, private=private) as file:
@@ -421,6 +427,12 @@ class _S3Store:
         except OSError:
             self.size_bytes(path)  # raises what is wrong with the bucket, the key or the credentials, if it is that
             return self._filesystem.open_input_file(full_path)
+
+    def read(self, path: str) -> bytes:
+        # Whole within one try: an answer may break off in the middle.
+        return _patiently(
+            lambda: bytes(self._client.get_object(Bucket=self._bucket, Key=self._prefix + path)["Body"].read())
+        )
 
     def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None:
         def put() -> None:
@@ -581,7 +593,13 @@ def _s3_errors() -> Iterator[None]:
 
     No answer at all, a 5xx and "slow down" are a ConnectionError.
     """
-    from botocore.exceptions import ClientError, HTTPClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import (
+        ClientError,
+        HTTPClientError,
+        IncompleteReadError,
+        NoCredentialsError,
+        PartialCredentialsError,
+    )
     from botocore.exceptions import ConnectionError as NoConnectionError
 
     try:
@@ -597,7 +615,7 @@ def _s3_errors() -> Iterator[None]:
         if status is not None and (status >= 500 or status == 429):
             raise ConnectionError(f"S3 answers with HTTP status {status}") from None
         raise
-    except (NoConnectionError, HTTPClientError) as error:
+    except (NoConnectionError, HTTPClientError, IncompleteReadError) as error:
         raise ConnectionError(f"S3 does not answer: {type(error).__name__}") from None
 
 

@@ -452,3 +452,25 @@ def test_what_cannot_be_written_is_known_early(s3_environment: S3Server, monkeyp
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     with pytest.raises(InputError, match="was denied"):
         Root(f"s3://{s3_environment.bucket}/prefix").check_writable()
+
+
+@pytest.mark.s3
+def test_an_answer_that_breaks_off_is_asked_for_again(
+    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import IncompleteReadError
+    from botocore.response import StreamingBody
+
+    root = Root(f"s3://{s3_environment.bucket}/broken-off")
+    root.write_bytes("file", b"whole")
+    read, num_calls = StreamingBody.read, []
+
+    def break_off_once(body: StreamingBody, amt: int | None = None) -> bytes:
+        num_calls.append(1)
+        if len(num_calls) == 1:
+            raise IncompleteReadError(actual_bytes=2, expected_bytes=5)
+        return bytes(read(body, amt))
+
+    monkeypatch.setattr(StreamingBody, "read", break_off_once)
+    assert root.read_bytes("file") == b"whole"
+    assert len(num_calls) == 2

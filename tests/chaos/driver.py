@@ -24,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 import pyarrow as pa
+import ray
 
 from taggants.crafting.driver import DriveResult, drive
 from taggants.crafting.events import Pool
@@ -40,7 +41,9 @@ PLAN = Plan(
 @contextmanager
 def noted(folder: Path, shard: Shard, attempt: int) -> Iterator[None]:
     """Leaves `<call>.start` and, if the body comes to its end, `<call>.end`; each appears whole."""
-    call = {"shard": shard.index, "attempt": attempt, "pid": os.getpid(), "node_pid": os.getppid()}
+    # Of the node by its id: a worker outlives its raylet for a moment, and may take a call as a child of process 1 then.
+    node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+    call = {"shard": shard.index, "attempt": attempt, "pid": os.getpid(), "node_id": node_id}
     name = uuid.uuid4().hex
     for ending in ("start", "end"):
         (folder / f"{name}.tmp").write_text(json.dumps({**call, "at_s": time.time()}))

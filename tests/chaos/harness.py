@@ -44,12 +44,12 @@ DIGITS_SETTINGS = (
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a worker's `craft`. node_pid: of the raylet. ended_s: None if it was cut. Times since the epoch."""
+    """One call of a worker's `craft`. node_id: that Ray gave. ended_s: None if it was cut. Times since the epoch."""
 
     shard: int
     attempt: int
     pid: int
-    node_pid: int
+    node_id: str
     started_s: float
     ended_s: float | None
 
@@ -112,7 +112,7 @@ class Disturbed:
         self.cluster = Cluster(initialize_head=True, head_node_args={**self._node, "include_dashboard": False})
         self.nodes = [self.cluster.add_node(**self._node) for _ in range(2)]
         self.driver: subprocess.Popen[bytes] | None = None
-        self.hits: list[Callable[[Call], bool]] = []  # by kill: whether it hit a call that ran then
+        self.hits: list[Callable[[Call], bool]] = []  # by kill: whether it hit a call
         self.kills: list[Kill] = []
 
     def start_driver(self) -> None:
@@ -145,14 +145,17 @@ class Disturbed:
 
     def kill(self, kind: str) -> None:
         at_s = time.time()
-        self.kills.append(Kill(kind, at_s))
         getattr(self, f"_kill_{kind}")()
+        self.kills.append(Kill(kind, at_s))
+        getattr(self, f"_after_{kind}")()
 
     def _kill_node(self) -> None:
         node = self.nodes.pop(self.random.randrange(len(self.nodes)))
-        raylet = node.all_processes["raylet"][0].process.pid
-        self.hits.append(lambda call: call.node_pid == raylet)
+        node_id = node.node_id
+        self.hits.append(lambda call: call.node_id == node_id)
         self.cluster.remove_node(node, allow_graceful=False)
+
+    def _after_node(self) -> None:
         self.nodes.append(self.cluster.add_node(**self._node))
 
     def _kill_worker(self) -> None:
@@ -162,16 +165,24 @@ class Disturbed:
         self.hits.append(lambda call: call.pid == pid)
         os.kill(pid, signal.SIGKILL)
 
+    def _after_worker(self) -> None:
+        """Its actor comes back by itself."""
+
     def _kill_driver(self) -> None:
         assert self.driver is not None
-        self.hits.append(lambda call: True)
         os.kill(self.driver.pid, signal.SIGKILL)
         self.driver.wait()
+        gone_s = time.time()
+        self.hits.append(lambda call: call.started_s <= gone_s)
+
+    def _after_driver(self) -> None:
         self.start_driver()
 
     def _kill_storage(self) -> None:
         self.hits.append(lambda call: False)  # whoever has work in hand waits
         self.storage.kill()
+
+    def _after_storage(self) -> None:
         time.sleep(self.random.uniform(3.0, 6.0))
         self.storage.start()
 
@@ -199,7 +210,7 @@ def read_calls(notes: Path) -> list[Call]:
         ended_s = json.loads(end.read_text())["at_s"] if end.exists() else None
         calls.append(
             Call(
-                **{k: noted[k] for k in ("shard", "attempt", "pid", "node_pid")},
+                **{k: noted[k] for k in ("shard", "attempt", "pid", "node_id")},
                 started_s=noted["at_s"],
                 ended_s=ended_s,
             )
@@ -216,9 +227,7 @@ def attribute(calls: list[Call], kills: list[Kill], hits: list[Callable[[Call], 
     num_unexplained = 0
     for same in by_shard.values():
         for call, again in pairwise(same):
-            causes = [
-                i for i, kill in enumerate(kills) if call.started_s <= kill.at_s <= again.started_s and hits[i](call)
-            ]
+            causes = [i for i, kill in enumerate(kills) if kill.at_s <= again.started_s and hits[i](call)]
             if causes:
                 lost[causes[0]].append((call, again))
             else:
@@ -234,7 +243,9 @@ def attribute(calls: list[Call], kills: list[Kill], hits: list[Callable[[Call], 
             dataclasses.replace(
                 kill,
                 shards_lost=len(cut),
-                work_lost_s=sum(min(call.ended_s or kill.at_s, kill.at_s) - call.started_s for call, _ in cut),
+                work_lost_s=sum(
+                    max(0.0, min(call.ended_s or kill.at_s, kill.at_s) - call.started_s) for call, _ in cut
+                ),
                 recovery_s=max(again_s, default=kill.at_s) - kill.at_s,
             )
         )
