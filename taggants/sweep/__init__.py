@@ -1,0 +1,1 @@
+"""Sweeps: from one run to the map of budget and key count against detection power."""
