@@ -1,0 +1,201 @@
+"""Searches what a run wrote for what it must keep to itself: the secret, the keys, the credentials of the storage.
+
+Each is looked for in the forms in which programs leave bytes behind: raw, hexadecimal, base64, lists of numbers, Python's
+own texts; broken over lines or not; within Parquet, zip, gzip and PNG as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from taggants.keys import KeySet
+from taggants.storage import Root
+
+_PREFIX_BYTES = 8  # of a pattern, by which places are picked; chance finds one in 2^64
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def find_secrets(
+    place: Path | Root | Mapping[str, bytes], key_set: KeySet, secret: bytes, credentials: Iterable[str]
+) -> list[str]:
+    """Looks through every file of a place.
+
+    Args:
+        place: a folder (sockets and links in it are left out), a root, or contents by name, as a program's output.
+        key_set: its key images and labels must not be there; at least 8 keys, for a shorter list of labels turns up by
+            chance.
+        secret: the 32 bytes that the keys come from.
+        credentials: such as the secret access key of an S3 server; at least 8 characters, and random, for the same reason.
+
+    Returns:
+        "<file>: <what>", sorted; empty if nothing is there.
+    """
+    assert len(key_set.labels) >= 8
+    patterns = _patterns(key_set, secret, credentials)
+    found = set()
+    for name, data in _files(place):
+        for content in _contents(data):
+            for form, searched in (
+                ("raw", content),
+                ("joined", b"".join(content.split())),
+                ("spaced", b" ".join(content.split())),
+            ):
+                found |= {f"{name}: {what}" for what in patterns[form].search(searched)}
+    return sorted(found)
+
+
+class _Patterns:
+    """Byte strings to look for all at once; each has the name of what it gives away."""
+
+    def __init__(self) -> None:
+        self._by_prefix: dict[bytes, set[tuple[bytes, str]]] = {}
+        self._is_prefix = np.zeros(2**20, dtype=bool)
+
+    def add(self, what: str, pattern: bytes) -> None:
+        assert len(pattern) >= _PREFIX_BYTES, (what, len(pattern))
+        prefix = pattern[:_PREFIX_BYTES]
+        self._by_prefix.setdefault(prefix, set()).add((pattern, what))
+        self._is_prefix[self._hashes(np.frombuffer(prefix, "<u8"))] = True
+
+    def search(self, data: bytes) -> set[str]:
+        found: set[str] = set()
+        for shift in range(min(_PREFIX_BYTES, max(0, len(data) - _PREFIX_BYTES + 1))):
+            words = np.frombuffer(data, "<u8", count=(len(data) - shift) // _PREFIX_BYTES, offset=shift)
+            for word in np.flatnonzero(self._is_prefix[self._hashes(words)]):
+                at = int(word) * _PREFIX_BYTES + shift
+                candidates = self._by_prefix.get(data[at : at + _PREFIX_BYTES], ())
+                found |= {what for pattern, what in candidates if data.startswith(pattern, at)}
+        return found
+
+    @staticmethod
+    def _hashes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """20 bits of a multiplicative hash (Knuth, TAOCP 3, 6.4)."""
+        return (words * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(44)
+
+
+def _patterns(key_set: KeySet, secret: bytes, credentials: Iterable[str]) -> dict[str, _Patterns]:
+    """By what they are looked for in: files as they are, without white space, and with single spaces."""
+    patterns = {form: _Patterns() for form in ("raw", "joined", "spaced")}
+
+    def add_bytes(what: str, data: bytes) -> None:
+        patterns["raw"].add(what, data)
+        texts = [data.hex(), data.hex().upper(), repr(data)[2:-1], *_base64_texts(data)]
+        for text in texts:
+            patterns["joined"].add(what, b"".join(text.encode().split()))
+
+    def add_numbers(what: str, rows: NDArray[np.generic]) -> None:
+        """[rows, columns], as JSON and Python write them, and one row as NumPy does, which pads several with spaces."""
+        patterns["joined"].add(what, "],[".join(",".join(map(str, row)) for row in rows.tolist()).encode())
+        if len(rows) == 1:
+            patterns["spaced"].add(what, " ".join(map(str, rows[0])).encode())
+
+    add_bytes("the secret", secret)
+    add_numbers("the secret", np.frombuffer(secret, np.uint8)[None])
+    for credential in credentials:
+        add_bytes("a credential", credential.encode())
+    for index, image in enumerate(key_set.images):
+        for piece in _pieces(key_set, image):
+            add_bytes(f"image of key {index}", piece.tobytes())
+            patterns["raw"].add(f"image of key {index}", (piece / np.float32(255)).tobytes())
+            add_numbers(f"image of key {index}", piece)
+        if key_set.spec.grid_size >= _PREFIX_BYTES:
+            pixels = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
+            for row in np.unique(pixels, axis=0):
+                patterns["raw"].add(f"image of key {index}", _without_repeats(row[None]))
+    joined = ",".join(map(str, key_set.labels))
+    for text in (f"[{joined}]", f"({joined})"):  # bare, a short list may be part of a longer one
+        patterns["joined"].add("the key labels", text.encode())
+    patterns["spaced"].add("the key labels", " ".join(map(str, key_set.labels)).encode())
+    for dtype in ("<i8", "<i4", "<f4"):
+        patterns["raw"].add("the key labels", key_set.labels.astype(dtype).tobytes())
+    return patterns
+
+
+def _pieces(key_set: KeySet, image: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Rows of an image, channels first and last; several together where one has too few cells to be no chance find."""
+    spec = key_set.spec
+    num_rows = 1 if spec.grid_size >= _PREFIX_BYTES else spec.cell_size * -(-_PREFIX_BYTES // spec.grid_size)
+    num_rows = min(num_rows, spec.image_size)
+    seen = set()
+    planes = [*image, image.transpose(1, 2, 0).reshape(spec.image_size, -1)]
+    for plane in planes:
+        for start in range(0, spec.image_size - num_rows + 1, num_rows):
+            piece = np.ascontiguousarray(plane[start : start + num_rows])
+            if piece.tobytes() not in seen:
+                seen.add(piece.tobytes())
+                yield piece
+
+
+def _base64_texts(data: bytes) -> set[str]:
+    """The characters that the bytes alone decide, for each place in a longer text; in both alphabets."""
+    texts = set()
+    for offset in range(3):
+        padded = bytes(offset) + data
+        decided = slice(-(-8 * offset // 6), 8 * len(padded) // 6)
+        texts |= {encode(padded)[decided].decode() for encode in (base64.b64encode, base64.urlsafe_b64encode)}
+    return texts
+
+
+def _files(place: Path | Root | Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    if isinstance(place, Path):
+        for path in sorted(place.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                yield str(path), path.read_bytes()
+    elif isinstance(place, Root):
+        for name in place.list():
+            yield place.uri_of(name), place.read_bytes(name)
+    else:
+        yield from place.items()
+
+
+def _contents(data: bytes) -> Iterator[bytes]:
+    """A file, and what is packed in it."""
+    yield data
+    if data[:2] == b"\x1f\x8b":
+        yield from _contents(gzip.decompress(data))
+    elif data[:4] == b"PK\x03\x04":
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for name in archive.namelist():
+                yield from _contents(archive.read(name))
+    elif data[:4] == data[-4:] == b"PAR1":
+        for column in pq.read_table(io.BytesIO(data)).combine_chunks().columns:
+            for chunk in column.chunks:
+                for buffer in chunk.buffers():
+                    if buffer is not None:
+                        yield from _contents(pa.py_buffer(buffer).to_pybytes())
+    else:
+        yield from _pictures(data)
+
+
+def _pictures(data: bytes) -> Iterator[bytes]:
+    """The pixels of each PNG: as rows of pixels, as rows of each channel, and without repeats."""
+    start = data.find(_PNG)
+    while start >= 0:
+        end = data.find(b"IEND", start) + 8
+        if end < 8:
+            return
+        picture = Image.open(io.BytesIO(data[start:end]))
+        pixels = np.asarray(picture)
+        yield pixels.tobytes()
+        if pixels.ndim == 3:
+            yield pixels.transpose(2, 0, 1).tobytes()
+        yield _without_repeats(np.asarray(picture.convert("RGB")))
+        start = data.find(_PNG, end)
+
+
+def _without_repeats(pixels: NDArray[np.uint8]) -> bytes:
+    """The rows of [height, width, 3] without pixels that equal their left neighbour: the same at every magnification."""
+    is_new = np.ones(pixels.shape[:2], dtype=bool)
+    is_new[:, 1:] = (pixels[:, 1:] != pixels[:, :-1]).any(-1)
+    return pixels[is_new].tobytes()
