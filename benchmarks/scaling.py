@@ -1,11 +1,12 @@
 """How crafting scales and what disasters cost, as tables.
 
-    python benchmarks/scaling.py --part a               # 1 against 2 Ray actors, real crafting; about 10 minutes on 2 idle cores
+    python benchmarks/scaling.py --part a               # 1 against 2 Ray actors, real crafting; about 15 minutes on 2 idle cores
     python benchmarks/scaling.py --part b               # the scheduler and driver on 1,000 simulated workers; a minute
     python benchmarks/scaling.py --part d --seeds 10    # the chaos harness; a minute a seed
 
 Part a: the job itself on the embedded digits; shards per second while all actors are at work, their start and the last
-shards left out, and efficiency = rate of two actors / (2 x rate of one). One torch thread each; cases are interleaved.
+shards left out, and efficiency = rate of two actors / (2 x rate of one). One torch thread each; cases are interleaved. Beside
+it the same for plain processes without Ray, which craft in themselves: what the machine's two cores allow.
 
 Part b: the real driver, scheduler and run folder; only the workers are simulated, on a clock of their own. Durations are
 lognormal, and either known by the size of the shard, which the driver sorts by, or not. A death comes at a time uniform in
@@ -19,8 +20,10 @@ from __future__ import annotations
 import argparse
 import heapq
 import io
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -285,16 +288,13 @@ def measure_resume(num_commits: int = 10_000) -> None:
 # ---------------------------------------------------------------------------------------------- part a
 
 SETTINGS = (
-    *("keys.num_keys=12", "signing.images_per_key=20", "surrogate.num_epochs=2", "crafting.num_steps=60"),
+    *("keys.num_keys=12", "signing.images_per_key=20", "surrogate.num_epochs=2", "crafting.num_steps=200"),
     *("evaluation.num_victims=0", "evaluation.num_controls=0", "crafting.num_threads=1", "execution.num_cpus=1"),
 )
 
 
-def crafting_rate(folder: str, num_workers: int) -> float:
-    """Returns: shards per second of the job on the embedded digits, from the moment when all actors are at work.
-
-    That is the first finish of the `num_workers`-th shard; the end is that of the last shard before an actor idles.
-    """
+def finishes_of_job(folder: str, settings: tuple[str, ...]) -> list[float]:
+    """Returns: when each shard of a fresh run was finished, on the clock that all processes of the machine share."""
     finishes_s: list[float] = []
 
     def watched(plan: Plan, run_folder: RunFolder, pool: Pool, **options: Any) -> DriveResult:
@@ -308,20 +308,45 @@ def crafting_rate(folder: str, num_workers: int) -> float:
         return drive(plan, run_folder, pool, on_progress=on_progress, **options)
 
     with patch.object(pipeline, "drive", watched), redirect_stdout(io.StringIO()):
-        settings = (*SETTINGS, f"output.root={folder}/{num_workers}", f"keys.root={folder}/secrets")
-        load_job("craft").main(load_config(None, [*settings, f"execution.num_workers={num_workers}"]))
+        own = (f"output.root={folder}/runs", f"keys.root={folder}/secrets")
+        load_job("craft").main(load_config(None, [*SETTINGS, *settings, *own]))
+    return finishes_s
+
+
+def rate_of_actors(num_workers: int) -> float:
+    """Returns: shards per second from the `num_workers`-th finish to the last before which no actor idles."""
+    with tempfile.TemporaryDirectory() as folder:
+        finishes_s = finishes_of_job(folder, ("execution.pool=ray", f"execution.num_workers={num_workers}"))
     first, last = num_workers - 1, len(finishes_s) - num_workers
     return (last - first) / (finishes_s[last] - finishes_s[first])
 
 
+def rate_of_processes(num_processes: int) -> float:
+    """Returns: shards per second of so many jobs without Ray at once, while all of them are crafting."""
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [
+            subprocess.Popen([sys.executable, __file__, "--finishes", f"{folder}/{index}"], stdout=subprocess.PIPE)
+            for index in range(num_processes)
+        ]
+        finishes_s = [json.loads(job.communicate()[0].splitlines()[-1]) for job in jobs]
+    return sum(rate_within(finishes, finishes_s) for finishes in finishes_s)
+
+
+def rate_within(finishes: list[float], of_all: list[list[float]]) -> float:
+    """Returns: shards per second of one job over the time in which all are crafting."""
+    start, end = max(other[0] for other in of_all), min(other[-1] for other in of_all)
+    inside = [finish for finish in finishes if start <= finish <= end]
+    return (len(inside) - 1) / (inside[-1] - inside[0])
+
+
 def part_a(repeats: int) -> None:
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    measures = {"Ray actors": rate_of_actors, "plain processes": rate_of_processes}
+    rates: dict[str, dict[int, list[float]]] = {name: {1: [], 2: []} for name in measures}
     load_before = os.getloadavg()[0]
     for _ in range(repeats):
-        for num_workers, measured in rates.items():
-            with tempfile.TemporaryDirectory() as folder:
-                measured.append(crafting_rate(folder, num_workers))
-    efficiencies = [two / (2 * one) for one, two in zip(rates[1], rates[2], strict=True)]
+        for name, measure in measures.items():
+            for number in (1, 2):
+                rates[name][number].append(measure(number))
     print(
         f"{os.cpu_count()} cores, load {load_before:.2f} before the first run; median of {repeats}, (lowest-highest)\n"
     )
@@ -329,9 +354,11 @@ def part_a(repeats: int) -> None:
     def shown(values: list[float]) -> str:
         return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
-    print_table(
-        ("shards/s of 1 actor", "of 2 actors", "efficiency"), [(shown(rates[1]), shown(rates[2]), shown(efficiencies))]
-    )
+    rows: list[tuple[object, ...]] = []
+    for name, by_number in rates.items():
+        efficiencies = [two / (2 * one) for one, two in zip(by_number[1], by_number[2], strict=True)]
+        rows.append((name, shown(by_number[1]), shown(by_number[2]), shown(efficiencies)))
+    print_table(("", "shards/s of 1", "of 2", "efficiency"), rows)
 
 
 # ---------------------------------------------------------------------------------------------- part d
@@ -383,14 +410,21 @@ def part_d(job: str, seeds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["a", "b", "d"], required=True)
+    parser.add_argument("--part", choices=["a", "b", "d"])
+    parser.add_argument(
+        "--finishes", metavar="FOLDER", help="craft there without Ray, print when each shard was finished"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="part a: of each case")
     parser.add_argument("--seeds", type=int, default=3, help="part d: how many orders of kills")
     parser.add_argument("--job", choices=["toy", "digits"], default="toy", help="part d: what is crafted")
     given = parser.parse_args()
-    if given.part == "b":
+    if given.finishes:
+        print(json.dumps(finishes_of_job(given.finishes, ("execution.pool=inline",))))
+    elif given.part == "b":
         part_b()
     elif given.part == "a":
         part_a(given.repeats)
-    else:
+    elif given.part == "d":
         part_d(given.job, given.seeds)
+    else:
+        parser.error("name a part: --part a, b or d")
