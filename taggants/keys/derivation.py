@@ -19,7 +19,15 @@ until w < floor(2^64 / C) * C; the label is w mod C. So labels are exactly unifo
 share a label. Drawing without replacement would make the binomial p-value wrong (2,760 times too small at 10 hits of
 10 keys, C = 10).
 
-Neither depends on the number of keys: the first 10 of 100 keys are the 10 keys. How cells become pixels: see
+Id of key i, 32 bytes:
+
+    Label = "taggants/v1/key-id",  Context = u32(i) || J,  size_bytes = 32
+
+with J the canonical JSON (sorted names, no spaces) of the key spec without its num_keys: all that decides the key's image
+and label beside the secret. So one id never stands for two keys, and whoever has the id of a key but not the secret
+learns nothing of the key: what is made for a key can be filed under it.
+
+None of these depends on the number of keys: the first 10 of 100 keys are the 10 keys. How cells become pixels: see
 `taggants.keys.images`; what is committed to: see `taggants.keys.key_set.derive_keys`.
 """
 
@@ -34,6 +42,7 @@ from taggants.errors import InputError
 SECRET_SIZE_BYTES: Final = 32
 IMAGE_LABEL: Final = b"taggants/v1/key-image"
 LABEL_LABEL: Final = b"taggants/v1/key-label"
+ID_LABEL: Final = b"taggants/v1/key-id"
 
 
 def check_secret(secret: bytes) -> None:
@@ -74,6 +83,11 @@ def derive_label(secret: bytes, key_index: int, num_classes: int) -> int:
         if label is not None:
             return label
         attempt += 1
+
+
+def derive_id(secret: bytes, key_index: int, look: bytes) -> str:
+    """The id of key `key_index`, 64 hex digits (see the module's text); look: J."""
+    return derive_bytes(secret, ID_LABEL, struct.pack(">I", key_index) + look, 32).hex()
 
 
 def label_from_word(word: int, num_classes: int) -> int | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taggants.errors import InputError
-from taggants.keys.derivation import check_secret, derive_cells, derive_label
+from taggants.keys.derivation import check_secret, derive_cells, derive_id, derive_label
 from taggants.keys.images import block_image, smooth_image
 
 KeyFamily = Literal["block", "smooth"]
@@ -94,12 +94,15 @@ class KeySet:
         labels: int64 [num_keys] in 0..num_classes-1, read-only.
         commitment: SHA-256 (hex) that binds the secret, the spec, the images and the labels; public (see
         `derive_keys`).
+        ids: one name for each key, 64 hex digits; pseudo-random to whoever lacks the secret. Like the keys, the first ids do
+            not depend on num_keys.
     """
 
     spec: KeySpec
     images: NDArray[np.uint8] = field(repr=False)
     labels: NDArray[np.int64] = field(repr=False)
     commitment: str
+    ids: tuple[str, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
         self.images.setflags(write=False)
@@ -131,7 +134,9 @@ def derive_keys(secret: bytes, spec: KeySpec) -> KeySet:
         cells = np.frombuffer(stream, dtype=np.uint8).reshape(grid_shape)
         images[index] = make_image(cells, spec.cell_size, spec.image_size)
         labels[index] = derive_label(secret, index, spec.num_classes)
-    return KeySet(spec, images, labels, _commitment(secret, spec, images, labels))
+    look = canonical_json({name: value for name, value in spec.to_json().items() if name != "num_keys"})
+    ids = tuple(derive_id(secret, index, look) for index in range(spec.num_keys))
+    return KeySet(spec, images, labels, _commitment(secret, spec, images, labels), ids)
 
 
 def _commitment(secret: bytes, spec: KeySpec, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:

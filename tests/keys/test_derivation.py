@@ -13,6 +13,7 @@ from taggants.keys.derivation import (
     LABEL_LABEL,
     derive_bytes,
     derive_cells,
+    derive_id,
     derive_label,
     label_from_word,
 )
@@ -50,6 +51,22 @@ def test_first_label_word_equals_kbkdf() -> None:
             fixed=None,
         ).derive(SECRET)
         assert derive_label(SECRET, index, num_classes) == int.from_bytes(reference, "big") % num_classes
+
+
+def test_id_equals_kbkdf_over_the_index_and_the_look_of_the_keys() -> None:
+    look = b'{"cell_size":4,"channels":3,"family":"block","image_size":32,"num_classes":10}'
+    reference = KBKDFHMAC(
+        algorithm=hashes.SHA256(),
+        mode=Mode.CounterMode,
+        length=32,
+        rlen=4,
+        llen=4,
+        location=CounterLocation.BeforeFixed,
+        label=b"taggants/v1/key-id",
+        context=(7).to_bytes(4, "big") + look,
+        fixed=None,
+    ).derive(SECRET)
+    assert derive_id(SECRET, 7, look) == reference.hex()
 
 
 def test_fixed_vectors() -> None:

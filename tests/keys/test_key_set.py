@@ -10,7 +10,7 @@ import pytest
 
 from taggants.errors import InputError
 from taggants.keys import KeySpec, derive_keys
-from taggants.keys.derivation import derive_cells, derive_label
+from taggants.keys.derivation import derive_cells, derive_id, derive_label
 
 SECRET = bytes(range(32))
 SPEC = KeySpec(num_keys=10, num_classes=10, channels=3, image_size=32, family="block", cell_size=4)
@@ -34,6 +34,31 @@ def test_first_ten_of_a_hundred_are_the_ten(family: Any) -> None:
     assert np.array_equal(hundred.images[:10], ten.images)
     assert np.array_equal(hundred.labels[:10], ten.labels)
     assert len({image.tobytes() for image in hundred.images}) == 100
+
+
+def test_ids_do_not_depend_on_the_number_of_keys() -> None:
+    ten = derive_keys(SECRET, SPEC).ids
+    hundred = derive_keys(SECRET, dataclasses.replace(SPEC, num_keys=100)).ids
+    assert hundred[:10] == ten
+    assert len(set(hundred)) == 100
+
+
+def test_ids_differ_with_the_secret_and_with_every_other_field_of_the_spec() -> None:
+    others: list[dict[str, Any]] = [
+        {"num_classes": 11},
+        {"channels": 1},
+        {"image_size": 31},
+        {"family": "smooth"},
+        {"cell_size": 5},
+    ]
+    key_sets = [derive_keys(SECRET, dataclasses.replace(SPEC, **fields)) for fields in [{}, *others]]
+    ids = [name for key_set in [*key_sets, derive_keys(bytes(32), SPEC)] for name in key_set.ids]
+    assert len(set(ids)) == len(ids) == 70
+
+
+def test_first_id_is_the_keyed_hash_that_derivation_describes() -> None:
+    look = b'{"cell_size":4,"channels":3,"family":"block","image_size":32,"num_classes":10}'
+    assert derive_keys(SECRET, SPEC).ids[1] == derive_id(SECRET, 1, look)
 
 
 def test_grid_that_does_not_divide_the_image_is_cropped() -> None:
