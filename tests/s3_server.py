@@ -39,7 +39,7 @@ class S3Server:
 class S3Process:
     """A server process on a data folder and ports of its own, which can be killed and started again: it keeps its data."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, secret_key: str = "testsecret") -> None:
         names = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         binary = shutil.which("weed", path=names)
         if binary is None:
@@ -47,7 +47,7 @@ class S3Process:
         data, config = folder / "data", folder / "s3.json"
         data.mkdir()
         master, volume, filer, s3 = _free_ports(4)
-        self.server = server = S3Server(endpoint_url=f"http://127.0.0.1:{s3}")
+        self.server = server = S3Server(f"http://127.0.0.1:{s3}", secret_key=secret_key)
         credentials = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
         actions = ["Read", "List", "Tagging", "Write"]
         config.write_text(

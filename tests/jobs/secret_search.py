@@ -7,6 +7,7 @@ own texts; broken over lines or not; within Parquet, zip, gzip and PNG as well.
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import io
 import zipfile
@@ -22,7 +23,7 @@ from PIL import Image
 from taggants.keys import KeySet
 from taggants.storage import Root
 
-_PREFIX_BYTES = 8  # of a pattern, by which places are picked; chance finds one in 2^64
+_ANCHOR_BYTES = 8  # of a pattern, by which places are picked; chance finds one in 2^64
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -42,7 +43,7 @@ def find_secrets(
         "<file>: <what>", sorted; empty if nothing is there.
     """
     assert len(key_set.labels) >= 8
-    patterns = _patterns(key_set, secret, credentials)
+    patterns = _patterns(key_set, secret, tuple(credentials))
     found = set()
     for name, data in _files(place):
         for content in _contents(data):
@@ -59,23 +60,30 @@ class _Patterns:
     """Byte strings to look for all at once; each has the name of what it gives away."""
 
     def __init__(self) -> None:
-        self._by_prefix: dict[bytes, set[tuple[bytes, str]]] = {}
-        self._is_prefix = np.zeros(2**20, dtype=bool)
+        self._by_anchor: dict[bytes, set[tuple[int, bytes, str]]] = {}
+        self._is_anchor = np.zeros(2**20, dtype=bool)
 
     def add(self, what: str, pattern: bytes) -> None:
-        assert len(pattern) >= _PREFIX_BYTES, (what, len(pattern))
-        prefix = pattern[:_PREFIX_BYTES]
-        self._by_prefix.setdefault(prefix, set()).add((pattern, what))
-        self._is_prefix[self._hashes(np.frombuffer(prefix, "<u8"))] = True
+        assert len(pattern) >= _ANCHOR_BYTES, (what, len(pattern))
+        # Where bytes vary most: runs of one byte are everywhere.
+        num_offsets = min(len(pattern) - _ANCHOR_BYTES + 1, 64)
+        variety = [len(set(pattern[offset : offset + _ANCHOR_BYTES])) for offset in range(num_offsets)]
+        offset = variety.index(max(variety))
+        anchor = pattern[offset : offset + _ANCHOR_BYTES]
+        self._by_anchor.setdefault(anchor, set()).add((offset, pattern, what))
+        self._is_anchor[self._hashes(np.frombuffer(anchor, "<u8"))] = True
 
     def search(self, data: bytes) -> set[str]:
         found: set[str] = set()
-        for shift in range(min(_PREFIX_BYTES, max(0, len(data) - _PREFIX_BYTES + 1))):
-            words = np.frombuffer(data, "<u8", count=(len(data) - shift) // _PREFIX_BYTES, offset=shift)
-            for word in np.flatnonzero(self._is_prefix[self._hashes(words)]):
-                at = int(word) * _PREFIX_BYTES + shift
-                candidates = self._by_prefix.get(data[at : at + _PREFIX_BYTES], ())
-                found |= {what for pattern, what in candidates if data.startswith(pattern, at)}
+        anchors = np.frombuffer(b"".join(self._by_anchor), "<u8")
+        for shift in range(min(_ANCHOR_BYTES, max(0, len(data) - _ANCHOR_BYTES + 1))):
+            words = np.frombuffer(data, "<u8", count=(len(data) - shift) // _ANCHOR_BYTES, offset=shift)
+            candidates = np.flatnonzero(self._is_anchor[self._hashes(words)])
+            for word in candidates[np.isin(words[candidates], anchors)]:
+                at = int(word) * _ANCHOR_BYTES + shift
+                for offset, pattern, what in self._by_anchor[data[at : at + _ANCHOR_BYTES]]:
+                    if offset <= at and data.startswith(pattern, at - offset):
+                        found.add(what)
         return found
 
     @staticmethod
@@ -84,7 +92,8 @@ class _Patterns:
         return (words * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(44)
 
 
-def _patterns(key_set: KeySet, secret: bytes, credentials: Iterable[str]) -> dict[str, _Patterns]:
+@functools.lru_cache(maxsize=8)
+def _patterns(key_set: KeySet, secret: bytes, credentials: tuple[str, ...]) -> dict[str, _Patterns]:
     """By what they are looked for in: files as they are, without white space, and with single spaces."""
     patterns = {form: _Patterns() for form in ("raw", "joined", "spaced")}
 
@@ -109,7 +118,7 @@ def _patterns(key_set: KeySet, secret: bytes, credentials: Iterable[str]) -> dic
             add_bytes(f"image of key {index}", piece.tobytes())
             patterns["raw"].add(f"image of key {index}", (piece / np.float32(255)).tobytes())
             add_numbers(f"image of key {index}", piece)
-        if key_set.spec.grid_size >= _PREFIX_BYTES:
+        if key_set.spec.grid_size >= _ANCHOR_BYTES:
             pixels = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
             for row in np.unique(pixels, axis=0):
                 patterns["raw"].add(f"image of key {index}", _without_repeats(row[None]))
@@ -125,7 +134,7 @@ def _patterns(key_set: KeySet, secret: bytes, credentials: Iterable[str]) -> dic
 def _pieces(key_set: KeySet, image: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     """Rows of an image, channels first and last; several together where one has too few cells to be no chance find."""
     spec = key_set.spec
-    num_rows = 1 if spec.grid_size >= _PREFIX_BYTES else spec.cell_size * -(-_PREFIX_BYTES // spec.grid_size)
+    num_rows = 1 if spec.grid_size >= _ANCHOR_BYTES else spec.cell_size * -(-_ANCHOR_BYTES // spec.grid_size)
     num_rows = min(num_rows, spec.image_size)
     seen = set()
     planes = [*image, image.transpose(1, 2, 0).reshape(spec.image_size, -1)]
