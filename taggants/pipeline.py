@@ -21,6 +21,7 @@ from taggants.contact_sheet import draw_contact_sheet, draw_keys
 from taggants.crafting.driver import DriveResult, drive
 from taggants.crafting.events import Pool
 from taggants.crafting.inline_pool import InlinePool
+from taggants.crafting.reuse import CraftedShards, shard_addresses
 from taggants.crafting.settings import hardware_of, optimisation_of, perception_of
 from taggants.crafting.shard import (
     Companions,
@@ -227,7 +228,7 @@ def _companions(run: Run, plan: Plan) -> Companions | None:
 
 
 def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResult:
-    """Crafts every shard that is not committed yet on the configured pool."""
+    """Crafts, on the configured pool, every shard that is not committed yet and that no earlier run has crafted."""
     config = run.config
     job = CraftingJob(
         run=run.root,
@@ -243,6 +244,7 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
         key_images=run.keys.images,
         key_labels=run.keys.labels,
     )
+    addresses = shard_addresses(job, run.index.fingerprint, run.keys.ids, plan.shards)
     execution = config.execution
     crafting = config.crafting
     surrogates_per_step = 1 if crafting.ensemble == "cycle" else len(job.surrogates)
@@ -263,6 +265,7 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
                     _pool(config, job),
                     max_failures=execution.max_failures,
                     max_losses=execution.max_losses,
+                    earlier=CraftedShards(Root(config.output.root), config.hash, addresses),
                     on_progress=watch,
                 )
         finally:

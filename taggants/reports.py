@@ -44,7 +44,8 @@ def registered(run: Run, registration: Registration) -> str:
 
 
 def crafted(plan: Plan, drive: DriveResult) -> str:
-    text = f"craft: {drive.num_crafted} shards crafted, {drive.num_resumed} found done, of {len(plan.shards)}"
+    reused = f", {drive.num_reused} taken from earlier runs" if drive.num_reused else ""
+    text = f"craft: {drive.num_crafted} shards crafted, {drive.num_resumed} found done{reused}, of {len(plan.shards)}"
     if drive.num_overtaken:
         text += f"\ncraft: {drive.num_overtaken} of them were committed first by another driver; its results count"
     for shard, reason in sorted(drive.failed.items()):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from taggants.crafting.events import Event, Finished, GiveUp, Pool, Submit
 from taggants.crafting.scheduler import Scheduler
 from taggants.manifest import Plan, RunFolder
+
+if TYPE_CHECKING:
+    from taggants.crafting.reuse import CraftedShards
 
 _WAIT_TIMEOUT_S = 10.0
 
@@ -48,13 +52,14 @@ class DriveResult:
     """How a run ended.
 
     Attributes:
-        num_shards: of the plan; the sum of `num_resumed`, `num_crafted` and the number failed.
-        num_resumed: found committed at the start.
+        num_shards: of the plan; the sum of `num_resumed`, `num_reused`, `num_crafted` and the number failed.
+        num_resumed: found committed at the start, or committed by another driver while this one looked at earlier runs.
         num_crafted: done since.
         failed: why, by index, for each shard that was given up.
         num_overtaken: of `num_crafted`, committed already when this driver came to it: another driver is, or was, at work
             in the same run folder, and its result stands. (Or, once in a while, the storage had not answered and had
             stored the commit nevertheless.)
+        num_reused: taken from earlier runs, with a copy of their bytes.
     """
 
     num_shards: int
@@ -62,6 +67,7 @@ class DriveResult:
     num_crafted: int
     failed: dict[int, str]
     num_overtaken: int = 0
+    num_reused: int = 0
 
 
 def drive(
@@ -71,6 +77,7 @@ def drive(
     *,
     max_failures: int = 2,
     max_losses: int = 5,
+    earlier: CraftedShards | None = None,
     on_progress: Callable[[DriveProgress], None] | None = None,
 ) -> DriveResult:
     """Crafts and commits all shards of the plan that have no commit yet, then closes the pool, whatever happens.
@@ -81,6 +88,7 @@ def drive(
         pool: what does the work.
         max_failures: see `Scheduler`.
         max_losses: see `Scheduler`.
+        earlier: what earlier runs have crafted; its shards are taken, and the new ones are made known there.
         on_progress: called at the start, after each event, and every few seconds without one.
 
     Returns: what was done; the caller decides what a failed shard means.
@@ -92,7 +100,9 @@ def drive(
         run_folder.register_plan(plan)
         committed = run_folder.read_commits()
         shards = {shard.index: shard for shard in plan.shards}
-        todo = [shard for shard in plan.shards if shard.index not in committed]
+        taken = earlier.take_over(plan, run_folder, committed) if earlier is not None else {}
+        num_reused, num_before = sum(taken.values()), len(committed) + len(taken)
+        todo = [shard for shard in plan.shards if shard.index not in committed and shard.index not in taken]
         todo.sort(key=lambda shard: -len(shard.sample_ids))  # the longest first: none is left to the end on its own
         num_overtaken = 0
         images_crafted, images_left = 0, sum(len(shard.sample_ids) for shard in todo)
@@ -109,7 +119,7 @@ def drive(
                 on_progress(
                     DriveProgress(
                         num_shards=len(shards),
-                        num_done=len(committed) + scheduler.num_done,
+                        num_done=num_before + scheduler.num_done,
                         running=scheduler.running,
                         given_up=tuple(sorted(scheduler.given_up)),
                         images_crafted=images_crafted,
@@ -133,7 +143,10 @@ def drive(
                 if isinstance(event, Finished):
                     assert event.commit.plan_hash == plan.plan_hash, "a worker of another plan"
                     assert event.commit.shard_index == event.shard_index, "a commit of another shard"
-                    num_overtaken += not run_folder.commit(event.commit)
+                    if not run_folder.commit(event.commit):
+                        num_overtaken += 1
+                    elif earlier is not None:
+                        earlier.publish(event.commit)
                     images_crafted += num_images
                     images_left -= num_images
                 answer = scheduler.handle(event)
@@ -145,10 +158,11 @@ def drive(
                 report(None)
         return DriveResult(
             num_shards=len(shards),
-            num_resumed=len(committed),
+            num_resumed=num_before - num_reused,
             num_crafted=scheduler.num_done,
             failed=scheduler.given_up,
             num_overtaken=num_overtaken,
+            num_reused=num_reused,
         )
     finally:
         pool.close()
