@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-import taggants.storage
+import taggants.storage.s3
 from taggants.crafting.driver import drive
 from taggants.crafting.events import Lost
 from taggants.crafting.inline_pool import InlinePool
@@ -121,7 +121,7 @@ def test_every_call_waits_for_a_storage_that_is_away(own_storage: S3Process) -> 
 def test_storage_that_stays_away_is_a_loss_and_no_fault_of_the_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(taggants.storage, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(taggants.storage.s3, "_PATIENCE_S", 1.0)
     for name, value in {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # nobody listens
         "AWS_ACCESS_KEY_ID": "id",

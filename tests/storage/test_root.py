@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,21 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from taggants import storage
 from taggants.errors import InputError
-from taggants.storage import Root
-from tests.s3_server import S3Server
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
-    if request.param == "local":
-        return Root(str(tmp_path / "root"))
-    server: S3Server = request.getfixturevalue("s3_environment")
-    return Root(f"s3://{server.bucket}/{tmp_path.parent.name}-{tmp_path.name}")
-
-
-# The contract, the same on both.
+from taggants.storage import Root, s3
 
 
 def test_what_was_written_is_read(root: Root) -> None:
@@ -181,7 +167,7 @@ def test_copy_within_and_across_roots(root: Root, tmp_path: Path) -> None:
 
 
 def test_a_file_appears_when_its_block_ends(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(s3, "_PART_BYTES", 5 * 2**20)
     data = os.urandom(12 * 2**20 + 5)
     root.write_bytes("a/file", b"old")
     with root.writing("a/file") as sink:
@@ -198,7 +184,7 @@ def test_a_file_appears_when_its_block_ends(root: Root, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("size_bytes", [10, 12 * 2**20])
 def test_a_block_that_raises_publishes_nothing(root: Root, monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
-    monkeypatch.setattr(storage, "_PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(s3, "_PART_BYTES", 5 * 2**20)
     root.write_bytes("file", b"old")
 
     def broken(path: str) -> None:
@@ -253,7 +239,7 @@ def test_root_pickles_as_its_uri_after_use(root: Root) -> None:
     assert "testsecret" not in repr(root)
 
 
-# Local only.
+# Its uri.
 
 
 def test_relative_and_home_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,195 +268,3 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
 def test_s3_uri_is_brought_to_one_form() -> None:
     assert Root("s3://bucket//a/b/") == Root("s3://bucket/a").child("b")
     assert Root("s3://bucket/").uri == "s3://bucket"
-
-
-def test_private_is_owner_only_from_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: list[int] = []
-    replace = os.replace
-
-    def watch(source: str, destination: str) -> None:
-        modes.append(stat.S_IMODE(os.stat(source).st_mode))
-        replace(source, destination)
-
-    monkeypatch.setattr(os, "replace", watch)
-    old_umask = os.umask(0)
-    try:
-        Root(str(tmp_path)).write_bytes("secret", b"x", private=True)
-        Root(str(tmp_path)).write_json("secret.json", {}, private=True)
-        Root(str(tmp_path)).write_bytes("open", b"x")
-    finally:
-        os.umask(old_umask)
-    assert modes == [0o600, 0o600, 0o666]
-    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
-
-
-def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = Root(str(tmp_path))
-    root.write_bytes("file", b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):  # not an InputError: the work is to be tried again
-        root.write_bytes("file", b"new")
-    assert root.read_bytes("file") == b"old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_left_over_temporary_files_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Root(str(tmp_path))
-    root.write_bytes("a/file", b"x")
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    monkeypatch.setattr(os, "unlink", killed)
-    with pytest.raises(KeyboardInterrupt):
-        root.write_bytes("a/file", b"y")
-    assert len(os.listdir(tmp_path / "a")) == 2
-    assert root.list() == ["a/file"]
-
-
-def test_file_where_a_folder_is_needed(tmp_path: Path) -> None:
-    root = Root(str(tmp_path))
-    root.write_bytes("a", b"x")
-    root.write_bytes("b/c", b"x")
-    for path in ["a/b", "b"]:
-        with pytest.raises(InputError, match="is a folder or lies below a file"):
-            root.write_bytes(path, b"y")
-        with pytest.raises(InputError, match="is a folder or lies below a file"):
-            root.read_bytes(path)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_denied_access_is_named(tmp_path: Path) -> None:
-    root = Root(str(tmp_path))
-    root.write_bytes("a", b"x")
-    (tmp_path / "a").chmod(0)
-    with pytest.raises(InputError, match="denied"):
-        root.read_bytes("a")
-
-
-# S3 only.
-
-
-def _every_call(root: Root) -> list[Callable[[], object]]:
-    return [
-        lambda: root.read_bytes("a"),
-        lambda: root.write_bytes("a", b"x"),
-        lambda: root.create_bytes("a", b"x"),
-        lambda: root.list(),
-        lambda: root.size_bytes("a"),
-    ]
-
-
-@pytest.mark.s3
-def test_missing_bucket_is_named(s3_environment: S3Server) -> None:
-    for call in _every_call(Root("s3://no-such-bucket/prefix")):
-        with pytest.raises(InputError, match=r"s3://no-such-bucket/prefix.* (does not exist|was denied)"):
-            call()
-
-
-@pytest.mark.s3
-@pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_credentials_are_named_without_them(
-    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
-    monkeypatch.setenv(variable, "hush")
-    root = Root(f"s3://{s3_environment.bucket}/prefix")
-    for call in [*_every_call(root), lambda: root.exists("a")]:
-        with pytest.raises(InputError, match=rf"Access to s3://{s3_environment.bucket}/prefix.* was denied") as refusal:
-            call()
-        assert "hush" not in str(refusal.value)
-
-
-@pytest.mark.s3
-def test_no_credentials_at_all(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]:
-        monkeypatch.delenv(variable)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    for call in _every_call(Root(f"s3://{s3_environment.bucket}/prefix")):
-        with pytest.raises(InputError, match="was denied"):
-            call()
-
-
-@pytest.mark.s3
-@pytest.mark.parametrize("largest", [5 * 2**30, 2**20])
-def test_the_server_copies_from_s3_to_s3(
-    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, largest: int
-) -> None:
-    monkeypatch.setattr(storage, "_LARGEST_COPY_BYTES", largest)
-    monkeypatch.setattr(storage, "_COPY_PART_BYTES", 5 * 2**20)
-    source = Root(f"s3://{s3_environment.bucket}/{tmp_path.parent.name}-{tmp_path.name}/from")
-    destination = Root(f"s3://{s3_environment.bucket}/{tmp_path.parent.name}-{tmp_path.name}/to")
-    data = os.urandom(12 * 2**20 + 7)
-    source.write_bytes("file", data)
-
-    def reads(*_: object) -> None:
-        raise AssertionError("the bytes pass through this machine")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Root, "open_input", reads)
-        source.copy("file", destination, "x/file")
-    assert destination.sha256("x/file") == hashlib.sha256(data).hexdigest()
-    with pytest.raises(InputError, match=r"from/missing does not exist"):
-        source.copy("missing", destination, "x/missing")
-    assert destination.list() == ["x/file"]
-
-
-@pytest.mark.s3
-def test_a_broken_off_write_leaves_no_upload_behind(
-    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(storage, "_PART_BYTES", 5 * 2**20)
-    root = Root(f"s3://{s3_environment.bucket}/{tmp_path.parent.name}-{tmp_path.name}")
-
-    def uploads() -> list[str]:
-        answer = root._store._client.list_multipart_uploads(Bucket=s3_environment.bucket)
-        return [upload["Key"] for upload in answer.get("Uploads", []) if tmp_path.name in upload["Key"]]
-
-    def broken() -> None:
-        with root.writing("file") as sink:
-            sink.write(bytes(6 * 2**20))
-            assert len(uploads()) == 1
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        broken()
-    root.check_writable()
-    assert uploads() == []
-
-
-@pytest.mark.s3
-def test_what_cannot_be_written_is_known_early(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"s3://no-such-bucket/prefix.* (does not exist|was denied)"):
-        Root("s3://no-such-bucket/prefix").check_writable()
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
-    with pytest.raises(InputError, match="was denied"):
-        Root(f"s3://{s3_environment.bucket}/prefix").check_writable()
-
-
-@pytest.mark.s3
-def test_an_answer_that_breaks_off_is_asked_for_again(
-    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from botocore.exceptions import IncompleteReadError
-    from botocore.response import StreamingBody
-
-    root = Root(f"s3://{s3_environment.bucket}/broken-off")
-    root.write_bytes("file", b"whole")
-    read, num_calls = StreamingBody.read, []
-
-    def break_off_once(body: StreamingBody, amt: int | None = None) -> bytes:
-        num_calls.append(1)
-        if len(num_calls) == 1:
-            raise IncompleteReadError(actual_bytes=2, expected_bytes=5)
-        return bytes(read(body, amt))
-
-    monkeypatch.setattr(StreamingBody, "read", break_off_once)
-    assert root.read_bytes("file") == b"whole"
-    assert len(num_calls) == 2

@@ -1,0 +1,266 @@
+"""A root: the folder or prefix that all paths are relative to, and what can be done with the files below it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from taggants.errors import InputError
+from taggants.storage.encoding import encode_json, encode_table
+from taggants.storage.local import LocalStore
+from taggants.storage.s3 import S3_SCHEME, S3Store
+from taggants.storage.store import PIECE_BYTES, Store
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder of files, local or on S3; equal roots have equal `uri`, and a root pickles as its uri alone.
+
+    Paths given to its methods are relative, with "/" between the parts, and may not leave the root.
+
+    Attributes:
+        uri: an absolute local path, or "s3://bucket/prefix". A relative path and "~" are resolved when the root is
+            made, so that processes with another working folder agree.
+
+    Raises:
+        InputError: the uri is empty, of another scheme, names no bucket, or carries credentials.
+    """
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", _absolute_uri(self.uri))
+
+    def __reduce__(self) -> tuple[type[Root], tuple[str]]:
+        return Root, (self.uri,)  # leaves the store behind: its client knows the credentials
+
+    @functools.cached_property
+    def _store(self) -> Store:
+        return S3Store(self.uri) if self.uri.startswith(S3_SCHEME) else LocalStore(self.uri)
+
+    def child(self, path: str) -> Root:
+        """Returns: the root at the folder `path` below this one."""
+        return Root(self.uri_of(path))
+
+    def uri_of(self, path: str) -> str:
+        """Returns: the full uri of `path`, as messages name it."""
+        return f"{self.uri.rstrip('/')}/{self._inside(path)}"
+
+    def read_bytes(self, path: str) -> bytes:
+        """Returns: the content of a file.
+
+        Raises:
+            InputError: it is missing or may not be read.
+        """
+        inside = self._inside(path)
+        with self._input_errors(path):
+            return self._store.read(inside)
+
+    def write_bytes(self, path: str, data: bytes, *, private: bool = False) -> None:
+        """Writes a file whole, over any older one, and makes the folders it needs.
+
+        Args:
+            path: where.
+            data: what.
+            private: only the owner may read it (mode 0600 from the first byte); on S3 the bucket's policy decides.
+        """
+        inside = self._inside(path)
+        with self._input_errors(path):
+            self._store.write(inside, io.BytesIO(data), private=private)
+
+    @contextmanager
+    def writing(self, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
+        """Opens a file for writing from start to end; it appears whole, over any older one, when the block ends.
+
+        If the block raises, nothing appears and an older file stays. On S3 this is a multipart upload: of a process that
+        is killed, parts stay that only a lifecycle rule of the bucket removes; no reader sees them.
+
+        `private` as in `write_bytes`.
+
+        Yields: a sink for bytes, which cannot seek.
+        """
+        inside = self._inside(path)
+        with self._input_errors(path), self._store.writing(inside, private=private) as sink:
+            yield sink
+
+    def check_writable(self) -> None:
+        """Checks that files can be written here; leaves none.
+
+        Raises:
+            InputError: the bucket is missing, access is denied, or the folder lies below a file.
+        """
+        with self._input_errors(""):
+            self._store.check_writable()
+
+    def create_bytes(self, path: str, data: bytes, *, private: bool = False) -> bool:
+        """Writes a file whole unless it exists; of several callers at once exactly one creates it.
+
+        `private` as in `write_bytes`.
+
+        Returns: True if this call created it, False if it was there. On S3 a put whose answer was lost is sent again
+            and may then find its own file: whoever needs to know compares the content.
+        """
+        inside = self._inside(path)
+        with self._input_errors(path):
+            return self._store.create(inside, data, private=private)
+
+    def read_json(self, path: str) -> Any:
+        """Returns: the parsed content of a JSON file.
+
+        Raises:
+            InputError: it is missing, or not one whole JSON value.
+        """
+        try:
+            return json.loads(self.read_bytes(path))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise InputError(
+                f"{self.uri_of(path)} is not whole JSON; restore it, or delete it if it can be made again."
+            ) from None
+
+    def write_json(self, path: str, value: Any, *, private: bool = False) -> None:
+        """Writes a value as indented JSON with sorted keys and a newline at its end; `private` as in `write_bytes`."""
+        self.write_bytes(path, encode_json(value), private=private)
+
+    def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        """Returns: a Parquet file as a table, all columns or those named, in the order of the file.
+
+        Raises:
+            InputError: it is missing, no Parquet file, or lacks a named column.
+        """
+        with self.open_input(path) as source:
+            try:
+                file = pq.ParquetFile(source)
+                missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+                if missing:
+                    names = ", ".join(file.schema_arrow.names)
+                    raise InputError(f"{self.uri_of(path)} has no column {missing[0]!r}; name one of: {names}.")
+                return file.read(columns=columns)
+            except pa.ArrowInvalid:
+                raise InputError(f"{self.uri_of(path)} is not a whole Parquet file; write it again.") from None
+
+    def write_table(self, path: str, table: pa.Table, **parquet_writer_options: Any) -> None:
+        """Writes a table as one Parquet file; the options are those of `pyarrow.parquet.write_table`."""
+        self.write_bytes(path, encode_table(table, **parquet_writer_options))
+
+    def open_input(self, path: str) -> pa.NativeFile:
+        """Returns: a file open for reading at random, to be closed by the caller (for instance for `pq.ParquetFile`).
+
+        Raises:
+            InputError: it is missing or may not be read.
+        """
+        inside = self._inside(path)
+        with self._input_errors(path):
+            return self._store.open_input(inside)
+
+    def exists(self, path: str) -> bool:
+        """Returns: whether `path` is a file (a folder is none)."""
+        inside = self._inside(path)
+        with self._input_errors(path):
+            try:
+                self._store.size_bytes(inside)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def size_bytes(self, path: str) -> int:
+        """Returns: the size of a file.
+
+        Raises:
+            InputError: it is missing.
+        """
+        inside = self._inside(path)
+        with self._input_errors(path):
+            return self._store.size_bytes(inside)
+
+    def sha256(self, path: str) -> str:
+        """Returns: the SHA-256 of a file's content as 64 hex digits, read in pieces.
+
+        Raises:
+            InputError: it is missing.
+        """
+        digest = hashlib.sha256()
+        piece = memoryview(bytearray(PIECE_BYTES))
+        with self.open_input(path) as source:
+            while size := source.readinto(piece):
+                digest.update(piece[:size])
+        return digest.hexdigest()
+
+    def list(self, path: str = "") -> list[str]:
+        """Returns: all files below the folder `path`, at any depth, as sorted paths from the root; [] if missing."""
+        inside = self._inside(path) if path else ""
+        with self._input_errors(path):
+            return sorted(self._store.list(inside))
+
+    def sizes(self, path: str = "") -> dict[str, int]:
+        """Returns: the size in bytes of all files that `list` names, in its order, from one listing."""
+        inside = self._inside(path) if path else ""
+        with self._input_errors(path):
+            return dict(sorted(self._store.sizes(inside)))
+
+    def copy(self, path: str, destination: Root, destination_path: str) -> None:
+        """Copies a file to any root; it appears there whole, over any older one. From S3 to S3 the server copies; else
+        the bytes pass through here in pieces."""
+        inside = destination._inside(destination_path)
+        if isinstance(self._store, S3Store) and isinstance(destination._store, S3Store):
+            with self._input_errors(path):
+                size_bytes, etag = self._store.size_and_etag(self._inside(path))
+            with destination._input_errors(destination_path):
+                destination._store.copy_from(self._store, self._inside(path), size_bytes, etag, inside)
+            return
+        with self.open_input(path) as source, destination._input_errors(destination_path):
+            destination._store.write(inside, source, private=False)
+
+    def delete(self, path: str) -> None:
+        """Deletes a file; a missing one is fine."""
+        inside = self._inside(path)
+        with self._input_errors(path):
+            self._store.delete(inside)
+
+    def _inside(self, path: str) -> str:
+        """Returns: `path` in its shortest form; refuses one that leaves the root."""
+        parts = PurePosixPath(path)
+        if parts.is_absolute() or ".." in parts.parts or "\0" in path or not parts.parts:
+            raise InputError(f"Path {path!r} names nothing inside {self.uri}; give a relative path without '..'.")
+        return str(parts)
+
+    @contextmanager
+    def _input_errors(self, path: str) -> Iterator[None]:
+        # Only what a person has to mend becomes an InputError: it stops a job. A lost connection or a full disk stays
+        # what it is, so that the work is tried again.
+        uri = self.uri_of(path) if path else self.uri
+        try:
+            yield
+        except FileNotFoundError:
+            raise InputError(f"{uri} does not exist; check the folder or bucket and the path.") from None
+        except PermissionError:
+            raise InputError(
+                f"Access to {uri} was denied; check the permissions there and, for S3, the AWS_* variables."
+            ) from None
+        except (IsADirectoryError, NotADirectoryError, FileExistsError):
+            raise InputError(f"{uri} is a folder or lies below a file; choose another path.") from None
+
+
+def _absolute_uri(uri: str) -> str:
+    if not uri:
+        raise InputError("The storage root is empty; give a local folder or s3://bucket/prefix.")
+    if uri.startswith(S3_SCHEME):
+        bucket, _, prefix = uri.removeprefix(S3_SCHEME).partition("/")
+        if "@" in bucket or "?" in uri:  # may hold a secret, so the message does not quote it
+            raise InputError("The s3:// root holds credentials or options; leave them to the AWS_* variables.")
+        if not bucket or ".." in prefix.split("/"):
+            raise InputError(f"{uri!r} is no S3 root; give s3://bucket/prefix.")
+        return S3_SCHEME + "/".join([bucket, *(part for part in prefix.split("/") if part)])
+    if "://" in uri:
+        raise InputError(f"{uri!r} has a scheme that is not supported; give a local folder or s3://bucket/prefix.")
+    return os.path.abspath(os.path.expanduser(uri))

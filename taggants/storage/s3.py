@@ -1,0 +1,254 @@
+"""Files as objects below a prefix of an S3 bucket, with patience for a server that does not answer."""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, TypeVar, cast
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+S3_SCHEME = "s3://"
+_PATIENCE_S = 60.0  # a server or a router that starts again is back by then
+_T = TypeVar("_T")
+_PART_BYTES = 16 * 2**20  # S3 takes 10 000 parts of at least 5 MiB: files of 160 GB
+_LARGEST_COPY_BYTES = 5 * 2**30  # S3 copies more than this in parts only
+_COPY_PART_BYTES = 512 * 2**20
+
+_log = logging.getLogger(__name__)
+
+
+class S3Store:
+    """Reads through pyarrow; the rest through boto3: pyarrow has no conditional put, publishes half a file when a write
+    is broken off, and leaves folder markers behind a delete."""
+
+    def __init__(self, uri: str) -> None:
+        self._bucket, _, prefix = uri.removeprefix(S3_SCHEME).partition("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        import boto3.session  # half a second that local work does not pay
+        from botocore.config import Config
+
+        with _s3_errors():
+            session = boto3.session.Session()
+            return session.client(
+                "s3",
+                region_name=session.region_name or "us-east-1",
+                # `_patiently` tries again: boto3 itself gives up within a second where nobody listens.
+                config=Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=10),
+            )
+
+    @functools.cached_property
+    def _filesystem(self) -> pafs.S3FileSystem:
+        scheme, _, host = self._client.meta.endpoint_url.partition("://")  # one answer to "where" for both libraries
+        return pafs.S3FileSystem(
+            region=self._client.meta.region_name,
+            scheme=scheme,
+            endpoint_override=host,
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=8),  # half a minute, as its pauses double
+        )
+
+    def open_input(self, path: str) -> pa.NativeFile:
+        full_path = f"{self._bucket}/{self._prefix}{path}"
+        try:
+            return self._filesystem.open_input_file(full_path)
+        except OSError:
+            self.size_bytes(path)  # raises what is wrong with the bucket, the key or the credentials, if it is that
+            return self._filesystem.open_input_file(full_path)
+
+    def read(self, path: str) -> bytes:
+        # Whole within one try: an answer may break off in the middle.
+        return _patiently(
+            lambda: bytes(self._client.get_object(Bucket=self._bucket, Key=self._prefix + path)["Body"].read())
+        )
+
+    def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None:
+        def put() -> None:
+            source.seek(0)
+            if isinstance(source, io.BytesIO):
+                self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=source)
+            else:  # in parts, which appear together
+                self._client.upload_fileobj(source, self._bucket, self._prefix + path)
+
+        _patiently(put)
+
+    @contextmanager
+    def writing(self, path: str, *, private: bool) -> Iterator[BinaryIO]:
+        sink = _S3Sink(self._client, self._bucket, self._prefix + path)
+        try:
+            yield cast(BinaryIO, sink)
+            sink.finish()
+        except BaseException:
+            sink.abort()
+            raise
+
+    def check_writable(self) -> None:
+        probe = {"Bucket": self._bucket, "Key": f"{self._prefix}probe"}
+
+        def start_upload() -> None:
+            upload = self._client.create_multipart_upload(**probe)
+            self._client.abort_multipart_upload(**probe, UploadId=upload["UploadId"])
+
+        _patiently(start_upload)
+
+    def copy_from(self, source: S3Store, source_path: str, size_bytes: int, etag: str, path: str) -> None:
+        place = {"Bucket": source._bucket, "Key": source._prefix + source_path}
+        options = {"CopySourceIfMatch": etag}  # not one half of each of two files
+        if size_bytes <= _LARGEST_COPY_BYTES:
+            _patiently(
+                lambda: self._client.copy_object(
+                    CopySource=place, Bucket=self._bucket, Key=self._prefix + path, **options
+                )
+            )
+            return
+        from boto3.s3.transfer import TransferConfig
+
+        in_parts = TransferConfig(multipart_threshold=1, multipart_chunksize=_COPY_PART_BYTES)
+        _patiently(
+            lambda: self._client.copy(place, self._bucket, self._prefix + path, ExtraArgs=options, Config=in_parts)
+        )
+
+    def create(self, path: str, data: bytes, *, private: bool) -> bool:
+        def put() -> bool:
+            for pause_s in (0.1, 0.3, 1.0, None):
+                try:
+                    self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=data, IfNoneMatch="*")
+                except self._client.exceptions.ClientError as error:
+                    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                    if status == 412:
+                        return False
+                    if status != 409 or pause_s is None:
+                        raise
+                    time.sleep(pause_s)  # another put is under way and may yet fail: only a 412 says that it is there
+                else:
+                    return True
+            raise AssertionError("unreachable")
+
+        return _patiently(put)
+
+    def size_bytes(self, path: str) -> int:
+        return self.size_and_etag(path)[0]
+
+    def size_and_etag(self, path: str) -> tuple[int, str]:
+        head = _patiently(lambda: self._client.head_object(Bucket=self._bucket, Key=self._prefix + path))
+        return int(head["ContentLength"]), str(head["ETag"])
+
+    def list(self, path: str) -> Iterator[str]:
+        return (name for name, _ in self.sizes(path))
+
+    def sizes(self, path: str) -> Iterator[tuple[str, int]]:
+        prefix = f"{self._prefix}{path}/" if path else self._prefix
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        entries = _patiently(
+            lambda: [(entry["Key"], int(entry["Size"])) for page in pages for entry in page.get("Contents", [])]
+        )
+        # A key that ends so is a folder marker.
+        return ((key.removeprefix(self._prefix), size) for key, size in entries if not key.endswith("/"))
+
+    def delete(self, path: str) -> None:
+        _patiently(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + path))
+
+
+class _S3Sink(io.RawIOBase):
+    """Bytes on their way to one object, a part at a time; a file of one part is a plain put."""
+
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        self._client = client
+        self._place = {"Bucket": bucket, "Key": key}
+        self._upload: dict[str, str] = {}
+        self._parts: list[dict[str, Any]] = []
+        self._buffer = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._buffer += data
+        while len(self._buffer) > _PART_BYTES:
+            self._send(bytes(memoryview(self._buffer)[:_PART_BYTES]))
+            del self._buffer[:_PART_BYTES]
+        return memoryview(data).nbytes
+
+    def finish(self) -> None:
+        """Makes the object appear."""
+        data = bytes(self._buffer)
+        if not self._upload:
+            _patiently(lambda: self._client.put_object(**self._place, Body=data))
+            return
+        self._send(data)
+        parts = {"Parts": self._parts}
+        _patiently(lambda: self._client.complete_multipart_upload(**self._place, **self._upload, MultipartUpload=parts))
+
+    def abort(self) -> None:
+        """Forgets what was sent, if S3 still answers; the error that led here is the one to tell."""
+        if self._upload:
+            with suppress(Exception):
+                self._client.abort_multipart_upload(**self._place, **self._upload)
+
+    def _send(self, data: bytes) -> None:
+        if not self._upload:
+            created = _patiently(lambda: self._client.create_multipart_upload(**self._place))
+            self._upload = {"UploadId": created["UploadId"]}
+        number = len(self._parts) + 1
+        answer = _patiently(
+            lambda: self._client.upload_part(**self._place, **self._upload, PartNumber=number, Body=data)
+        )
+        # Checksums too, where the client made some: S3 wants them again at the end.
+        checksums = {name: value for name, value in answer.items() if name.startswith("Checksum")}
+        checksums.pop("ChecksumType", None)
+        self._parts.append({"PartNumber": number, "ETag": answer["ETag"], **checksums})
+
+
+def _patiently(call: Callable[[], _T]) -> _T:
+    """Returns: what `call` returns, which is made again while S3 does not answer, but for no longer than `_PATIENCE_S`."""
+    deadline_s = time.monotonic() + _PATIENCE_S
+    pause_s = 0.2
+    while True:
+        try:
+            with _s3_errors():
+                return call()
+        except ConnectionError as error:
+            if time.monotonic() + pause_s > deadline_s:
+                raise
+            _log.warning("%s; trying again in %.1f s", error, pause_s)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 3.0)
+
+
+@contextmanager
+def _s3_errors() -> Iterator[None]:
+    """Gives a refusal by S3 the type a local file system gives it; the S3 message goes, as it may quote a key id.
+
+    No answer at all, a 5xx and "slow down" are a ConnectionError.
+    """
+    from botocore.exceptions import (
+        ClientError,
+        HTTPClientError,
+        IncompleteReadError,
+        NoCredentialsError,
+        PartialCredentialsError,
+    )
+    from botocore.exceptions import ConnectionError as NoConnectionError
+
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError):
+        raise PermissionError("no credentials") from None
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if status == 404:
+            raise FileNotFoundError("no such object or bucket") from None
+        if status in (401, 403):
+            raise PermissionError("access denied") from None
+        if status is not None and (status >= 500 or status == 429):
+            raise ConnectionError(f"S3 answers with HTTP status {status}") from None
+        raise
+    except (NoConnectionError, HTTPClientError, IncompleteReadError) as error:
+        raise ConnectionError(f"S3 does not answer: {type(error).__name__}") from None
