@@ -6,7 +6,7 @@ data -> keys -> surrogate -> plan -> craft -> export -> train victims and contro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -46,9 +46,9 @@ from taggants.signing import check_capacity, random_priorities, signing_sets
 from taggants.storage import Root, encode_json
 from taggants.suspects import CheckpointSuspect, Suspect, check_classes
 from taggants.training.loop import EpochReport, Optimiser
-from taggants.training.ray_trainer import TrainedModel, TrainingJob, load_trained, run_training
+from taggants.training.ray_trainer import TrainedModel, TrainingJob, run_training
 from taggants.training.recipes import Recipe, hash_seed
-from taggants.training.scores import gradient_norms, losses
+from taggants.training.scoring import Candidates, Scores, ScoringJob, ScoringPass, candidate_scores, score_here
 
 _NUM_COMPANIONS = 256
 
@@ -177,35 +177,48 @@ def make_plan(run: Run, surrogates: Sequence[TrainedModel]) -> Plan:
 
 def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floating]:
     """Higher for images to sign first; scores are means over the surrogates."""
-    if run.config.signing.selection == "random":
-        return random_priorities(run.index.num_rows, hash_seed(run.config.seed, 2))
-    score = {"gradient_norm": gradient_norms, "loss": losses}[run.config.signing.selection]
-    device = run.config.crafting.device
-    models = [load_trained(run.models, surrogate).to(device) for surrogate in surrogates]
-    candidates = np.flatnonzero(np.isin(run.index.labels, run.keys.labels))
-    priorities = np.zeros(run.index.num_rows, dtype=np.float32)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(run.config.crafting.num_threads)  # scores decide the plan: the same sums every time
-    try:
-        with stage("score candidates", len(candidates), "images") as advance:
-            for start in range(0, len(candidates), 1024):
-                part = candidates[start : start + 1024]
-                images = torch.from_numpy(_read_for_models(run, part.tolist()))
-                labels = torch.from_numpy(run.index.labels[part])
-                scores = [score(model, images.to(device), labels.to(device)) for model in models]
-                priorities[part] = torch.stack(scores).mean(0).cpu().numpy()
-                advance(start + len(part), "")
-    finally:
-        torch.set_num_threads(threads)
-    return priorities
+    config = run.config
+    selection = config.signing.selection
+    if selection == "random":
+        return random_priorities(run.index.num_rows, hash_seed(config.seed, 2))
+    job = ScoringJob(
+        models=run.models,
+        surrogates=tuple((surrogate.path, surrogate.sha256) for surrogate in surrogates),
+        source=run.sources[0],
+        dataset_fingerprint=run.index.fingerprint,
+        image_size=config.data.image_size,
+        function=selection,
+        device=config.crafting.device,
+        num_threads=config.crafting.num_threads,  # scores decide the plan: the same sums every time
+    )
+    labels, classes = run.index.labels, run.keys.labels
+    store = Root(config.output.root).child("scores")
+    with stage("score candidates", int(np.isin(labels, classes).sum()), "images") as advance:
+        return candidate_scores(
+            job, labels, classes, store, _scoring_pass(config), lambda num_done: advance(num_done, "")
+        )
 
 
-def _read_for_models(run: Run, sample_ids: Sequence[int]) -> NDArray[np.uint8]:
-    """Training images as models take them, uint8 [n, C, S, S]."""
-    image_size = run.config.data.image_size
-    if image_size is None:
-        return run.sources[0].read_images(sample_ids)
-    return run.sources[0].read_resized(sample_ids, image_size)
+def _scoring_pass(config: Config) -> ScoringPass:
+    if config.execution.pool == "inline":
+        return score_here
+
+    def score(job: ScoringJob, windows: Sequence[Candidates]) -> Iterable[Scores]:
+        # Actors would take longer to start; and where they have GPUs, this process may have none.
+        if len(windows) == 1 and job.device == "cpu":
+            return score_here(job, windows)
+        from taggants.training.scoring_pool import score_on_ray
+
+        execution = config.execution
+        return score_on_ray(
+            job,
+            windows,
+            num_workers=execution.num_workers,
+            num_cpus=execution.num_cpus,
+            num_gpus=execution.num_gpus,
+        )
+
+    return score
 
 
 def _checkpoints(surrogates: Sequence[TrainedModel]) -> tuple[tuple[str, str], ...]:

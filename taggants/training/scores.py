@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
+_MOST_GRADIENT_BYTES = 2**30  # of a batch of gradients, one for each image
 
-def gradient_norms(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 256) -> Tensor:
+
+def gradient_norms(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int | None = None) -> Tensor:
     """Returns float32 [N]: the Euclidean norm of each image's parameter gradient of the cross-entropy.
 
     Source: selection by gradient norm, Geiping et al. (ICLR 2021) and Souri et al. ("Sleeper Agent", NeurIPS 2022).
@@ -16,9 +18,14 @@ def gradient_norms(model: nn.Module, images: Tensor, labels: Tensor, batch_size:
     Args:
         model: in eval mode.
         images: uint8 [N, C, H, W]; labels: int64 [N].
+        batch_size: images at once; None: as many as have gradients of 1 GiB, up to 256. It changes rounding.
     """
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
     buffers = {name: buffer.detach() for name, buffer in model.named_buffers()}
+
+    if batch_size is None:
+        bytes_of_one = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
+        batch_size = max(1, min(256, _MOST_GRADIENT_BYTES // bytes_of_one))
 
     def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         return cross_entropy(functional_call(model, (weights, buffers), (image[None],)), label[None])
