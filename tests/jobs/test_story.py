@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from taggants.config import load_config
 from taggants.detection import Certificate
 from taggants.export import verify_export
 from taggants.keys import Registration
+from taggants.manifest import RunFolder
 from taggants.storage import Root
 from tests.jobs.running import JOBS, exit_code, load_job, settings_in
 
@@ -136,21 +138,22 @@ def test_verify_and_train_jobs_agree_with_the_rehearsal(tmp_path, capsys):
     assert f"{certificate.num_hits} of {certificate.num_keys}" in shown
 
 
-def start_craft(folder: Path, *settings: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start_craft(folder: Path, *settings: str, log: str = "craft.log") -> subprocess.Popen[bytes]:
     words = [word for setting in settings_in(folder, *settings) for word in ("--set", setting)]
-    log = (folder / "craft.log").open("ab")
-    with log:
+    with (folder / log).open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, str(JOBS / "craft.py"), *words],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
+            [sys.executable, str(JOBS / "craft.py"), *words], stdout=output, stderr=subprocess.STDOUT
         )
 
 
-def wait_for_commits(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+def commits_in(runs: Root) -> list[str]:
+    return [path for path in runs.list() if "/commits/" in path]
+
+
+def wait_for_commits(folder: Path, count: int, process: subprocess.Popen[bytes], runs: Root | None = None) -> None:
+    runs = runs or Root(str(folder / "runs"))
     until = time.monotonic() + 120
-    while len(list(folder.glob("runs/*/commits/*.json"))) < count:
+    while len(commits_in(runs)) < count:
         assert process.poll() is None, (folder / "craft.log").read_text()
         assert time.monotonic() < until, (folder / "craft.log").read_text()
         time.sleep(0.02)
@@ -183,25 +186,64 @@ def test_killed_driver_goes_on_and_exports_the_same_bytes(tmp_path, undisturbed,
     assert verify_export(Root(str(signed))).fingerprint == undisturbed
 
 
+def actors_of(driver: subprocess.Popen[bytes]) -> list[int]:
+    """Returns: pids of the driver's own actors that craft just now; a driver's cluster descends from it."""
+    titles, parents = {}, {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            titles[int(entry.name)] = (entry / "cmdline").read_bytes()
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it ended
+
+    def is_own(pid: int) -> bool:
+        return pid == driver.pid or (pid in parents and is_own(parents[pid]))
+
+    return [pid for pid, title in titles.items() if b"ray::_WorkerActor.craft" in title and is_own(pid)]
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_killed_actors_shard_is_crafted_again_and_the_bytes_are_the_same(tmp_path, undisturbed):
     process = start_craft(tmp_path, *SLOWER, "execution.pool=ray", "execution.num_workers=2")
     wait_for_commits(tmp_path, 2, process)
-    killed = 0
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            title, environment = (entry / "cmdline").read_bytes(), (entry / "cmdline").stat().st_uid
-        except OSError:
-            continue
-        if b"ray::_WorkerActor.craft" in title and environment == os.getuid():
-            os.kill(int(entry.name), signal.SIGKILL)
-            killed += 1
-            break
-    assert killed == 1
+    while not (actors := actors_of(process)):
+        assert process.poll() is None, (tmp_path / "craft.log").read_text()
+    os.kill(actors[0], signal.SIGKILL)
     assert process.wait(timeout=240) == 0, (tmp_path / "craft.log").read_text()
     (signed,) = tmp_path.glob("runs/*/signed")
     assert verify_export(Root(str(signed))).fingerprint == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+@pytest.mark.parametrize("commits_before", [0, 2], ids=["at once", "later"])
+def test_two_jobs_on_one_run_folder(tmp_path, undisturbed, s3_environment, commits_before):
+    runs = Root(f"s3://{s3_environment.bucket}/{tmp_path.parent.name}/{tmp_path.name}")
+    first = start_craft(tmp_path, *SLOWER, f"output.root={runs.uri}")
+    wait_for_commits(tmp_path, commits_before, first, runs)
+    second = start_craft(tmp_path, *SLOWER, f"output.root={runs.uri}", log="second.log")
+    codes = [process.wait(timeout=240) for process in (first, second)]
+    said = [(tmp_path / log).read_text() for log in ("craft.log", "second.log")]
+    assert codes == [0, 0], "\n".join(said)
+    # One set of commits, whose files are whole; together they export what one job alone does.
+    commits = commits_in(runs)
+    assert len(commits) == 8
+    run = runs.child(commits[0].split("/")[0])
+    folder = RunFolder(run)
+    for commit in folder.read_commits().values():
+        folder.read_attempt(commit)  # checked against its hash
+    assert verify_export(run.child("signed")).fingerprint == undisturbed
+
+    # Each tells what it found: done before it came, or committed first while it crafted the same.
+    def told(pattern: str) -> list[int]:
+        return [int(match[1]) if (match := re.search(pattern, text)) else 0 for text in said]
+
+    crafted, found = told(r"(\d+) shards crafted"), told(r"(\d+) found done, of 8")
+    overtaken = told(r"(\d+) of them were committed first by another driver")
+    assert [a + b for a, b in zip(crafted, found, strict=True)] == [8, 8]
+    assert sum(crafted) - sum(overtaken) == 8
+    assert found[1] >= commits_before
 
 
 @pytest.mark.slow
