@@ -20,11 +20,12 @@ class Trained:
         name: as its certificate's suspect, such as "victim-0-1a2b".
         index: number of its seed; victim and control of one index share it.
         accuracy: on the test split, in [0, 1].
-        worst_class_accuracy: of the class with the lowest, in [0, 1]; None where it was not measured.
         num_hits: key labels within its top k.
         p_value: of the registered statistic, in (0, 1].
         certificate: path of its certificate from the sweep's output root.
         seconds: its training took, wherever that was done first.
+        worst_class_accuracy: of the class with the lowest, in [0, 1]; None where it was not measured.
+        ranks: of the key labels in its answers, one for each key in 1..C, as in its certificate.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -37,6 +38,7 @@ class Trained:
     certificate: str
     seconds: float
     worst_class_accuracy: float | None = None
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class SweepResults:
         software: versions.
         created_at: ISO 8601, UTC.
         cells: of the map.
+        top_k: a key is a hit when its label is among the k first answers.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -127,6 +130,7 @@ class SweepResults:
     software: dict[str, str]
     created_at: str
     cells: tuple[Cell, ...]
+    top_k: int = 1
 
     def to_json(self) -> dict[str, Any]:
         return {"format": SWEEP_FORMAT, **asdict(self)}

@@ -57,5 +57,5 @@ def test_other_files_are_refused() -> None:
     value = json.loads(json.dumps(results().to_json()))
     with pytest.raises(InputError, match="format must be"):
         SweepResults.from_json({**value, "format": "other"})
-    with pytest.raises(InputError, match="cells.0.num_keys"):
+    with pytest.raises(InputError, match=r"cells\.0\.num_keys"):
         SweepResults.from_json({**value, "cells": [{**value["cells"][0], "num_keys": "many"}]})
