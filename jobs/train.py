@@ -30,6 +30,11 @@ def main(config: Config) -> TrainResult:
     with ray_cluster(config):
         model = pipeline.train_suspect(run, config.train.role, config.train.index)
     checkpoint = run.models.uri_of(model.path)
+    if model.metrics is not None:
+        say(
+            f"worst class {model.metrics.worst_class_accuracy:.4f}, calibration error {model.metrics.calibration_error:.4f}, "
+            f"loss {model.metrics.mean_loss:.4f}"
+        )
     say(f"checkpoint {checkpoint}")
     return TrainResult(model, checkpoint)
 

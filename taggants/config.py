@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -142,13 +142,14 @@ class TrainingConfig(Section):
     """How a surrogate, victim or control is trained."""
 
     model: str = Field("cnn", description='"cnn" or "cnn_wide" (built in, no normalisation layers) or timm/NAME')
-    recipe: Literal["simple", "strong"] = Field(
-        "simple", description="crop and flip, or 3-Augment with Mixup and CutMix"
+    recipe: Literal["simple", "strong", "deit3", "resnet-a2", "fine-tune"] = Field(
+        "simple",
+        description="crop and flip; 3-Augment with Mixup and CutMix; the papers' recipes (see taggants/training/recipes.py)",
     )
     num_epochs: int = Field(60, ge=1, le=10_000, description="passes over the training set")
     batch_size: int = Field(16, ge=1, description="images per step, over all workers")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="highest rate of AdamW; cosine schedule")
-    weight_decay: float = Field(0.05, ge=0, le=1, description="decoupled")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="highest rate; cosine schedule")
+    weight_decay: float = Field(0.05, ge=0, le=1, description="decoupled with adamw")
     crop_padding: int = Field(0, ge=0, description="pixels of reflect padding before the random crop")
     flip: bool = Field(False, description="mirror half of the images; not for digits")
     num_workers: int = Field(
@@ -160,6 +161,30 @@ class TrainingConfig(Section):
     )
     channels_last: bool = Field(False, description="memory layout of convolutions; faster on most machines")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where a training process computes")
+    optimiser: Literal["adamw", "lamb", "sgd"] | None = Field(
+        None, description="null: the recipe's, which is lamb with deit3 and resnet-a2, sgd with fine-tune, else adamw"
+    )
+    gradient_clip: float | None = Field(
+        None, gt=0, description="largest norm of a step's gradient; null: the recipe's, 1 with deit3 and resnet-a2"
+    )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="keep the moving average of the weights with this decay; null: the last weights"
+    )
+    compile: bool = Field(False, description="by torch.compile; pays off in long trainings")
+    init_from: Uri | None = Field(
+        None, description="model.safetensors to start from; a head of another class count starts anew; null: random"
+    )
+
+    later_fields: ClassVar[tuple[str, ...]] = ("optimiser", "gradient_clip", "ema_decay", "compile", "init_from")
+    """At their defaults no part of the hash: runs from before there were any keep their folders."""
+
+    @model_validator(mode="after")
+    def _fine_tunes_something(self) -> TrainingConfig:
+        if self.recipe == "fine-tune" and self.init_from is None:
+            raise ValueError(
+                "recipe fine-tune needs init_from, the model.safetensors of another training to start from"
+            )
+        return self
 
 
 class SurrogateConfig(TrainingConfig):
@@ -282,6 +307,16 @@ class EvaluationConfig(Section):
     num_victims: int = Field(3, ge=0, description="models trained on the signed data")
     num_controls: int = Field(3, ge=0, description="models of the same recipe and seeds trained on the clean data")
     training: TrainingConfig = TrainingConfig()
+    gpus_per_model: FractionOf = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="of each model trained beside others by Ray on device cuda; 1/4 packs four on a GPU",
+    )
+    probe: DataConfig | None = Field(
+        None,
+        description="another dataset, for linear probes of the features in jobs/harm.py; its channels must be the run's",
+    )
 
 
 class VerifyConfig(Section):
@@ -365,6 +400,9 @@ class Config(Section):
         decisive = self.model_dump(mode="json", include=sections)
         for section in ("data", "keys"):  # where they lie is not what they are: the registration holds that
             del decisive[section]["root"]
+        for name in TrainingConfig.later_fields:
+            if decisive["surrogate"][name] == TrainingConfig.model_fields[name].default:
+                del decisive["surrogate"][name]
         canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -420,7 +458,8 @@ def _one_sentence(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         model: Any = Config
         for part in first["loc"][:-1]:
-            model = model.model_fields[part].annotation
+            annotation = model.model_fields[part].annotation
+            model = next(iter(get_args(annotation)), annotation)  # the section of `Section | None`
         return f"config field {where!r} does not exist; its section knows {', '.join(model.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -46,7 +46,13 @@ from taggants.signing import check_capacity, random_priorities, signing_sets
 from taggants.storage import Root, encode_json
 from taggants.suspects import CheckpointSuspect, Suspect, check_classes
 from taggants.training.loop import EpochReport, Optimiser
-from taggants.training.ray_trainer import TrainedModel, TrainingJob, run_training
+from taggants.training.ray_trainer import (
+    TrainedModel,
+    TrainingJob,
+    find_initial_weights,
+    run_training,
+    run_trainings,
+)
 from taggants.training.recipes import Recipe, hash_seed
 from taggants.training.scoring import Candidates, Scores, ScoringJob, ScoringPass, candidate_scores, score_here
 
@@ -96,7 +102,7 @@ def prepare_keys(run: Run) -> Registration:
     return registration
 
 
-def train_model(
+def training_job(
     run: Run,
     name: str,
     training: TrainingConfig,
@@ -104,14 +110,25 @@ def train_model(
     fingerprint: str,
     seed: int,
     keep_epochs: tuple[int, ...] = (),
-) -> TrainedModel:
-    """Trains, resumes or finds the model of that name; see `run_training`."""
-    num_classes = run.index.num_classes
-    job = TrainingJob(
+) -> TrainingJob:
+    """Returns the training of a model of that name.
+
+    Raises:
+        InputError: there is no checkpoint at `training.init_from`.
+    """
+    recipe = Recipe(training.recipe, training.crop_padding, training.flip, run.index.num_classes)
+    return TrainingJob(
         name=name,
         spec=model_spec(run, training),
-        recipe=Recipe(training.recipe, training.crop_padding, training.flip, num_classes),
-        optimiser=Optimiser(training.num_epochs, training.batch_size, training.learning_rate, training.weight_decay),
+        recipe=recipe,
+        optimiser=Optimiser(
+            training.num_epochs,
+            training.batch_size,
+            training.learning_rate,
+            training.weight_decay,
+            training.optimiser or recipe.parts.optimiser,
+            training.gradient_clip or recipe.parts.clip_norm,
+        ),
         seed=seed,
         train_source=source,
         test_source=run.sources[1],
@@ -124,18 +141,37 @@ def train_model(
         device=training.device,
         keep_epochs=keep_epochs,
         image_size=run.config.data.image_size,
+        initial=None if training.init_from is None else find_initial_weights(training.init_from),
+        ema_decay=training.ema_decay,
+        compile=training.compile,
     )
+
+
+def train_model(
+    run: Run,
+    name: str,
+    training: TrainingConfig,
+    source: ImageSource,
+    fingerprint: str,
+    seed: int,
+    keep_epochs: tuple[int, ...] = (),
+) -> TrainedModel:
+    """Trains, resumes or finds the model of that name; see `run_training`."""
+    return _train(run, training_job(run, name, training, source, fingerprint, seed, keep_epochs))
+
+
+def _train(run: Run, job: TrainingJob) -> TrainedModel:
     epochs: list[int] = []
-    with stage(f"train {name}", training.num_epochs, "epochs") as advance:
+    with stage(f"train {job.name}", job.optimiser.num_epochs, "epochs") as advance:
 
         def show(report: EpochReport) -> None:
             epochs.append(report.epoch)
             advance(report.epoch + 1, f"loss {report.loss:.3f}")
 
         trained = run_training(job, run.models, show)
-    found = not epochs and training.num_workers == 0
+    found = not epochs and job.num_workers == 0
     effort = "found done" if found else f"{trained.num_epochs} epochs in {trained.seconds:.0f} s"
-    say(f"train {name}: accuracy {trained.accuracy:.4f}, {effort}")
+    say(f"train {job.name}: accuracy {trained.accuracy:.4f}, {effort}")
     return trained
 
 
@@ -415,19 +451,46 @@ def _centres(images: Sequence[NDArray[np.uint8]], height: int, width: int) -> ND
     )
 
 
-def train_suspect(run: Run, role: str, index: int) -> TrainedModel:
-    """Trains victim or control number `index` of the owner's own evaluation: same recipe and seed, signed or clean data."""
+def suspect_job(run: Run, role: str, index: int) -> TrainingJob:
+    """Returns the training of victim or control number `index`: same recipe and seed, signed or clean data.
+
+    Raises:
+        InputError: a victim's signed data are not exported yet.
+    """
     seed = hash_seed(run.config.seed, 3, index)
+    training = run.config.evaluation.training
     if role == "control":
-        return train_model(
-            run, f"control-{index}", run.config.evaluation.training, run.sources[0], run.index.fingerprint, seed
-        )
+        return training_job(run, f"control-{index}", training, run.sources[0], run.index.fingerprint, seed)
     signed = run.root.child("signed")
     if not signed.exists("manifest.json"):
         raise InputError(f"{signed.uri} has no manifest.json; run jobs/craft.py with this configuration first")
     manifest = verify_export(signed)
     source = run.sources[0].at(signed)
-    return train_model(run, f"victim-{index}", run.config.evaluation.training, source, manifest.fingerprint, seed)
+    return training_job(run, f"victim-{index}", training, source, manifest.fingerprint, seed)
+
+
+def train_suspect(run: Run, role: str, index: int) -> TrainedModel:
+    """Trains victim or control number `index` of the owner's own evaluation."""
+    return _train(run, suspect_job(run, role, index))
+
+
+def train_suspects(run: Run) -> dict[str, list[TrainedModel]]:
+    """Trains, resumes or finds the configured "victim"s and "control"s; side by side where Ray crafts, too."""
+    evaluation = run.config.evaluation
+    counts = {"victim": evaluation.num_victims, "control": evaluation.num_controls}
+    jobs = [suspect_job(run, role, index) for role, count in counts.items() for index in range(count)]
+    if run.config.execution.pool == "inline" or evaluation.training.num_workers > 0:
+        trained = [_train(run, job) for job in jobs]
+    else:
+        with stage("train victims and controls", len(jobs), "models") as advance:
+            trained = run_trainings(
+                jobs, run.models, num_gpus=evaluation.gpus_per_model, on_trained=lambda done: advance(done, "")
+            )
+        for model in trained:
+            say(
+                f"train {model.name}: accuracy {model.accuracy:.4f}, {model.num_epochs} epochs in {model.seconds:.0f} s"
+            )
+    return {"victim": trained[: counts["victim"]], "control": trained[counts["victim"] :]}
 
 
 def verify(run: Run, suspect: Suspect) -> Certificate:
@@ -490,11 +553,9 @@ class Rehearsed:
 
 def rehearse(run: Run) -> dict[str, Rehearsed]:
     """Trains and tests the configured victims and controls; returns them by name, victims first."""
-    evaluation = run.config.evaluation
     rehearsal = {}
-    for role, count in (("victim", evaluation.num_victims), ("control", evaluation.num_controls)):
-        for index in range(count):
-            trained = train_suspect(run, role, index)
+    for role, models in train_suspects(run).items():
+        for trained in models:
             suspect = CheckpointSuspect(run.models.uri_of(trained.path), trained.path.partition("/")[0])
             rehearsal[trained.name] = Rehearsed(role == "victim", trained.accuracy, verify(run, suspect))
     return rehearsal

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from taggants.errors import InputError
 from taggants.training.recipes import Recipe, hash_seed
 
+LATER = {"later": True}
+"""Metadata of fields that came after models were first trained: at their default they are no part of a model's identity."""
+
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW with a cosine schedule after a linear warm-up of one epoch.
+    """An optimiser with a cosine schedule after a linear warm-up of one epoch.
 
-    learning_rate: the highest. weight_decay: decoupled. num_epochs, batch_size: whole numbers.
+    learning_rate: the highest. weight_decay: decoupled in AdamW; LAMB and SGD spare biases and normalisation layers.
+    num_epochs, batch_size: whole numbers. name: "adamw", "lamb" (You et al., ICLR 2020, as in timm) or "sgd" (Nesterov
+    momentum 0.9). clip_norm: longer gradients of a step are scaled to this Euclidean norm; None: none are.
     """
 
     num_epochs: int
     batch_size: int
     learning_rate: float
     weight_decay: float
+    name: str = field(default="adamw", metadata=LATER)
+    clip_norm: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ def train(
     resume: TrainingState | None = None,
     rank: int = 0,
     world_size: int = 1,
+    after_step: Callable[[int], None] = lambda num_steps: None,
     on_epoch_end: Callable[[EpochReport, TrainingState], None] = lambda report, state: None,
 ) -> None:
     """Trains `model` in place for the epochs that `resume` has not done yet.
@@ -61,6 +70,7 @@ def train(
     Args:
         images: uint8 [N, C, H, W] on the CPU; labels: int64 [N].
         rank, world_size: this process takes every world_size-th image of each batch (the model is then a DDP wrapper).
+        after_step: gets the number of steps so far, those of resumed epochs included.
         on_epoch_end: gets the report and the state to resume from.
 
     Raises:
@@ -68,10 +78,10 @@ def train(
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = parameters[0].device
-    adam = torch.optim.AdamW(parameters, lr=optimiser.learning_rate, weight_decay=optimiser.weight_decay, fused=True)
+    descent = _make_optimiser(model, parameters, optimiser)
     first_epoch = 0
     if resume is not None:
-        _restore_optimiser(adam, parameters, resume.optimiser)
+        _restore_optimiser(descent, parameters, resume.optimiser)
         first_epoch = resume.epochs_done
     # A last batch of one image has no variance for BatchNorm to divide by.
     has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
@@ -92,14 +102,17 @@ def train(
                 continue  # on every worker alike: one that went on alone would wait for the others' gradients for ever
             rows = batch[rank::world_size]
             rate = _cosine_rate(epoch + index / batches_per_epoch, optimiser)
-            for group in adam.param_groups:
+            for group in descent.param_groups:
                 group["lr"] = rate
             pixels, weights = recipe.batch(images[rows], labels[rows], rows, seed=hash_seed(seed, rank), epoch=epoch)
             loss = recipe.loss(model(pixels.to(device)), weights.to(device))
-            adam.zero_grad(set_to_none=True)
+            descent.zero_grad(set_to_none=True)
             loss.backward()
-            adam.step()
+            if optimiser.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, optimiser.clip_norm)
+            descent.step()
             losses.append(loss.detach())
+            after_step(epoch * batches_per_epoch + index + 1)
         mean_loss = float(torch.stack(losses).mean())
         if not np.isfinite(mean_loss):
             raise InputError(
@@ -107,7 +120,7 @@ def train(
             )
         on_epoch_end(
             EpochReport(epoch, optimiser.num_epochs, mean_loss),
-            TrainingState(epoch + 1, _optimiser_tensors(adam, parameters)),
+            TrainingState(epoch + 1, _optimiser_tensors(descent, parameters)),
         )
     model.eval()
 
@@ -117,21 +130,39 @@ def _cosine_rate(epochs_done: float, optimiser: Optimiser) -> float:
     return optimiser.learning_rate * warm_up * 0.5 * (1 + float(np.cos(np.pi * epochs_done / optimiser.num_epochs)))
 
 
-def _optimiser_tensors(adam: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {
+def _make_optimiser(model: nn.Module, parameters: Sequence[Tensor], optimiser: Optimiser) -> torch.optim.Optimizer:
+    rate, decay = optimiser.learning_rate, optimiser.weight_decay
+    if optimiser.name == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    # timm's LAMB would clip by itself: here all are clipped in one place.
+    options = {"max_grad_norm": None} if optimiser.name == "lamb" else {}
+    return create_optimizer_v2(model, optimiser.name, lr=rate, weight_decay=decay, momentum=0.9, **options)
+
+
+def _optimiser_tensors(descent: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    tensors = {
         f"{index}.{name}": value.detach().clone()
         for index, parameter in enumerate(parameters)
-        for name, value in adam.state[parameter].items()
+        for name, value in descent.state[parameter].items()
     }
+    # LAMB counts its steps by group, the others by parameter or not at all.
+    steps = {f"group{i}.step": group["step"].clone() for i, group in enumerate(descent.param_groups) if "step" in group}
+    return tensors | steps
 
 
-def _restore_optimiser(adam: torch.optim.Optimizer, parameters: Sequence[Tensor], tensors: dict[str, Tensor]) -> None:
+def _restore_optimiser(
+    descent: torch.optim.Optimizer, parameters: Sequence[Tensor], tensors: dict[str, Tensor]
+) -> None:
     for key, value in tensors.items():
         index, _, name = key.partition(".")
+        if index.startswith("group"):
+            descent.param_groups[int(index.removeprefix("group"))][name] = value.clone()
+            continue
         parameter = parameters[int(index)]
         # In the parameter's own memory layout, which the fused step takes for granted.
         like = value.shape == parameter.shape
-        adam.state[parameter][name] = torch.empty_like(parameter).copy_(value) if like else value.clone()
+        own = torch.empty_like(parameter) if like else torch.empty_like(value, device=parameter.device)
+        descent.state[parameter][name] = own.copy_(value)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""One training run through Ray Train, or through its local mode in this process; checkpointed in the store of models.
+"""Training runs: one through Ray Train or its local mode in this process, or several small ones side by side as Ray tasks.
 
 State lies in storage, not with Ray: a run that is started again, by Ray after a lost worker or by its user after a kill, reads
 the last state and goes on; one that is finished returns its result at once.
@@ -10,14 +10,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from taggants.data.source import ImageSource, read_side_by_side
@@ -31,13 +32,31 @@ from taggants.models import (
     model_from_checkpoint,
 )
 from taggants.storage import Root
-from taggants.training.loop import EpochReport, Optimiser, TrainingState, accuracy, train
+from taggants.training.loop import LATER, EpochReport, Optimiser, TrainingState, predict_scores, train
+from taggants.training.metrics import Metrics, measure
 from taggants.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
-_SAVE_EVERY_S = 10.0
 _READ_ROWS = 256
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """A checkpoint to start from. uri: of its model.safetensors; sha256: 64 hex digits, which alone decide the result."""
+
+    uri: str
+    sha256: str
+
+
+def find_initial_weights(uri: str) -> InitialWeights:
+    """Returns the checkpoint at a path or s3:// URI, by its present content.
+
+    Raises:
+        InputError: there is none.
+    """
+    root, file = _root_and_file(uri)
+    return InitialWeights(root.uri_of(file), root.sha256(file))
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,10 @@ class TrainingJob:
     precision, channels_last: as in `Precision`. device: "cpu" or "cuda".
     keep_epochs: numbers of epochs after which a checkpoint is kept as well.
     image_size: images are resized and centre-cropped to this side in px; None: they have the model's size.
+    initial: the checkpoint to start from; its head only if it has as many classes. None: random weights.
+    ema_decay: the trained model is the moving average of the weights after each step, with this decay, in (0, 1), at the end
+    and min(ema_decay, 1 - n^(-2/3)) before, at the n-th step; None: the last weights.
+    compile: by torch.compile.
     """
 
     name: str
@@ -67,13 +90,33 @@ class TrainingJob:
     device: str = "cpu"
     keep_epochs: tuple[int, ...] = ()
     image_size: int | None = None
+    initial: InitialWeights | None = field(default=None, metadata=LATER)
+    ema_decay: float | None = field(default=None, metadata=LATER)
+    compile: bool = field(default=False, metadata=LATER)
 
     @property
     def identity(self) -> str:
         """16 hex digits over everything but where the data lie: their content and how it is read count."""
-        fields = asdict(replace(self, train_source=None, test_source=None))  # type: ignore[arg-type]
-        fields["read"] = [list(source.how_read) for source in (self.train_source, self.test_source)]
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+        decisive = _decisive_fields(replace(self, train_source=None, test_source=None))  # type: ignore[arg-type]
+        decisive["read"] = [list(source.how_read) for source in (self.train_source, self.test_source)]
+        if self.initial is not None:
+            decisive["initial"] = self.initial.sha256
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """Of its files, under the store of models."""
+        return f"{self.name}-{self.identity[:12]}"
+
+
+def _decisive_fields(record: Any) -> dict[str, Any]:
+    """As `asdict`, without later fields at their default: models trained before there were any keep their identity."""
+    values = {part: getattr(record, part.name) for part in fields(record)}
+    return {
+        part.name: _decisive_fields(value) if is_dataclass(value) else value
+        for part, value in values.items()
+        if not (part.metadata.get("later") and value == part.default)
+    }
 
 
 @dataclass(frozen=True)
@@ -81,7 +124,8 @@ class TrainedModel:
     """A finished training run.
 
     path: of the checkpoint, under the store of models. accuracy: on the test split, in [0, 1]. seconds: it took.
-    kept: path and SHA-256 of the checkpoints at `TrainingJob.keep_epochs`, in their order.
+    kept: path and SHA-256 of the checkpoints at `TrainingJob.keep_epochs`, in their order. metrics: on the test split; None
+    where it was trained before they were taken.
     """
 
     name: str
@@ -91,6 +135,7 @@ class TrainedModel:
     num_epochs: int
     seconds: float
     kept: tuple[tuple[str, str], ...] = ()
+    metrics: Metrics | None = None
 
     @property
     def checkpoints(self) -> tuple[tuple[str, str], ...]:
@@ -98,18 +143,21 @@ class TrainedModel:
         return (*self.kept, (self.path, self.sha256))
 
 
-def run_training(job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport], None]) -> TrainedModel:
+def run_training(
+    job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport], None], *, save_every_s: float = 10.0
+) -> TrainedModel:
     """Trains the job's model under `models`/NAME-IDENTITY and returns it; a finished one is returned as it is.
 
     The identity is a hash of all that decides the model, so runs that need the same model share it.
 
     on_epoch: called after each epoch when training happens in this process (num_workers = 0).
+    save_every_s: seconds between states to resume from, which are saved at ends of epochs.
 
     Raises:
-        InputError: images of another shape than the model takes, labels beyond its classes, or a diverging loss.
+        InputError: images of another shape than the model takes, labels beyond its classes, initial weights of another
+            model, or a diverging loss.
     """
-    folder = f"{job.name}-{job.identity[:12]}"
-    result_path = f"{folder}/result.json"
+    result_path = f"{job.folder}/result.json"
     if models.exists(result_path):
         return _read_result(models, result_path)
     if job.num_workers == 0:
@@ -117,7 +165,7 @@ def run_training(job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport
         torch.set_num_threads(job.num_threads)
         try:
             _fit(
-                lambda: _train_one(job, models, folder, 0, 1, on_epoch),
+                lambda: _train_one(job, models, 0, 1, on_epoch, save_every_s),
                 num_workers=0,
                 use_gpu=False,
                 name=job.name,
@@ -128,7 +176,7 @@ def run_training(job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport
     else:
         storage = models.child(".ray_train").uri
         _fit(
-            lambda: _train_distributed(job, models, folder),
+            lambda: _train_distributed(job, models, save_every_s),
             num_workers=job.num_workers,
             use_gpu=job.device == "cuda",
             name=job.identity,
@@ -137,13 +185,69 @@ def run_training(job: TrainingJob, models: Root, on_epoch: Callable[[EpochReport
     return _read_result(models, result_path)
 
 
+def run_trainings(
+    jobs: Sequence[TrainingJob],
+    models: Root,
+    *,
+    num_gpus: float = 0.0,
+    save_every_s: float = 10.0,
+    on_trained: Callable[[int], None] = lambda num_done: None,
+) -> list[TrainedModel]:
+    """Trains several models side by side, as many as the cluster has room for, and returns them in the order of `jobs`.
+
+    Each is one Ray task, which takes `num_threads` CPUs and trains as `run_training` does in one process: the bytes are the
+    same. A task whose process is killed is started again by Ray and resumes. Needs a connected Ray.
+
+    num_gpus: of each task, for jobs with device "cuda"; a fraction packs several on one GPU.
+    on_trained: gets the number of models done so far.
+
+    Raises:
+        InputError: as `run_training`, of the first job that raised it; the others are stopped.
+    """
+    import ray
+    from ray.exceptions import RayTaskError
+
+    assert all(job.num_workers == 0 for job in jobs), "a distributed training has tasks of its own"
+    # A node that is smaller than num_threads trains all the same, with more threads than CPUs.
+    largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    train_one = ray.remote(max_retries=2)(_train_in_task)
+    tasks = {
+        folder: train_one.options(
+            name=job.name,
+            num_cpus=min(job.num_threads, largest) or job.num_threads,
+            num_gpus=num_gpus if job.device == "cuda" else 0,
+        ).remote(job, models, save_every_s)
+        for folder, job in {job.folder: job for job in jobs}.items()
+    }
+    pending = list(tasks.values())
+    try:
+        while pending:
+            done, pending = ray.wait(pending)
+            ray.get(done)
+            on_trained(len(tasks) - len(pending))
+        trained = dict(zip(tasks, ray.get(list(tasks.values())), strict=True))
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise error.cause from None
+        raise
+    finally:
+        for task in pending:
+            ray.cancel(task, force=True)
+    return [trained[job.folder] for job in jobs]
+
+
+def _train_in_task(job: TrainingJob, models: Root, save_every_s: float) -> TrainedModel:
+    return run_training(job, models, lambda report: None, save_every_s=save_every_s)
+
+
 def _read_result(models: Root, path: str) -> TrainedModel:
     """The finished run whose result lies at `path`, its checkpoint compared with the SHA-256 in the result."""
     folder = models.uri_of(path).rpartition("/")[0]
     try:
-        fields = models.read_json(path)
-        kept = tuple((str(kept_path), str(sha256)) for kept_path, sha256 in fields.pop("kept", ()))
-        trained = TrainedModel(**fields, kept=kept)
+        found = models.read_json(path)
+        kept = tuple((str(kept_path), str(sha256)) for kept_path, sha256 in found.pop("kept", ()))
+        metrics = found.pop("metrics", None)
+        trained = TrainedModel(**found, kept=kept, metrics=metrics and _metrics_from_json(metrics))
     except (AttributeError, TypeError, ValueError):
         raise InputError(f"{models.uri_of(path)} is damaged; delete the folder {folder} to train it again") from None
     if not models.exists(trained.path) or models.sha256(trained.path) != trained.sha256:
@@ -151,6 +255,10 @@ def _read_result(models: Root, path: str) -> TrainedModel:
             f"{models.uri_of(trained.path)} is not the model trained there; delete {folder} to train it again"
         )
     return trained
+
+
+def _metrics_from_json(value: dict[str, Any]) -> Metrics:
+    return Metrics(**value | {"class_accuracies": tuple(value["class_accuracies"])})
 
 
 def _fit(
@@ -183,7 +291,7 @@ def _fit(
         raise InputError(problem)
 
 
-def _train_distributed(job: TrainingJob, models: Root, folder: str) -> None:
+def _train_distributed(job: TrainingJob, models: Root, save_every_s: float) -> None:
     import ray.train
 
     context = ray.train.get_context()
@@ -192,31 +300,47 @@ def _train_distributed(job: TrainingJob, models: Root, folder: str) -> None:
     def report(epoch: EpochReport) -> None:
         ray.train.report({"epoch": epoch.epoch, "loss": epoch.loss})
 
-    _train_one(job, models, folder, context.get_world_rank(), context.get_world_size(), report)
+    _train_one(job, models, context.get_world_rank(), context.get_world_size(), report, save_every_s)
 
 
 def _train_one(
-    job: TrainingJob, models: Root, folder: str, rank: int, world_size: int, on_epoch: Callable[[EpochReport], None]
+    job: TrainingJob,
+    models: Root,
+    rank: int,
+    world_size: int,
+    on_epoch: Callable[[EpochReport], None],
+    save_every_s: float,
 ) -> None:
     """What one worker does: read, resume, train, and on rank 0 save."""
+    folder = job.folder
     images, labels = _read(job.train_source, job.image_size)
     _check_fits(job, images, labels)
     model = build_model(job.spec, job.seed)
-    resume = _read_state(models, f"{folder}/state.safetensors", model)
+    if job.initial is not None:
+        _load_initial(model, job.spec, job.initial)
     model.to(_device(job))
     wrapped: nn.Module = Precision(model, DTYPE_OF_PRECISION[job.precision], channels_last=job.channels_last)
+    average = None if job.ema_decay is None else ModelEmaV3(model, decay=job.ema_decay, use_warmup=True)
+    trained: nn.Module = model if average is None else average.module
+    resume = _read_state(models, f"{folder}/state.safetensors", model, trained)
+    if job.compile:
+        wrapped.compile()
     if world_size > 1:
         import ray.train.torch
 
         wrapped = ray.train.torch.prepare_model(wrapped, move_to_device=False)
     started = last_saved = time.monotonic()
 
+    def after_step(num_steps: int) -> None:
+        if average is not None:
+            average.update(model, step=num_steps)
+
     def end_of_epoch(report: EpochReport, state: TrainingState) -> None:
         nonlocal last_saved
         if rank == 0 and state.epochs_done in job.keep_epochs:  # before the state: a resumed run may come after it
-            models.write_bytes(_kept_path(folder, state.epochs_done), checkpoint_bytes(model, job.spec))
-        if rank == 0 and time.monotonic() - last_saved >= _SAVE_EVERY_S and state.epochs_done < report.num_epochs:
-            models.write_bytes(f"{folder}/state.safetensors", _state_bytes(model, state))
+            models.write_bytes(_kept_path(folder, state.epochs_done), checkpoint_bytes(trained, job.spec))
+        if rank == 0 and time.monotonic() - last_saved >= save_every_s and state.epochs_done < report.num_epochs:
+            models.write_bytes(f"{folder}/state.safetensors", _state_bytes(model, trained, state))
             last_saved = time.monotonic()
         on_epoch(report)
 
@@ -230,22 +354,25 @@ def _train_one(
         resume=resume,
         rank=rank,
         world_size=world_size,
+        after_step=after_step,
         on_epoch_end=end_of_epoch,
     )
     if rank != 0:
         return
-    model.eval()
-    checkpoint = checkpoint_bytes(model, job.spec)
+    trained.eval()
+    checkpoint = checkpoint_bytes(trained, job.spec)
     models.write_bytes(f"{folder}/model.safetensors", checkpoint)
     test_images, test_labels = _read(job.test_source, job.image_size)
+    metrics = measure(predict_scores(trained, test_images), test_labels)
     result = TrainedModel(
         name=job.name,
         path=f"{folder}/model.safetensors",
         sha256=hashlib.sha256(checkpoint).hexdigest(),
-        accuracy=accuracy(model, test_images, test_labels),
+        accuracy=metrics.accuracy,
         num_epochs=job.optimiser.num_epochs,
         seconds=time.monotonic() - started,
         kept=tuple((path, models.sha256(path)) for path in (_kept_path(folder, epoch) for epoch in job.keep_epochs)),
+        metrics=metrics,
     )
     models.write_json(f"{folder}/result.json", asdict(result))
     models.delete(f"{folder}/state.safetensors")
@@ -291,21 +418,46 @@ def _check_fits(job: TrainingJob, images: Tensor, labels: Tensor) -> None:
         raise InputError(
             f"training images have shape {tuple(images.shape[1:])} but the model takes {expected}; use one size"
         )
-    if int(labels.max()) >= job.spec.num_classes:
+    largest = max(int(labels.max()), int(job.test_source.index().labels.max()))
+    if largest >= job.spec.num_classes:
+        raise InputError(f"label {largest} is beyond the model's {job.spec.num_classes} classes; mend the labels")
+
+
+def _load_initial(model: nn.Module, spec: ModelSpec, initial: InitialWeights) -> None:
+    """Loads the checkpoint into `model`, but for a head of another number of classes.
+
+    Raises:
+        InputError: the checkpoint is of another model, or changed since it was found.
+    """
+    root, file = _root_and_file(initial.uri)
+    source, source_spec = model_from_checkpoint(root.read_bytes(file), initial.uri, initial.sha256)
+    if replace(source_spec, num_classes=spec.num_classes) != spec:
         raise InputError(
-            f"label {int(labels.max())} is beyond the model's {job.spec.num_classes} classes; mend the labels"
+            f"init_from {initial.uri} holds {source_spec} but {spec} is to be trained; only num_classes may differ"
         )
+    own = model.state_dict()
+    # Of two builds of one model that differ in their classes, only the head differs in shape.
+    fitting = {name: tensor for name, tensor in source.state_dict().items() if tensor.shape == own[name].shape}
+    model.load_state_dict(own | fitting)
 
 
-def _state_bytes(model: nn.Module, state: TrainingState) -> bytes:
+def _root_and_file(uri: str) -> tuple[Root, str]:
+    folder, slash, file = uri.rpartition("/")
+    return Root(folder or slash or "."), file
+
+
+def _state_bytes(model: nn.Module, trained: nn.Module, state: TrainingState) -> bytes:
+    """trained: the average of the weights, or `model` itself."""
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     tensors |= {f"optimiser.{name}": tensor.contiguous() for name, tensor in state.optimiser.items()}
+    if trained is not model:
+        tensors |= {f"average.{name}": tensor.contiguous() for name, tensor in trained.state_dict().items()}
     tensors["epochs_done"] = torch.tensor(state.epochs_done)
     return safetensors.torch.save(tensors)
 
 
-def _read_state(models: Root, path: str, model: nn.Module) -> TrainingState | None:
-    """Loads the weights into `model` and returns the rest; None when there is no state yet."""
+def _read_state(models: Root, path: str, model: nn.Module, trained: nn.Module) -> TrainingState | None:
+    """Loads the weights into `model`, and their average into `trained`; returns the rest, None when there is no state yet."""
     if not models.exists(path):
         return None
     try:
@@ -313,9 +465,14 @@ def _read_state(models: Root, path: str, model: nn.Module) -> TrainingState | No
     except safetensors.SafetensorError:
         logger.warning("%s is damaged: training starts anew", models.uri_of(path))
         return None
-    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
-    optimiser = {name.removeprefix("optimiser."): t for name, t in tensors.items() if name.startswith("optimiser.")}
-    return TrainingState(int(tensors["epochs_done"]), optimiser)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    if trained is not model:
+        trained.load_state_dict(part("average."))
+    return TrainingState(int(tensors["epochs_done"]), part("optimiser."))
 
 
 def load_trained(models: Root, trained: TrainedModel) -> nn.Module:

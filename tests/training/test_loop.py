@@ -5,11 +5,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from timm.optim import Lamb
 
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model
 from taggants.training.loop import Optimiser, accuracy, train
-from taggants.training.recipes import Recipe, hash_seed
+from taggants.training.recipes import RECIPES, Recipe, hash_seed
 from taggants.training.scores import gradient_norms, losses
 
 SPEC = ModelSpec("cnn", num_classes=3, channels=1, image_size=8)
@@ -161,3 +162,118 @@ def test_all_workers_take_the_same_number_of_steps(stripes, model, num_images):
         train(network, images, labels, Recipe("simple", 0, False, 3), optimiser, seed=1, rank=rank, world_size=2)
         steps.append(count[0])
     assert steps[0] == steps[1] >= 1
+
+
+def test_the_plain_loop_is_what_it_always_was(stripes):
+    """Models trained before are found by their identity, so the weights must not change: the loop, written out."""
+    images, labels = stripes
+    recipe = Recipe("strong", crop_padding=1, flip=True, num_classes=3)
+    model, expected = build_model(SPEC, 1), build_model(SPEC, 1)
+    train(model, images, labels, recipe, OPTIMISER, seed=1)
+
+    adam = torch.optim.AdamW(expected.parameters(), lr=1.0, weight_decay=0.01, fused=True)
+    expected.train()
+    for epoch in range(4):
+        order = torch.from_numpy(np.random.default_rng([1, epoch]).permutation(90))
+        for index, rows in enumerate(order.split(16)):
+            time = epoch + index / 6
+            adam.param_groups[0]["lr"] = 3e-3 * min(1.0, time + 0.05) * 0.5 * (1 + float(np.cos(np.pi * time / 4)))
+            pixels, targets = recipe.batch(images[rows], labels[rows], rows, seed=hash_seed(1, 0), epoch=epoch)
+            adam.zero_grad()
+            torch.nn.functional.cross_entropy(expected(pixels), targets).backward()
+            adam.step()
+    assert torch.equal(weights(model), weights(expected))
+
+
+def test_strong_batches_are_what_they_always_were():
+    """Noted before other recipes came."""
+    images = (torch.arange(6 * 3 * 8 * 8) * 7919 % 256).to(torch.uint8).view(6, 3, 8, 8)
+    pixels, mixed = Recipe("strong", 1, True, 3).batch(images, torch.arange(6) % 3, torch.arange(6), seed=5, epoch=2)
+    sums = torch.tensor([94.89019, 95.890198, 55.643143, 89.71373, 95.647064, 95.478439])
+    torch.testing.assert_close(pixels.sum((1, 2, 3)), sums, rtol=1e-5, atol=0)
+    part = 0.859375
+    expected = torch.tensor([[part, 0, 1 - part], [0, 1, 0], [1 - part, 0, part]]).repeat(2, 1)
+    torch.testing.assert_close(mixed, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_batches_of_every_recipe_are_images_and_a_function_of_the_seed(name, channels):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (8, channels, 16, 16), dtype=torch.uint8, generator=generator)
+    recipe = Recipe(name, crop_padding=2, flip=True, num_classes=3)
+
+    def batch(seed):
+        return recipe.batch(images, torch.arange(8) % 3, torch.arange(8), seed=seed, epoch=1)
+
+    (pixels, mixed), (again, mixed_again), (other, _) = batch(1), batch(1), batch(2)
+    assert pixels.shape == images.shape
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+    torch.testing.assert_close(mixed.sum(1), torch.ones(8))
+    assert torch.equal(pixels, again)
+    assert torch.equal(mixed, mixed_again)
+    assert not torch.equal(pixels, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"), [("deit3", [[1.0, 1, 0], [0, 1, 0]]), ("resnet-a2", [[0.0, 1, 0], [0, 1, 0]])]
+)
+def test_binary_cross_entropy_counts_mixed_classes_whole_above_the_recipes_threshold(name, targets):
+    logits = torch.tensor([[0.5, -1.0, 2.0], [0.1, 0.2, -0.3]])
+    probabilities = 1 / (1 + torch.exp(-logits))
+    targets = torch.tensor(targets)
+    expected = -(targets * probabilities.log() + (1 - targets) * (1 - probabilities).log()).mean()
+    loss = Recipe(name, 0, False, 3).loss(logits, torch.tensor([[0.15, 0.85, 0.0], [0.0, 1.0, 0.0]]))
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "optimiser"),
+    [
+        ("deit3", Optimiser(30, 16, 1e-2, 0.02, name="lamb", clip_norm=1.0)),
+        ("resnet-a2", Optimiser(30, 16, 1e-2, 0.02, name="lamb", clip_norm=1.0)),
+        ("fine-tune", Optimiser(12, 16, 3e-2, 1e-4, name="sgd")),
+    ],
+)
+def test_the_papers_recipes_learn(stripes, recipe, optimiser):
+    model = build_model(SPEC, 1)
+    train(model, *stripes, Recipe(recipe, 0, False, 3), optimiser, seed=1)
+    assert accuracy(model, *stripes) > 0.9
+
+
+def test_gradients_are_clipped_to_the_norm(stripes):
+    """One SGD step from momentum 0 moves along (1 + 0.9) times the clipped gradient (Nesterov)."""
+    moved = []
+    for clip_norm in (None, 1e-3):
+        model = build_model(SPEC, 1)
+        before = weights(model)
+        optimiser = Optimiser(1, 90, 0.1, 0.0, name="sgd", clip_norm=clip_norm)
+        train(model, *stripes, Recipe("simple", 0, False, 3), optimiser, seed=1)
+        moved.append(weights(model) - before)
+    rate = 0.1 * 0.05  # warm-up
+    torch.testing.assert_close(torch.linalg.norm(moved[1]), torch.tensor(rate * 1.9 * 1e-3), rtol=1e-2, atol=0)
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.999
+    assert torch.linalg.norm(moved[0]) > 10 * torch.linalg.norm(moved[1])
+
+
+def test_lamb_and_sgd_equal_the_libraries_own_steps(stripes):
+    for name, make in (
+        ("lamb", lambda groups: Lamb(groups, lr=1e-2, max_grad_norm=None)),
+        ("sgd", lambda groups: torch.optim.SGD(groups, lr=1e-2, momentum=0.9, nesterov=True)),
+    ):
+        model, expected = build_model(SPEC, 1), build_model(SPEC, 1)
+        recipe = Recipe("simple", 0, False, 3)
+        train(model, *stripes, recipe, Optimiser(2, 90, 1e-2, 0.1, name=name), seed=1)
+        biases = [p for p in expected.parameters() if p.ndim == 1]
+        rest = [p for p in expected.parameters() if p.ndim > 1]
+        descent = make([{"params": biases, "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.1}])
+        for epoch in range(2):
+            for group in descent.param_groups:
+                group["lr"] = 1e-2 * min(1.0, epoch + 0.05) * 0.5 * (1 + float(np.cos(np.pi * epoch / 2)))
+            rows = torch.from_numpy(np.random.default_rng([1, epoch]).permutation(90))
+            pixels, targets = recipe.batch(stripes[0][rows], stripes[1][rows], rows, seed=1, epoch=epoch)
+            descent.zero_grad()
+            recipe.loss(expected(pixels), targets).backward()
+            descent.step()
+        torch.testing.assert_close(weights(model), weights(expected), rtol=1e-5, atol=1e-7)
