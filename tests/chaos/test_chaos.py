@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,32 +26,40 @@ from taggants.storage import Root
 from tests.chaos import driver, harness
 from tests.s3_server import S3Process
 
+SEEDS = range(int(os.environ.get("CHAOS_SEEDS", "1")))
+
 
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(int(os.environ.get("CHAOS_SEEDS", "1"))))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_run_ends_with_the_same_bytes_after_every_disaster(seed: int) -> None:
-    outcome = harness.run_harness("toy", seed)
+    lost = check_outcome(harness.run_harness("toy", seed))
+    assert lost["worker"] == 1  # its shards take seconds, so each kill cuts one
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif("CHAOS_SEEDS" not in os.environ, reason="CHAOS_SEEDS is not set")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_export_of_the_digits_is_the_same_after_every_disaster(seed: int) -> None:
+    check_outcome(harness.run_harness("digits", seed))
+
+
+def check_outcome(outcome: dict[str, Any]) -> dict[str, int]:
+    """Nothing but what was in flight is crafted again. Returns: the shards lost by kind of kill."""
     assert sorted(kill["kind"] for kill in outcome["kills"]) == sorted(harness.KINDS)
     assert outcome["equal_bytes"]
     assert outcome["num_unexplained"] == 0, "a shard was crafted again without need"
     lost = {kill["kind"]: kill["shards_lost"] for kill in outcome["kills"]}
     assert outcome["num_calls"] == outcome["num_shards"] + sum(lost.values())
     assert lost["storage"] == 0
-    assert lost["worker"] == 1
+    assert lost["worker"] <= 1
     assert lost["node"] <= 1
     assert lost["driver"] <= driver.NUM_WORKERS
-
-
-@pytest.mark.ray
-@pytest.mark.s3
-@pytest.mark.slow
-@pytest.mark.skipif("CHAOS_SEEDS" not in os.environ, reason="CHAOS_SEEDS is not set")
-def test_export_of_the_digits_is_the_same_after_every_disaster() -> None:
-    outcome = harness.run_harness("digits", 0)
-    assert outcome["equal_bytes"]
-    assert outcome["num_unexplained"] == 0
+    return lost
 
 
 def test_a_call_that_no_kill_explains_is_counted() -> None:

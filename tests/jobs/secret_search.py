@@ -188,19 +188,17 @@ def _contents(data: bytes) -> Iterator[bytes]:
 
 
 def _pictures(data: bytes) -> Iterator[bytes]:
-    """The pixels of each PNG: as rows of pixels, as rows of each channel, and without repeats."""
+    """The pixels of all PNGs in it: as rows of pixels, as rows of each channel, and without repeats."""
+    forms: tuple[list[bytes], ...] = ([], [], [])
     start = data.find(_PNG)
-    while start >= 0:
-        end = data.find(b"IEND", start) + 8
-        if end < 8:
-            return
-        picture = Image.open(io.BytesIO(data[start:end]))
+    while start >= 0 and (end := data.find(b"IEND", start)) >= 0:
+        picture = Image.open(io.BytesIO(data[start : end + 8]))
         pixels = np.asarray(picture)
-        yield pixels.tobytes()
-        if pixels.ndim == 3:
-            yield pixels.transpose(2, 0, 1).tobytes()
-        yield _without_repeats(np.asarray(picture.convert("RGB")))
+        forms[0].append(pixels.tobytes())
+        forms[1].append(pixels.transpose(2, 0, 1).tobytes() if pixels.ndim == 3 else b"")
+        forms[2].append(_without_repeats(np.asarray(picture.convert("RGB"))))
         start = data.find(_PNG, end)
+    yield from (b"".join(form) for form in forms)
 
 
 def _without_repeats(pixels: NDArray[np.uint8]) -> bytes:
