@@ -72,7 +72,12 @@ def prepare_keys(run: Run) -> Registration:
     path = f"{keys.name}.json"
     if not run.keys_root.exists(path):
         secret = DEMONSTRATION_SECRET if keys.demonstration else None
-        create_key_file(run.keys_root, path, run.key_spec, secret)
+        try:
+            create_key_file(run.keys_root, path, run.key_spec, secret)
+        except InputError:
+            if not run.keys_root.exists(path):
+                raise
+            # else another driver drew it meanwhile: its keys are the keys
     is_public = run.keys.commitment == derive_keys(DEMONSTRATION_SECRET, run.key_spec).commitment
     if is_public != keys.demonstration:
         found = "the public demonstration secret" if is_public else "a secret of its own"

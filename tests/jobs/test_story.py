@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from taggants import pipeline
 from taggants.config import load_config
 from taggants.detection import Certificate
 from taggants.export import verify_export
@@ -244,6 +245,19 @@ def test_two_jobs_on_one_run_folder(tmp_path, undisturbed, s3_environment, commi
     assert [a + b for a, b in zip(crafted, found, strict=True)] == [8, 8]
     assert sum(crafted) - sum(overtaken) == 8
     assert found[1] >= commits_before
+
+
+def test_keys_that_another_job_draws_at_this_moment_are_taken(tmp_path, monkeypatch):
+    draw = pipeline.create_key_file
+    drawn = []
+
+    def draw_after_another(*place_and_spec):
+        drawn.append(draw(*place_and_spec))
+        draw(*place_and_spec)
+
+    monkeypatch.setattr(pipeline, "create_key_file", draw_after_another)
+    registration = load_job("keys").main(load_config(None, settings_in(tmp_path))).registration
+    assert [key_set.commitment for key_set in drawn] == [registration.keys_commitment]
 
 
 @pytest.mark.slow
