@@ -17,6 +17,8 @@ from taggants.detection import Certificate
 from taggants.keys import load_key_set
 from taggants.storage import Root
 
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(600)]
+
 CONFIGS = "jobs/configs"
 EPSILON = 16
 
@@ -84,9 +86,6 @@ def pixels_before_jpeg(files):
     }
 
 
-@pytest.mark.ray
-@pytest.mark.s3
-@pytest.mark.slow
 def test_native_imagenet_in_a_bucket(cluster, bucket, tmp_path, real_data):
     originals = {}
     with tarfile.open(real_data / "imagenet_sample.tar") as tar:
@@ -123,9 +122,6 @@ def test_native_imagenet_in_a_bucket(cluster, bucket, tmp_path, real_data):
     check_certificates(files, keys)
 
 
-@pytest.mark.ray
-@pytest.mark.s3
-@pytest.mark.slow
 def test_cifar100_in_a_bucket(cluster, bucket, tmp_path, real_data):
     for split in ("train", "test"):
         bucket.put(f"cifar100/{split}.parquet", (real_data / "cifar100" / f"{split}.parquet").read_bytes())

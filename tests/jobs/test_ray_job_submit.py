@@ -12,6 +12,7 @@ from tests.jobs.running import settings_in
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_submitted_job_stores_on_s3_and_tells_no_secret_and_a_failing_one_returns_non_zero(
     cluster, cluster_storage, tmp_path
 ):
