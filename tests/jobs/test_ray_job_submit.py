@@ -34,6 +34,9 @@ def test_submitted_job_stores_on_s3_and_tells_no_secret_and_a_failing_one_return
     assert b"jobs/craft.py" in of_ray["jobs"]
     for place in (Root(runs), cluster.head.folder, of_ray | terminal):
         assert cluster.find_secrets(place, tmp_path / "secrets", "digits") == []
+    assert any(b"shards crafted" in log.read_bytes() for log in cluster.head.folder.rglob("job-driver-*.log"))
+    Root(runs).write_bytes(f"{run}/copy", (tmp_path / "secrets" / "digits.json").read_bytes())
+    assert cluster.find_secrets(Root(runs), tmp_path / "secrets", "digits") == [f"{runs}/{run}/copy: the secret"]
 
     failed = cluster.head.submit(settings_in(tmp_path, "signing.images_per_key=400", "keys.name=other"))
     assert failed.returncode != 0
