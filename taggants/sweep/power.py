@@ -90,6 +90,10 @@ class Mean:
     high: float | None
     num_pairs: int
 
+    @property
+    def half_width(self) -> float | None:
+        return None if self.high is None else self.high - self.estimate
+
 
 def mean(differences: Sequence[float]) -> Mean | None:
     """The mean of independent, about normal differences; None of nothing."""

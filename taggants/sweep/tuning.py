@@ -1,0 +1,208 @@
+"""Ray Tune over the cells of a sweep: one trial for each, in a process of its own.
+
+Tune decides when and where; what a trial found lies in the sweep's folder, not with Tune, so that a trial that is started
+again finds it. Tune's own files hold names and settings of cells and how their victims did: no key, no secret.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayTaskError
+from ray.tune.logger import JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
+
+from taggants.config import Config
+from taggants.errors import InputError
+from taggants.progress import say
+from taggants.storage import Root
+from taggants.sweep.cells import CellSpec
+from taggants.sweep.stages import Standing, Sweep, run_cell
+
+_PACKAGE_OF_LOGGER = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
+
+_log = logging.getLogger(__name__)
+
+
+def check_loggers(config: Config) -> None:
+    """Checks that the configured loggers can be had.
+
+    Raises:
+        InputError: a package is missing.
+    """
+    for logger in config.sweep.loggers:
+        package = _PACKAGE_OF_LOGGER[logger]
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"sweep.loggers names {logger} but the package {package} is not installed; pip install {package}, or leave it out"
+            )
+
+
+def run_trials(sweep: Sweep) -> None:
+    """Brings every missing cell to its record, several at a time; goes on where a killed job stopped.
+
+    Needs a connected Ray.
+
+    Raises:
+        InputError: a cell's trial ended with an error, after the others were done.
+    """
+    if not sweep.missing():
+        return
+    # Trials resolve relative paths where the job does.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # ours are named below
+    trial = tune.with_resources(_trainable(_with_absolute_paths(sweep.config)), _resources(sweep))
+    num_experiments = 0
+    while tune.Tuner.can_restore(_experiment(sweep, num_experiments)):
+        num_experiments += 1
+    if num_experiments > 0 and (tuner := _restored(_experiment(sweep, num_experiments - 1), trial)) is not None:
+        _fit(sweep, tuner)
+    if missing := sweep.missing():  # all of a new sweep; some if Tune took a cell for done whose record was deleted
+        tuner = tune.Tuner(
+            trial,
+            param_space={"cell": tune.grid_search([_shown(cell) for cell in missing])},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=_most_concurrent(sweep),
+                reuse_actors=True,  # saves the imports of each process
+                trial_dirname_creator=_folder_of_trial,
+            ),
+            run_config=tune.RunConfig(
+                name=f"tune-{num_experiments}",
+                storage_path=sweep.root.uri,
+                failure_config=tune.FailureConfig(max_failures=2),
+                callbacks=[_Lines(), JsonLoggerCallback(), *_loggers(sweep)],
+                verbose=0,
+            ),
+        )
+        _fit(sweep, tuner)
+    assert not sweep.missing(), "a trial ended without error and without record"
+
+
+def _restored(experiment: str, trial: Callable[[dict[str, Any]], None]) -> tune.Tuner | None:
+    try:
+        return tune.Tuner.restore(experiment, trainable=trial, restart_errored=True)
+    except Exception as error:  # killed before Tune had written all that it needs, or its file is damaged
+        _log.warning("%s cannot be restored (%s); its cells are started anew", experiment, error)
+        return None
+
+
+def _fit(sweep: Sweep, tuner: tune.Tuner) -> None:
+    grid = tuner.fit()
+    names = {cell.name for cell in sweep.missing()}
+    for result in grid:
+        if result.error is not None and result.config and result.config["cell"]["name"] in names:
+            error = result.error
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            raise InputError(f"cell {result.config['cell']['name']}: {cause}")
+
+
+def _trainable(config: Config) -> Callable[[dict[str, Any]], None]:
+    """The trial as a function of its parameters; goes to its process by value, config and all."""
+
+    def cell(parameters: dict[str, Any]) -> None:
+        sweep = Sweep(config)
+        spec = next(spec for spec in sweep.cells if spec.name == parameters["cell"]["name"])
+        reported: list[Standing] = []
+
+        def report(standing: Standing) -> None:
+            reported.append(standing)
+            tune.report(asdict(standing))
+
+        run_cell(sweep, spec, report)
+        if not reported:  # killed between its record and its end
+            tune.report({"num_victims": 0})
+
+    return cell
+
+
+def _shown(cell: CellSpec) -> dict[str, Any]:
+    """What Tune and its loggers see of a cell: the axes of the sweep."""
+    config = cell.config
+    return {
+        "name": cell.name,
+        "num_keys": config.keys.num_keys,
+        "images_per_key": config.signing.images_per_key or 0,
+        "epsilon": config.crafting.epsilon,
+        "engine": config.crafting.engine,
+        "surrogate": config.surrogate.model,
+        "victim": config.evaluation.training.model,
+        "recipe": config.evaluation.training.recipe,
+    }
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """None of these is part of a run's hash."""
+
+    def absolute(uri: str | None) -> str | None:
+        return None if uri is None else Root(uri).uri
+
+    return config.model_copy(
+        update={
+            "output": config.output.model_copy(update={"root": absolute(config.output.root)}),
+            "keys": config.keys.model_copy(update={"root": absolute(config.keys.root)}),
+            "data": config.data.model_copy(update={"root": absolute(config.data.root)}),
+        }
+    )
+
+
+def _resources(sweep: Sweep) -> dict[str, float]:
+    """Of one trial. A node that is smaller than its threads runs it all the same."""
+    config = sweep.config
+    largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    threads = max(config.evaluation.training.num_threads, config.crafting.num_threads)
+    on_gpu = "cuda" in (config.evaluation.training.device, config.crafting.device)
+    return {"CPU": min(threads, largest) or threads, "GPU": config.evaluation.gpus_per_model if on_gpu else 0}
+
+
+def _most_concurrent(sweep: Sweep) -> int:
+    if sweep.config.sweep.max_concurrent_trials is not None:
+        return sweep.config.sweep.max_concurrent_trials
+    available = ray.cluster_resources()
+    wanted = _resources(sweep)
+    return max(1, int(min(available.get(name, 0) // amount for name, amount in wanted.items() if amount)))
+
+
+def _experiment(sweep: Sweep, number: int) -> str:
+    return sweep.root.uri_of(f"tune-{number}")
+
+
+def _folder_of_trial(trial: Any) -> str:
+    return f"{trial.config['cell']['name'][:80]}-{trial.trial_id}"
+
+
+def _loggers(sweep: Sweep) -> list[LoggerCallback]:
+    callbacks: list[LoggerCallback] = []
+    for logger in sweep.config.sweep.loggers:
+        if logger == "tensorboard":
+            callbacks.append(TBXLoggerCallback())
+        elif logger == "mlflow":
+            from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+            callbacks.append(MLflowLoggerCallback(experiment_name=f"taggants-sweep-{sweep.hash}"))
+        else:
+            from ray.air.integrations.wandb import WandbLoggerCallback
+
+            callbacks.append(WandbLoggerCallback(project="taggants", group=f"sweep-{sweep.hash}"))
+    return callbacks
+
+
+class _Lines(tune.Callback):
+    """A line for people after each victim."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if result["num_victims"]:
+            say(
+                f"sweep: {trial.config['cell']['name']}: victims {result['num_victims']}, detected {result['power']:.0%}, "
+                f"median p {10 ** result['median_log10_p']:.1e}, accuracy {result['accuracy']:.4f}"
+            )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        say(f"sweep: {trial.config['cell']['name']}: done")
