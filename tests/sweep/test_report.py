@@ -506,20 +506,44 @@ def test_written_with_contact_sheets_and_no_keys(tmp_path: Path, results: SweepR
         write_report(results, root)
 
 
+def in_chromium(page: Path) -> str:
+    """The document after its scripts; fails where the console tells of an error or of a breach of the policy."""
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent}/profile"]
+    command += ["--enable-logging=stderr", "--dump-dom", f"file://{page}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "CONSOLE" not in done.stderr
+    return done.stdout
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
 def test_script_runs_under_the_policy(tmp_path: Path, page: str) -> None:
-    # Appended outside of the page's policy, a script could not run: so the page is asked what its own has done.
     (tmp_path / "page.html").write_text(page)
-    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-    command += ["--enable-logging=stderr", "--dump-dom", f"file://{tmp_path}/page.html"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert "CONSOLE" not in done.stderr
-    assert '<th scope="col" aria-sort="none"><button type="button">' in done.stdout
-    assert '<div class="view" data-combination="1" hidden="">' in done.stdout
-    assert 'class="controls">' in done.stdout
+    document = in_chromium(tmp_path / "page.html")
+    assert '<th scope="col" aria-sort="none"><button type="button">' in document
+    assert '<div class="view" data-combination="1" hidden="">' in document
+    assert 'class="controls">' in document
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_views_and_sorting(tmp_path: Path, results: SweepResults, page: str) -> None:
+    asked = """<script>
+      const table = document.querySelector("table.wide"), told = [];
+      const click = (column) => {
+        const heading = table.tHead.rows[0].cells[column];
+        heading.querySelector("button").click();
+        told.push([heading.ariaSort, ...[...table.tBodies[0].rows].map((row) => row.cells[column].dataset.sort)]);
+      };
+      [7, 7, 12].forEach(click);  // median log10 p twice, LPIPS
+      document.getElementById("alpha-1").click();
+      told.push([...document.querySelectorAll(".view[data-alpha]")].map((view) => view.dataset.alpha + !view.hidden));
+      document.documentElement.dataset.told = JSON.stringify(told);
+    </script></body>"""
+    unguarded = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)  # which would not let us ask
+    (tmp_path / "page.html").write_text(unguarded.replace("</body>", asked))
+    (root,) = Strict(in_chromium(tmp_path / "page.html")).root.all("html")
+    rising, falling, lpips, views = json.loads(root.get("data-told"))
+    medians = sorted(m.estimate for c in results.cells if (m := cell_power(c, ()).log10_p))
+    assert (rising[0], [float(value) for value in rising[1:]]) == ("ascending", medians)
+    assert (falling[0], [float(value) for value in falling[1:]]) == ("descending", medians[::-1])
+    assert lpips == ["ascending", *["0.0712"] * 12, *[""] * 12]
+    assert views == ["0false", "1true", "2false"] * 2
