@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from taggants.data.source import PIECE_BYTES, EncodedSource, files_or_prefix, read_side_by_side, sha256_of
+from taggants.data.source import PIECE_BYTES, EncodedSource, FileHash, files_or_prefix, read_side_by_side, sha256_of
 from taggants.data.source import DatasetIndex as DatasetIndex
 from taggants.data.source import dataset_fingerprint as dataset_fingerprint
 from taggants.errors import InputError
@@ -91,7 +91,7 @@ class ParquetSource(EncodedSource):
         parts = read_side_by_side(self._index_of, self.file_names)
         labels = [part[0] for part in parts]
         names_by_file = {name: part[1] for name, part in zip(self.file_names, parts, strict=True)}
-        entries = [(name, part[2], len(part[0])) for name, part in zip(self.file_names, parts, strict=True)]
+        entries = [(name, part[2].sha256, len(part[0])) for name, part in zip(self.file_names, parts, strict=True)]
         first_file = self.file_names[0]
         class_names = names_by_file[first_file]
         for name, others in names_by_file.items():
@@ -118,13 +118,15 @@ class ParquetSource(EncodedSource):
             num_classes=num_classes,
             class_names=class_names,
             fingerprint=dataset_fingerprint(entries),
+            hashes={name: part[2] for name, part in zip(self.file_names, parts, strict=True)},
         )
 
-    def _index_of(self, name: str) -> tuple[NDArray[np.int64], tuple[str, ...] | None, str]:
-        """Returns: the labels, class names and SHA-256 of a file."""
+    def _index_of(self, name: str) -> tuple[NDArray[np.int64], tuple[str, ...] | None, FileHash]:
+        """Returns: the labels, class names and hash of a file."""
+        version = self.root.version(name)
         labels, class_names = self._labels_and_names(name)
         with self.root.open_input(name) as handle:
-            return labels, class_names, sha256_of(handle)
+            return labels, class_names, FileHash(sha256_of(handle), version)
 
     def _labels_and_names(self, name: str) -> tuple[NDArray[np.int64], tuple[str, ...] | None]:
         with self.open_file(name) as file:

@@ -10,9 +10,9 @@ import bisect
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
@@ -35,6 +35,14 @@ _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
 
+@dataclass(frozen=True, slots=True)
+class FileHash:
+    """The hash of a file, and the version of the file (`Root.version`) before it was read for that."""
+
+    sha256: str
+    version: str
+
+
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
     """What a dataset holds, short of the pixels.
@@ -46,6 +54,7 @@ class DatasetIndex:
         num_classes: how many the class names are; without names, the largest label + 1.
         class_names: names by label, if the dataset carries them.
         fingerprint: SHA-256 that changes with any byte of any file, see `dataset_fingerprint`.
+        hashes: by file, see `hash_now`; empty for an image folder, which has millions of files, each soon read again.
     """
 
     labels: NDArray[np.int64]
@@ -54,6 +63,7 @@ class DatasetIndex:
     num_classes: int
     class_names: tuple[str, ...] | None
     fingerprint: str
+    hashes: Mapping[str, FileHash] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -298,6 +308,15 @@ def sha256_of(handle: pa.NativeFile) -> str:
     while piece := handle.read(PIECE_BYTES):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def hash_now(source: ImageSource, path: str) -> str:
+    """Returns: the SHA-256 in hex digits of a file of a source as it is now. It is read again only if it is not known to
+    be the file that was hashed for the index."""
+    known = source.index().hashes.get(path)
+    if known is not None and source.root.version(path) == known.version:
+        return known.sha256
+    return source.root.sha256(path)
 
 
 def suffix_of(name: str) -> str:

@@ -27,6 +27,7 @@ from taggants.data.source import (
     PIECE_BYTES,
     DatasetIndex,
     EncodedSource,
+    FileHash,
     dataset_fingerprint,
     files_or_prefix,
     read_side_by_side,
@@ -39,9 +40,9 @@ _READS_PER_OPEN = 16  # enough to make up for opening, few enough for several th
 
 @dataclass(frozen=True, eq=False)
 class _Tar:
-    """What one tar holds: its SHA-256, and by image the first byte, the size in bytes and the label."""
+    """What one tar holds: its hash, and by image the first byte, the size in bytes and the label."""
 
-    sha256: str
+    hash: FileHash
     starts: NDArray[np.int64]
     sizes: NDArray[np.uint32]
     labels: NDArray[np.int32]
@@ -149,14 +150,18 @@ class WebDataset(EncodedSource):
                 "KEY.jpg and KEY.cls."
             )
         rows = [len(tar.labels) for tar in self._tars]
-        hashes = [tar.sha256 for tar in self._tars]
+        hashes = {name: tar.hash for name, tar in zip(self.file_names, self._tars, strict=True)}
         return DatasetIndex(
             labels=labels,
             files=self.file_names,
             file_offsets=self.file_offsets,
             num_classes=int(labels.max()) + 1,
             class_names=None,
-            fingerprint=dataset_fingerprint(zip(self.file_names, hashes, rows, strict=True)),
+            fingerprint=dataset_fingerprint(
+                (name, tar_hash.sha256, num_rows)
+                for (name, tar_hash), num_rows in zip(hashes.items(), rows, strict=True)
+            ),
+            hashes=hashes,
         )
 
     def _read_labels(self) -> NDArray[np.int64]:
@@ -164,6 +169,7 @@ class WebDataset(EncodedSource):
 
     def _read_tar(self, name: str) -> _Tar:
         uri = self.root.uri_of(name)
+        version = self.root.version(name)
         with self.root.open_input(name) as handle:
             hashed = HashedFile(handle)
             # As a stream: object storage answers few long reads far faster than a short one per header.
@@ -178,7 +184,7 @@ class WebDataset(EncodedSource):
             if key not in labels:
                 raise InputError(f"Key {key!r} of {uri} has an image but no label; add {key}.cls to the tar.")
         return _Tar(
-            hashed.digest.hexdigest(),
+            FileHash(hashed.digest.hexdigest(), version),
             starts=np.array([start for start, _ in images.values()], dtype=np.int64),
             sizes=np.array([size for _, size in images.values()], dtype=np.uint32),
             labels=np.array([labels[key] for key in images], dtype=np.int32),

@@ -14,6 +14,7 @@ class FolderLayout:
     """Rewrites and compares the files of an image folder."""
 
     num_threads = 16  # each waits for storage
+    is_written_in_order = False
 
     def __init__(self, source: ImageFolder) -> None:
         self._source = source

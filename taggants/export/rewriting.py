@@ -6,17 +6,20 @@ import bisect
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants.data.source import ImageSource, dataset_fingerprint
+from taggants.data.source import ImageSource, dataset_fingerprint, hash_now
 from taggants.errors import InputError
 from taggants.export.manifest import ExportedFile
 from taggants.export.originals import Signed
 from taggants.export.side_by_side import map_in_order
 from taggants.storage import Root
+
+_Task: TypeAlias = tuple[str, int, Signed]  # name, number of rows and signed rows of a file
+_HASHED_BYTES = 2**18  # still in the processor's cache when it is written
 
 
 class FileLayout(Protocol):
@@ -25,6 +28,10 @@ class FileLayout(Protocol):
     @property
     def num_threads(self) -> int:
         """How many files to work on at once."""
+
+    @property
+    def is_written_in_order(self) -> bool:
+        """Whether the caller's thread writes one file after another, while others check what it wrote."""
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Yields: name and number of rows of each file, in the order of the sample ids."""
@@ -48,12 +55,14 @@ class HashedSink(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        num_bytes = memoryview(data).nbytes
-        self._digest.update(data)
-        if self._sink is not None:
-            self._sink.write(data)
-        self.size_bytes += num_bytes
-        return num_bytes
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _HASHED_BYTES):
+            piece = view[start : start + _HASHED_BYTES]
+            self._digest.update(piece)
+            if self._sink is not None:
+                self._sink.write(piece)
+        self.size_bytes += len(view)
+        return len(view)
 
     def exported(self, path: str, num_rows: int) -> ExportedFile:
         """Returns: what the manifest says of a file of these bytes."""
@@ -107,25 +116,45 @@ def write_files(
     """
     present = destination.sizes()
 
-    def export_file(task: tuple[str, int, Signed]) -> tuple[ExportedFile, str]:
+    def begin(task: _Task) -> tuple[_Task, HashedSink | None]:
+        """Writes a file to be rewritten, unless it is there: then it may be right."""
+        name, _, rows = task
+        written = _written(layout, name, rows, destination, advance) if rows and name not in present else None
+        return task, written
+
+    def finish(begun: tuple[_Task, HashedSink | None]) -> tuple[ExportedFile, str]:
         """Returns: what was exported, and the SHA-256 of the file that it comes from."""
-        name, num_rows, rows = task
+        (name, num_rows, rows), written = begun
         if rows:
-            exported = _rewritten(layout, name, num_rows, rows, destination, name in present, advance)
-            return exported, source.root.sha256(name)
-        exported = _copied(source.root, name, num_rows, destination, present.get(name))
+            exported = _rewritten(layout, name, num_rows, rows, destination, written, advance)
+            return exported, hash_now(source, name)  # after all reading of it
+        exported = _copied(source, name, num_rows, destination, present.get(name))
         advance(num_rows)
         return exported, exported.sha256
 
     tasks = files_with_rows(layout, signed)
-    results = tuple(map_in_order(export_file, tasks, num_threads=layout.num_threads))
+    if layout.is_written_in_order:
+        answers = map_in_order(finish, map(begin, tasks), num_threads=layout.num_threads)
+    else:
+        answers = map_in_order(lambda task: finish(begin(task)), tasks, num_threads=layout.num_threads)
+    results = tuple(answers)
     fingerprint = dataset_fingerprint((file.path, sha256, file.num_rows) for file, sha256 in results)
     if fingerprint != source.index().fingerprint:
         for file, sha256 in results:
-            if source.root.sha256(file.path) != sha256:
+            if hash_now(source, file.path) != sha256:
                 raise RuntimeError(f"{destination.uri_of(file.path)} does not read back as the source's file")
         raise InputError(f"The dataset in {source.root.uri} changed since it was read; restore it, or start a new run.")
     return tuple(file for file, _ in results)
+
+
+def _written(
+    layout: FileLayout, name: str, rows: Signed, destination: Root, advance: Callable[[int], None]
+) -> HashedSink:
+    with destination.writing(name) as file:
+        sink = HashedSink(file)
+        for num_written in layout.write(name, rows, cast(BinaryIO, sink)):
+            advance(num_written)
+    return sink
 
 
 def _rewritten(
@@ -134,18 +163,17 @@ def _rewritten(
     num_rows: int,
     rows: Signed,
     destination: Root,
-    is_present: bool,
+    written: HashedSink | None,
     advance: Callable[[int], None],
 ) -> ExportedFile:
-    if is_present and _difference(layout, name, rows, destination) is None:
-        advance(num_rows)
-        return ExportedFile(name, destination.sha256(name), destination.size_bytes(name), num_rows)
-    with destination.writing(name) as file:
-        sink = HashedSink(file)
-        for num_written in layout.write(name, rows, cast(BinaryIO, sink)):
-            advance(num_written)
+    """Checks a file that was written, or that was there and stays if it is right."""
+    if written is None:
+        if _difference(layout, name, rows, destination) is None:
+            advance(num_rows)
+            return ExportedFile(name, destination.sha256(name), destination.size_bytes(name), num_rows)
+        written = _written(layout, name, rows, destination, advance)
     difference = _difference(layout, name, rows, destination)
-    exported = sink.exported(name, num_rows)
+    exported = written.exported(name, num_rows)
     # Of the bytes too: statistics or padding that storage spoilt would not show in the rows.
     if difference is None and destination.sha256(name) != exported.sha256:
         difference = "its bytes are others"
@@ -161,13 +189,15 @@ def _difference(layout: FileLayout, name: str, rows: Signed, destination: Root) 
         return str(error)
 
 
-def _copied(source: Root, name: str, num_rows: int, destination: Root, present_bytes: int | None) -> ExportedFile:
-    size_bytes = source.size_bytes(name) if present_bytes is not None else None
+def _copied(
+    source: ImageSource, name: str, num_rows: int, destination: Root, present_bytes: int | None
+) -> ExportedFile:
+    size_bytes = source.root.size_bytes(name) if present_bytes is not None else None
     if present_bytes is not None and present_bytes == size_bytes:
         sha256 = destination.sha256(name)
-        if sha256 == source.sha256(name):
+        if sha256 == hash_now(source, name):
             return ExportedFile(name, sha256, present_bytes, num_rows)
-    source.copy(name, destination, name)
+    source.root.copy(name, destination, name)
     return ExportedFile(name, destination.sha256(name), destination.size_bytes(name), num_rows)
 
 
@@ -181,7 +211,7 @@ def refuse_unsigned_files(source: ImageSource, layout: FileLayout, signed: Signe
             rows
             and name in present
             and present[name] == source.root.size_bytes(name)
-            and destination.sha256(name) == source.root.sha256(name)
+            and destination.sha256(name) == hash_now(source, name)
         ):
             raise InputError(f"{destination.uri_of(name)} is the unsigned file; give an empty folder to export to.")
 
@@ -202,6 +232,6 @@ def check_complete(
     for file, (name, num_rows, rows) in zip(files, expected, strict=True):
         if rows and _difference(layout, name, rows, destination) is not None:
             raise other
-        originals.append((name, source.root.sha256(name) if rows else file.sha256, num_rows))
+        originals.append((name, hash_now(source, name) if rows else file.sha256, num_rows))
     if dataset_fingerprint(originals) != source.index().fingerprint:
         raise other  # it changed rows that are not to be

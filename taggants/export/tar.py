@@ -27,6 +27,7 @@ class TarLayout:
     """Rewrites and compares the tars of a WebDataset."""
 
     num_threads = 4
+    is_written_in_order = False
 
     def __init__(self, source: WebDataset) -> None:
         self._source = source

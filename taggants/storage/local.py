@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,14 +58,12 @@ class LocalStore:
         return True
 
     def size_bytes(self, path: str) -> int:
-        full_path = self._full(path)
-        try:
-            size_bytes = os.stat(full_path).st_size
-        except NotADirectoryError:
-            raise FileNotFoundError(full_path) from None
-        if os.path.isdir(full_path):
-            raise FileNotFoundError(full_path)
-        return size_bytes
+        return self._stat(path).st_size
+
+    def version(self, path: str) -> str:
+        found = self._stat(path)
+        # No program can set the last one back.
+        return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
     def list(self, path: str) -> Iterator[str]:
         def refuse(error: OSError) -> None:
@@ -87,6 +86,16 @@ class LocalStore:
 
     def _full(self, path: str) -> str:
         return os.path.join(self._folder, path)
+
+    def _stat(self, path: str) -> os.stat_result:
+        full_path = self._full(path)
+        try:
+            found = os.stat(full_path)
+        except NotADirectoryError:
+            raise FileNotFoundError(full_path) from None
+        if stat.S_ISDIR(found.st_mode):
+            raise FileNotFoundError(full_path)
+        return found
 
     @contextmanager
     def _temporary_file(self, path: str, *, private: bool) -> Iterator[tuple[BinaryIO, str]]:

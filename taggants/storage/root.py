@@ -183,6 +183,17 @@ class Root:
         with self._input_errors(path):
             return self._store.size_bytes(inside)
 
+    def version(self, path: str) -> str:
+        """Returns: a text that is another one once a file was written again: on S3 its ETag, a hash of the content; locally
+        its inode, size and times, in which two writes within one tick of the clock (milliseconds) may agree.
+
+        Raises:
+            InputError: it is missing.
+        """
+        inside = self._inside(path)
+        with self._input_errors(path):
+            return self._store.version(inside)
+
     def sha256(self, path: str) -> str:
         """Returns: the SHA-256 of a file's content as 64 hex digits, read in pieces.
 

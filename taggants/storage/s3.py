@@ -136,6 +136,9 @@ class S3Store:
     def size_bytes(self, path: str) -> int:
         return self.size_and_etag(path)[0]
 
+    def version(self, path: str) -> str:
+        return self.size_and_etag(path)[1]
+
     def size_and_etag(self, path: str) -> tuple[int, str]:
         head = _patiently(lambda: self._client.head_object(Bucket=self._bucket, Key=self._prefix + path))
         return int(head["ContentLength"]), str(head["ETag"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,3 +107,61 @@ def test_every_layout_from_s3_to_s3(layout: str, tmp_path: Path, s3_environment:
     assert export_dataset(source, signed, remote.child("export")) == manifest
     with pytest.raises(InputError, match=r"no-such-bucket.* (does not exist|was denied)"):
         export_dataset(source, signed, Root("s3://no-such-bucket/x"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "when"), [*((layout, "before") for layout in LAYOUTS), ("parquet", "while"), ("webdataset", "while")]
+)
+def test_a_source_that_changed_since_its_index_is_noticed(
+    layout: str, when: str, tmp_path: Path, destination: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place, to the same size and times."""
+    source = source_in(layout, Root(str(tmp_path / "source")))
+    signed = signed_of(source)
+    source.index()
+    name = {"imagefolder": "train/c/5.jpeg", "webdataset": "x-1.tar", "parquet": "train-1.parquet"}[layout]
+
+    def change() -> None:
+        path = Path(source.root.uri) / name
+        data, times = path.read_bytes(), path.stat()
+        place = data.rfind(PICTURES[5][-40:])
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(bytes([data[place] ^ 1]))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    if when == "before":
+        change()
+    else:
+        writing = Root.writing
+
+        @contextmanager
+        def changing(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
+            if path == name:
+                change()
+            with writing(root, path, private=private) as sink:
+                yield sink
+
+        monkeypatch.setattr(Root, "writing", changing)
+    with pytest.raises(InputError, match="changed since it was read; restore it, or start a new run"):
+        export_dataset(source, signed, destination)
+    assert not destination.exists("manifest.json")
+
+
+@pytest.mark.parametrize("layout", ["parquet", "webdataset"])
+def test_what_was_hashed_for_the_index_is_not_hashed_again(
+    layout: str, tmp_path: Path, destination: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_in(layout, Root(str(tmp_path / "source")))
+    signed = signed_of(source)
+    source.index()
+    sha256, hashed = Root.sha256, []
+
+    def watched(root: Root, path: str) -> str:
+        hashed.append(root)
+        return sha256(root, path)
+
+    monkeypatch.setattr(Root, "sha256", watched)
+    export_dataset(source, signed, destination)
+    export_dataset(source, signed, destination)
+    assert set(hashed) == {destination}

@@ -226,6 +226,18 @@ def test_sizes_are_those_of_the_files_below_a_folder(root: Root) -> None:
     assert root.sizes("a") == {"a/2": 0, "a/c/d": 5}
 
 
+def test_a_version_changes_with_every_write_of_other_bytes(root: Root) -> None:
+    root.write_bytes("a", b"one")
+    version = root.version("a")
+    assert root.version("a") == version
+    assert root.read_bytes("a") == b"one"
+    assert root.version("a") == version
+    root.write_bytes("a", b"two")
+    assert root.version("a") != version
+    with pytest.raises(InputError, match="does not exist"):
+        root.version("b")
+
+
 def test_root_pickles_as_its_uri_after_use(root: Root) -> None:
     root.write_bytes("a", b"x")
     root.read_bytes("a")
