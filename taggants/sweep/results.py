@@ -59,7 +59,7 @@ class Cell:
         run: path of its run folder from the sweep's output root.
         alignment: mean over keys, in [-1, 1].
         psnr_db, ssim, lpips: of the taggants; lpips None where it was not measured.
-        sample_steps: images times steps of its signing sets, crafted for this cell or found.
+        sample_steps: images x views x steps x surrogates of its signing sets, crafted for this cell or found.
         crafting_seconds: worker seconds of the same.
         victims: trained on the signed data, by index.
         controls: trained on the clean data, tested with the same keys.
