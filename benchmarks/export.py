@@ -4,7 +4,8 @@
 
 Writes files of 128 MiB of random bytes as images, with 8 taggants among them: in one file, or one in each. Every
 measurement is a process of its own, and those to be compared take turns; "of pyarrow" is the median over turns of the plain
-copy's seconds by the export's, and in brackets the same of CPU seconds, which neighbours on the machine disturb less. The plain copy reads and writes a row group at a time with the codec of the files and
+copy's seconds by the export's, and in brackets the same of CPU seconds, which neighbours on the machine disturb less. The
+plain copy reads and writes a row group at a time with the codec of the files and
 makes them durable (fsync), as the export does; the page cache is warm for both. "index" adds the reading and hashing of
 the source, which a run has done long before. The files are deleted at the end.
 """

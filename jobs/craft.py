@@ -33,8 +33,8 @@ class CraftResult:
 def main(config: Config) -> CraftResult:
     """Runs every stage that is not done yet."""
     run = Run(config)
-    say(reports.opening(run))
     check(run)
+    say(reports.opening(run))
     run.write_config()
     registration = pipeline.prepare_keys(run)
     say(reports.registered(run, registration))

@@ -100,10 +100,16 @@ def prepare_keys(run: Run) -> Registration:
         alpha=detection.alpha,
     )
     created = run.root.create_bytes("registration.json", encode_json(registration.to_json()))
-    if not created and read_registration(run) != registration:
-        raise InputError(
-            f"run folder {run.root.uri} is registered for other keys or data; use those, or another output.root or keys.name"
-        )
+    earlier = registration if created else read_registration(run)
+    if earlier != registration:
+        # Before there is a plan nothing is signed: an image was mended since, and the run may start again.
+        is_new_start = earlier.keys_commitment == registration.keys_commitment and not run.root.exists("plan.json")
+        if not is_new_start:
+            raise InputError(
+                f"run folder {run.root.uri} is registered for other keys or data; use those, or another output.root or "
+                "keys.name"
+            )
+        run.root.write_bytes("registration.json", encode_json(registration.to_json()))
     return registration
 
 

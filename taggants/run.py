@@ -167,12 +167,15 @@ def _git_commit() -> str | None:
 
 
 def check(run: Run) -> None:
-    """Checks what can be known before any work: the keys' spec, the models and the augmentations against the images.
+    """Checks what can be known before any work: that the run and key folders can be written, then the keys' spec, the models
+    and the augmentations against the images.
 
     Raises:
         InputError: the first misfit.
     """
     config = run.config
+    for root in (run.root, run.keys_root):
+        root.check_writable()  # before the data are read, which may take an hour
     image_size = run.model_size[1]
     if config.data.image_size is None:
         _check_one_size(run)

@@ -35,6 +35,15 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    @property
+    def read_only_environment(self) -> dict[str, str]:
+        """Of one who may read and list the bucket."""
+        return {
+            **self.environment,
+            "AWS_ACCESS_KEY_ID": "readerkey",
+            "AWS_SECRET_ACCESS_KEY": f"reader-{self.secret_key}",
+        }
+
 
 class S3Process:
     """A server process on a data folder and ports of its own, which can be killed and started again: it keeps its data."""
@@ -48,11 +57,19 @@ class S3Process:
         data.mkdir()
         master, volume, filer, s3 = _free_ports(4)
         self.server = server = S3Server(f"http://127.0.0.1:{s3}", secret_key=secret_key)
-        credentials = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
-        actions = ["Read", "List", "Tagging", "Write"]
-        config.write_text(
-            json.dumps({"identities": [{"name": "admin", "credentials": credentials, "actions": actions}]})
-        )
+        users = {
+            "admin": (server.environment, ["Read", "List", "Tagging", "Write"]),
+            "reader": (server.read_only_environment, ["Read", "List"]),
+        }
+        identities = [
+            {
+                "name": name,
+                "credentials": [{"accessKey": known["AWS_ACCESS_KEY_ID"], "secretKey": known["AWS_SECRET_ACCESS_KEY"]}],
+                "actions": actions,
+            }
+            for name, (known, actions) in users.items()
+        ]
+        config.write_text(json.dumps({"identities": identities}))
         self._folder = folder
         self._command = [
             *(binary, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),

@@ -77,8 +77,9 @@ class Worker(Protocol):
         """Returns: the record of the attempt file it wrote whole, alone or with what it can tell of it.
 
         Raises:
-            InputError: the job cannot succeed for anybody, so it stops. Any other exception ends this attempt only, an
-                OSError (a full disk, a storage that does not answer) as a loss.
+            InputError: the job cannot succeed for anybody, so it stops. Any other exception, and a SampleError (an image
+                that cannot be decoded), ends this attempt only, an OSError (a full disk, a storage that does not answer)
+                as a loss.
         """
 
 

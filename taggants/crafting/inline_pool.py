@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 
 from taggants.crafting.events import Event, Worker, broken_off, finished
+from taggants.data.source import SampleError
 from taggants.errors import InputError
 from taggants.manifest import Shard
 
 
 class InlinePool:
-    """Runs `worker.craft` inside `wait`; an InputError of the worker leaves `wait`, others are events."""
+    """Runs `worker.craft` inside `wait`; an InputError of the worker leaves `wait`, unless it is of one sample; others are
+    events."""
 
     def __init__(self, worker: Worker) -> None:
         self.num_slots = 1
@@ -27,9 +29,9 @@ class InlinePool:
         shard, attempt = self._queue.popleft()
         try:
             return [finished(shard, self._worker.craft(shard, attempt))]
-        except InputError:
-            raise
         except Exception as error:
+            if isinstance(error, InputError) and not isinstance(error, SampleError):
+                raise
             return [broken_off(shard, error)]
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from taggants.crafting.events import Crafted, Event, Failed, Lost, Worker, broken_off, finished, reason_of
+from taggants.data.source import SampleError
 from taggants.errors import InputError
 from taggants.manifest import Commit, Shard
 
@@ -167,7 +168,7 @@ class RayPool:
             result = ray.get(ref)
         except RayTaskError as error:
             self._idle.append(actor)
-            if isinstance(error.cause, InputError):
+            if isinstance(error.cause, InputError) and not isinstance(error.cause, SampleError):
                 raise error.cause from None
             return broken_off(shard, error.cause)
         except (

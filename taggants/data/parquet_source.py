@@ -20,7 +20,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from taggants.data.source import PIECE_BYTES, EncodedSource, FileHash, files_or_prefix, read_side_by_side, sha256_of
+from taggants.data.source import (
+    PIECE_BYTES,
+    EncodedSource,
+    FileHash,
+    SampleError,
+    files_or_prefix,
+    read_side_by_side,
+    sha256_of,
+)
 from taggants.data.source import DatasetIndex as DatasetIndex
 from taggants.data.source import dataset_fingerprint as dataset_fingerprint
 from taggants.errors import InputError
@@ -236,7 +244,7 @@ class ParquetSource(EncodedSource):
     def _image_bytes(self, value: dict[str, bytes | None] | bytes | None, sample_id: int) -> bytes:
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None:
-            raise InputError(f"{self.place_of(sample_id)} holds no image bytes; embed the images in the Parquet file.")
+            raise SampleError(f"{self.place_of(sample_id)} holds no image bytes; embed the images in the Parquet file.")
         return data
 
     def _labels(self, name: str, table: pa.Table) -> NDArray[np.int64]:

@@ -35,6 +35,10 @@ _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
 
+class SampleError(InputError):
+    """Bad input in a single image, which the sentence names: work on others can go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileHash:
     """The hash of a file, and the version of the file (`Root.version`) before it was read for that."""
@@ -240,7 +244,7 @@ class EncodedSource(abc.ABC):
         try:
             return decode_image(data, self.channels)
         except InputError as error:
-            raise InputError(f"{self.place_of(sample_id)}: {error}") from None
+            raise SampleError(f"{self.place_of(sample_id)}: {error}") from None
 
     def _stack(self, images: list[NDArray[np.uint8]], sample_ids: Sequence[int]) -> NDArray[np.uint8]:
         for image, sample_id in zip(images, sample_ids, strict=True):
@@ -249,7 +253,9 @@ class EncodedSource(abc.ABC):
 
     def _check_size(self, image: NDArray[np.uint8], sample_id: int, other: NDArray[np.uint8], other_id: int) -> None:
         if image.shape != other.shape:
-            mend = "set channels=1 or channels=3" if image.shape[1:] == other.shape[1:] else "resize them to one size"
+            mend = "set data.channels to 1 or 3"
+            if image.shape[1:] != other.shape[1:]:
+                mend = "set data.image_size to the side in px that models take, or resize the images to one size"
             raise InputError(
                 f"{self.place_of(sample_id)} has size {_size(image)} but sample {other_id} has {_size(other)} "
                 f"(channels x height x width); {mend}."

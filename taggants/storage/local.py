@@ -44,7 +44,10 @@ class LocalStore:
             os.replace(temporary, self._full(path))
 
     def check_writable(self) -> None:
-        with self._temporary_file("probe", private=True):
+        folder = self._folder
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)  # folders are made when the first file is written
+        with LocalStore(folder)._temporary_file("probe", private=True):
             pass
 
     def create(self, path: str, data: bytes, *, private: bool) -> bool:

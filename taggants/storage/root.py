@@ -255,9 +255,10 @@ class Root:
         except FileNotFoundError:
             raise InputError(f"{uri} does not exist; check the folder or bucket and the path.") from None
         except PermissionError:
-            raise InputError(
-                f"Access to {uri} was denied; check the permissions there and, for S3, the AWS_* variables."
-            ) from None
+            mend = "check the permissions there"
+            if uri.startswith(S3_SCHEME):  # some servers deny what does not exist
+                mend = "check that the bucket exists, what you may do there, and the AWS_* variables"
+            raise InputError(f"Access to {uri} was denied; {mend}.") from None
         except (IsADirectoryError, NotADirectoryError, FileExistsError):
             raise InputError(f"{uri} is a folder or lies below a file; choose another path.") from None
 

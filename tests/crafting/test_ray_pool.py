@@ -18,6 +18,7 @@ from taggants.crafting.driver import DriveResult, drive
 from taggants.crafting.events import Event, Failed, Finished, Lost
 from taggants.crafting.inline_pool import InlinePool
 from taggants.crafting.ray_pool import RayPool
+from taggants.data.source import SampleError
 from taggants.errors import InputError
 from taggants.manifest import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root
@@ -68,6 +69,8 @@ class ToyWorker:
                     os._exit(1)
                 case "refuse":
                     raise InputError("epsilon is 9; give a number in [0, 1].")
+                case "cannot decode":
+                    raise SampleError("Row 7: the image cannot be decoded; replace it.")
         table = pa.table({"sample_id": [2 * sample_id for sample_id in shard.sample_ids]})
         return self.run_folder.write_attempt(PLAN.plan_hash, shard, attempt, table)
 
@@ -219,6 +222,15 @@ def test_input_error_of_a_worker_stops_the_run(run_folder: RunFolder, make_pool:
     with pytest.raises(InputError, match="epsilon is 9; give") as stopped:
         drive(PLAN, run_folder, make_pool("refuse"))
     assert type(stopped.value) is InputError
+
+
+def test_image_that_cannot_be_decoded_stops_its_shard_alone(
+    run_folder: RunFolder, make_pool: Callable[..., RayPool]
+) -> None:
+    result = drive(PLAN, run_folder, make_pool("cannot decode"))
+    assert list(result.failed) == [2]
+    assert "Row 7: the image cannot be decoded; replace it." in result.failed[2]
+    assert result.num_crafted == NUM_SHARDS - 1
 
 
 def test_input_error_while_the_worker_is_built_stops_the_run(run_folder: RunFolder) -> None:

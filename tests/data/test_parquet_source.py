@@ -174,7 +174,7 @@ def test_channels(root: Root) -> None:
     as_colour = ParquetSource(root, ("a.parquet",), channels=3).read_images([0, 1])
     assert np.array_equal(as_colour, [np.repeat(grey, 3, axis=0), colour])
     assert ParquetSource(root, ("a.parquet",), channels=1).read_all()[0].shape == (2, 1, 4, 4)
-    with pytest.raises(InputError, match=r"sample 0.* 1x4x4 .*sample 1 has 3x4x4.*set channels"):
+    with pytest.raises(InputError, match=r"sample 0.* 1x4x4 .*sample 1 has 3x4x4.*set data.channels"):
         native.read_images([1, 0])
 
 

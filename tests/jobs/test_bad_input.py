@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from taggants import pipeline
 from taggants.data.image_codec import encode_png
 from taggants.models import ModelSpec, build_model, checkpoint_bytes
 from tests.jobs.running import exit_code, settings_in
@@ -130,8 +135,12 @@ def test_checkpoint_whose_class_count_differs(tmp_path, capsys):
 
 
 def test_run_folder_of_another_plan(tmp_path, capsys):
+    def kept():
+        files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file() and "scores" not in path.parts]
+        return {path: path.read_bytes() for path in files if path.name not in ("registration.json", "config.json")}
+
     assert exit_code("craft", settings_in(tmp_path)) == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    before = kept()
     capsys.readouterr()
     (tmp_path / "secrets" / "digits.json").unlink()
     assert exit_code("craft", settings_in(tmp_path)) == 2
@@ -140,10 +149,7 @@ def test_run_folder_of_another_plan(tmp_path, capsys):
         registration.unlink()
     assert exit_code("craft", settings_in(tmp_path)) == 2
     assert "plan" in one_sentence(capsys)
-    after = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    assert {path: data for path, data in before.items() if path.name not in ("registration.json", "config.json")} == {
-        path: data for path, data in after.items() if path.name not in ("registration.json", "config.json")
-    }
+    assert kept() == before
 
 
 @pytest.mark.parametrize(
@@ -208,6 +214,136 @@ def test_class_without_images_is_refused_before_keys_are_drawn(tmp_path, capsys,
     assert exit_code("craft", settings_in(tmp_path, *dataset(skip_a_class))) == 2
     assert "class 1 has 0 images but a key needs 3" in one_sentence(capsys)
     assert not (tmp_path / "secrets").exists()
+
+
+def test_truncated_parquet_file_is_named_and_mended(tmp_path, capsys, dataset):
+    settings = settings_in(tmp_path, *dataset())
+    train = tmp_path / "data" / "train.parquet"
+    whole = train.read_bytes()
+    for size_bytes in (len(whole) // 2, len(whole) - 4, 4, 0):
+        train.write_bytes(whole[:size_bytes])
+        assert exit_code("craft", settings) == 2
+        assert "train.parquet is damaged or not a whole Parquet file; write or fetch it again" in one_sentence(capsys)
+        assert not (tmp_path / "secrets").exists()
+    train.write_bytes(whole)
+    assert exit_code("craft", settings) == 0
+
+
+def jpeg(seed):
+    sink = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(sink, "JPEG", quality=90)
+    return sink.getvalue()
+
+
+@pytest.fixture
+def jpeg_folder(tmp_path):
+    """Forty JPEG files of two classes; returns the settings to read them."""
+    for split in ("train", "test"):
+        for i in range(40):
+            path = tmp_path / "data" / split / "ab"[i % 2] / f"{i:02d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg(i))
+    settings = ["data.source=imagefolder", f"data.root={tmp_path / 'data'}", "data.train=train", "data.test=test"]
+    return [*settings, "data.channels=3"]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_jpeg_that_does_not_decode_is_named_and_mended(tmp_path, capsys, jpeg_folder, split):
+    """The pixels of most images are first decoded for training: nothing is signed by then, so the image may be replaced."""
+    settings = settings_in(tmp_path, *jpeg_folder)
+    image = tmp_path / "data" / split / "a" / "02.jpg"
+    image.write_bytes(jpeg(2)[:300])
+    assert exit_code("craft", settings) == 2
+    assert f"{split}/a/02.jpg (sample 1): the image cannot be decoded" in one_sentence(capsys)
+    assert nothing_signed(tmp_path)
+    keys = (tmp_path / "secrets" / "digits.json").read_bytes()
+    image.write_bytes(jpeg(99))
+    assert exit_code("craft", settings) == 0
+    assert (tmp_path / "secrets" / "digits.json").read_bytes() == keys
+
+
+def test_jpeg_that_is_damaged_while_a_run_crafts_costs_its_shard_alone(tmp_path, capsys, monkeypatch, jpeg_folder):
+    settings = settings_in(tmp_path, *jpeg_folder)
+    make_plan, plans = pipeline.make_plan, []
+
+    def then_damage(run, surrogates):
+        plan = make_plan(run, surrogates)
+        path = Path(run.sources[0].root.uri) / run.sources[0].path_of(plan.shards[1].sample_ids[0])
+        plans.append((path, path.read_bytes()))
+        path.write_bytes(path.read_bytes()[:300])
+        return plan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "make_plan", then_damage)
+        assert exit_code("craft", settings) == 1
+    captured = capsys.readouterr()
+    [(path, whole)] = plans
+    assert "Traceback" not in captured.out + captured.err
+    assert "craft: 2 shards crafted, 0 found done, of 3" in captured.out
+    [reason] = [line for line in captured.out.splitlines() if "shard 1 failed for good" in line]
+    assert f"{path} (sample " in reason
+    assert "cannot be decoded" in reason
+    assert "nothing was exported; mend the cause and run the same command again" in captured.out
+    assert not list(tmp_path.glob("runs/*/signed"))
+    commits = {path: path.read_bytes() for path in tmp_path.glob("runs/*/commits/*")}
+    assert len(commits) == 2
+    path.write_bytes(jpeg(99))  # another dataset than the one that is half signed
+    assert exit_code("craft", settings) == 2
+    assert "is registered for other keys or data" in one_sentence(capsys)
+    path.write_bytes(whole)
+    assert exit_code("craft", settings) == 0
+    assert "craft: 1 shards crafted, 2 found done, of 3" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in commits} == commits
+
+
+def test_key_that_is_there_twice_in_a_tar_is_named_and_mended(tmp_path, capsys):
+    def write(path, keys):
+        path.parent.mkdir(exist_ok=True)
+        with tarfile.open(path, "w") as tar:
+            for i, key in enumerate(keys):
+                for name, data in ((f"{key}.jpg", jpeg(i)), (f"{key}.cls", b"%d" % (i % 2))):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+    keys = [f"{i:02d}" for i in range(40)]
+    write(tmp_path / "data" / "train.tar", [*keys[:-1], "05"])
+    write(tmp_path / "data" / "test.tar", keys)
+    settings = settings_in(tmp_path, "data.source=webdataset", f"data.root={tmp_path / 'data'}", "data.channels=3")
+    settings += ["data.train=train.tar", "data.test=test.tar"]
+    assert exit_code("craft", settings) == 2
+    assert re.search(r"Key '05' of .*train\.tar has two images; give every image a key", one_sentence(capsys))
+    assert not (tmp_path / "secrets").exists()
+    write(tmp_path / "data" / "train.tar", keys)
+    assert exit_code("craft", settings) == 0
+
+
+def test_class_folder_without_images_is_named_and_mended(tmp_path, capsys, jpeg_folder):
+    settings = settings_in(tmp_path, *jpeg_folder)
+    empty = tmp_path / "data" / "train" / "c"
+    empty.mkdir()
+    (empty / "notes.txt").write_text("to be filled")
+    assert exit_code("craft", settings) == 2
+    sentence = one_sentence(capsys)
+    assert "Class 'c' in" in sentence
+    assert "has no images" in sentence
+    assert "remove the folder or restore its images" in sentence
+    assert not (tmp_path / "secrets").exists()
+    shutil.rmtree(empty)
+    assert exit_code("craft", settings) == 0
+
+
+def test_images_of_several_sizes_are_named_with_the_setting_that_takes_them(tmp_path, capsys, dataset):
+    def enlarge(rows):
+        rows[21]["image"]["bytes"] = encode_png(np.zeros((1, 16, 16), dtype=np.uint8))  # none of those looked at first
+
+    settings = dataset(enlarge)
+    assert exit_code("craft", settings_in(tmp_path, *settings)) == 2
+    sentence = one_sentence(capsys)
+    assert "sample 21" in sentence
+    assert "set data.image_size" in sentence
+    assert nothing_signed(tmp_path)
 
 
 def test_exchanged_surrogate_is_noticed(tmp_path, capsys):

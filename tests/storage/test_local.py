@@ -61,6 +61,14 @@ def test_left_over_temporary_files_are_not_listed(tmp_path: Path, monkeypatch: p
     assert root.list() == ["a/file"]
 
 
+def test_checking_whether_files_can_be_written_makes_no_folder(tmp_path: Path) -> None:
+    Root(str(tmp_path / "a" / "b")).check_writable()
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a folder or lies below a file"):
+        Root(str(tmp_path / "file" / "a" / "b")).check_writable()
+
+
 def test_file_where_a_folder_is_needed(tmp_path: Path) -> None:
     root = Root(str(tmp_path))
     root.write_bytes("a", b"x")
