@@ -313,7 +313,7 @@ def _train_one(
 ) -> None:
     """What one worker does: read, resume, train, and on rank 0 save."""
     folder = job.folder
-    images, labels = _read(job.train_source, job.image_size)
+    images, labels = read_split(job.train_source, job.image_size)
     _check_fits(job, images, labels)
     model = build_model(job.spec, job.seed)
     if job.initial is not None:
@@ -362,7 +362,7 @@ def _train_one(
     trained.eval()
     checkpoint = checkpoint_bytes(trained, job.spec)
     models.write_bytes(f"{folder}/model.safetensors", checkpoint)
-    test_images, test_labels = _read(job.test_source, job.image_size)
+    test_images, test_labels = read_split(job.test_source, job.image_size)
     metrics = measure(predict_scores(trained, test_images), test_labels)
     result = TrainedModel(
         name=job.name,
@@ -382,7 +382,7 @@ def _kept_path(folder: str, epochs_done: int) -> str:
     return f"{folder}/epoch-{epochs_done:05d}.safetensors"
 
 
-def _read(source: ImageSource, image_size: int | None) -> tuple[Tensor, Tensor]:
+def read_split(source: ImageSource, image_size: int | None) -> tuple[Tensor, Tensor]:
     """All images, uint8 [N, C, S, S], and their labels, int64 [N]."""
     if image_size is None:
         images, labels = source.read_all()

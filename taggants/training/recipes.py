@@ -8,7 +8,7 @@ cross-entropy with every mixed class counted whole, LAMB, gradients clipped to n
 resnet-a2: procedure A2 of Wightman, Touvron, Jegou, "ResNet strikes back" (2021), table 2: RandAugment 7 / 0.5, crop, flip,
 Mixup 0.1 or CutMix 1.0, binary cross-entropy with classes of a mixed weight above 0.2 counted whole, LAMB (timm's, which
 clips to norm 1).
-fine-tune: Kornblith, Shlens, Le, "Do better ImageNet models transfer better?" (CVPR 2019), section 4: all weights, from those
+fine-tune: Kornblith, Shlens, Le, "Do better ImageNet models transfer better?" (CVPR 2019): all weights, from those
 of another training, by SGD with Nesterov momentum 0.9; crop, flip, cross-entropy.
 
 Learning rate, weight decay, epochs and batch are the configuration's. The papers' repeated augmentation and stochastic depth are
