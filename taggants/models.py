@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from taggants.alignment import gate_kinks
 from taggants.depthwise import speed_up_depthwise
 from taggants.errors import InputError
 
@@ -118,17 +119,26 @@ class Precision(nn.Module):
     Its weights stay float32, so gradients by them and by the pixels accumulate and arrive in float32.
     dtype: torch.float32 or torch.bfloat16, of matrix products and convolutions. channels_last: layout of images and weights;
     changes speed and rounding only. is_first_order: the model will be differentiated once only, so kernels without a second
-    derivative may be used.
+    derivative may be used, and finite differences need its ReLUs behind gates. is_compiled: without gates, since each would
+    be compiled anew at each of its places in the pattern.
     """
 
     def __init__(
-        self, model: nn.Module, dtype: torch.dtype, *, channels_last: bool, is_first_order: bool = False
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        *,
+        channels_last: bool,
+        is_first_order: bool = False,
+        is_compiled: bool = False,
     ) -> None:
         super().__init__()
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self._format)
         if is_first_order:
             speed_up_depthwise(self.model)
+            if not is_compiled:
+                gate_kinks(self.model)
         on_cpu = next(model.parameters()).device.type == "cpu"
         if dtype == torch.bfloat16 and on_cpu:
             # The CPU's fused attention takes 1.5 times as long there (ViT-tiny, forward and backward).

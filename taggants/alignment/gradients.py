@@ -8,12 +8,25 @@ with v held CONSTANT: the derivative is exact over the whole signing set althoug
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from taggants.alignment.activation_pattern import ActivationPattern, recorded
+
 Gradient = list[Tensor]
 """One tensor for each trainable parameter of a model, in the order of `model.parameters()`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """Where a finite difference starts: the pixel gradient of the summed loss (like images) and the activation pattern that
+    gave it, empty for a model without gates."""
+
+    gradient: Tensor
+    pattern: ActivationPattern
 
 
 def trainable_parameters(model: nn.Module) -> list[Tensor]:
@@ -35,12 +48,13 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Gradient:
     return list(torch.autograd.grad(loss, trainable_parameters(model)))
 
 
-def loss_gradient_and_base(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Gradient, Tensor]:
-    """Returns `loss_gradient` and, from the same backward pass, the gradient by the images (like images)."""
+def loss_gradient_and_base(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Gradient, Base]:
+    """Returns `loss_gradient` and, from the same passes, the base of a finite difference."""
     images = images.detach().requires_grad_(True)
-    loss = cross_entropy(model(images), labels, reduction="sum")
-    *gradient, base = torch.autograd.grad(loss, [*trainable_parameters(model), images])
-    return gradient, base
+    with recorded(model) as pattern:
+        loss = cross_entropy(model(images), labels, reduction="sum")
+    *gradient, by_images = torch.autograd.grad(loss, [*trainable_parameters(model), images])
+    return gradient, Base(by_images, tuple(pattern))
 
 
 def key_gradient(model: nn.Module, key_image: Tensor, key_label: Tensor) -> Gradient:

@@ -109,6 +109,7 @@ class CraftingWorker:
                     DTYPE_OF_PRECISION[hardware.precision],
                     channels_last=hardware.channels_last,
                     is_first_order=is_first_order,
+                    is_compiled=hardware.compile,
                 )
             )
         self._lpips: Lpips | None = None

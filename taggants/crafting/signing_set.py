@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from taggants.alignment import (
+    Base,
     PixelGradient,
     PixelGradientEngine,
     alignment,
     alignment_direction,
+    base_of,
     key_gradient,
     loss_gradient,
     loss_gradient_and_base,
-    pixel_gradient,
 )
 from taggants.alignment.gradients import Gradient
 from taggants.augmentation import Augmentation, Compose, Mixing
@@ -313,10 +314,10 @@ class _Views:
 
 def _direction(
     model: nn.Module, views: _Views, perturbation: Tensor, key: Gradient, optimisation: Optimisation
-) -> tuple[Tensor, Gradient, list[Tensor | None]]:
+) -> tuple[Tensor, Gradient, list[Base | None]]:
     """Pass 1: the cosine, its derivative by the signing gradient, and for engines that need it each microbatch's base."""
     signing: Gradient | None = None
-    bases: list[Tensor | None] = []
+    bases: list[Base | None] = []
     for rows in _row_slices(views.signing_set, optimisation):
         with torch.no_grad():
             images, labels = views(rows, perturbation[rows])
@@ -336,7 +337,7 @@ def _pixel_gradient(
     views: _Views,
     perturbation: Tensor,
     along: PixelGradient,
-    bases: Sequence[Tensor | None] | None,
+    bases: Sequence[Base | None] | None,
     optimisation: Optimisation,
 ) -> Tensor:
     """Pass 2: the gradient along a direction, by the perturbation. Without bases from pass 1 they are computed here."""
@@ -346,7 +347,7 @@ def _pixel_gradient(
         images, labels = views(rows, delta)
         base = None if bases is None else bases[index]
         if base is None and optimisation.engine.needs_base:
-            base = pixel_gradient(model, images, labels)
+            base = base_of(model, images, labels)
         by_images = along(images.detach(), labels, base)
         (gradient[rows],) = torch.autograd.grad(images, [delta], grad_outputs=by_images)
     return gradient

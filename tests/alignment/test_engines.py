@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from taggants.alignment import ENGINES, loss_gradient, loss_gradient_and_base
+from taggants.alignment import ENGINES, gate_kinks, loss_gradient, loss_gradient_and_base
 from taggants.alignment.engines import STEP_WITH_KINKS
 from tests.tiny_models import smooth_net
 
@@ -91,6 +91,19 @@ def test_finite_differences_agree_with_the_oracle_on_smooth_networks(name, famil
     expected, found = oracle(model, images, labels, direction), by_engine(name, model, images, labels, direction)
     assert cosine(expected, found) > 0.999
     assert (expected.sign() == found.sign()).double().mean() > 0.98
+
+
+@pytest.mark.parametrize("name", FINITE_DIFFERENCES)
+def test_finite_differences_agree_with_the_oracle_on_relu_networks_behind_gates(name):
+    model, gated = small_network("resnet"), small_network("resnet")  # with a max-pooling
+    gate_kinks(gated)
+    images, labels = example(32)
+    direction = random_direction(model)
+    expected = oracle(model, images, labels, direction)
+    found, kinked = (by_engine(name, network, images, labels, direction) for network in (gated, model))
+    assert cosine(expected, found) > 0.999
+    assert (expected.sign() == found.sign()).double().mean() > 0.98
+    assert cosine(expected, kinked) < 0.99, "the gates are what does it"
 
 
 @pytest.mark.parametrize("name", FINITE_DIFFERENCES)
