@@ -265,7 +265,7 @@ class CraftingConfig(Section):
         "double_backward", description="see taggants/alignment/engines.py"
     )
     difference_step: float | None = Field(
-        None, gt=0, lt=1, description="finite step relative to the weights' norm; null: 3e-3 with ReLU, else 3e-4"
+        None, gt=0, lt=1, description="finite step relative to the weights' norm; null: 1e-3 with ReLU, else 3e-4"
     )
     direction_interval: int = Field(
         1, ge=1, le=1_000, description="steps for which the direction in parameter space is kept; 1 is exact"
@@ -274,7 +274,7 @@ class CraftingConfig(Section):
         "float32", description="of matrix products; perturbations, gradients and dot products stay float32"
     )
     channels_last: bool = Field(False, description="memory layout of convolutions; faster on most machines")
-    compile: bool = Field(False, description="by torch.compile; with central and one_sided")
+    compile: bool = Field(False, description="by torch.compile; with central and one_sided, which then lose precision on ReLU networks")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where a worker computes")
     ensemble: Literal["loop", "cycle"] = Field(
         "loop", description="every step takes the mean over all surrogates, or one surrogate in turn"
