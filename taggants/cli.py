@@ -97,10 +97,16 @@ def ray_cluster(config: Config) -> Iterator[None]:
 
 def _check_resources(config: Config, available: dict[str, float]) -> None:
     """One machine grows no more: what an actor asks for and it does not have would be waited for for ever."""
-    for name, wanted in (("CPU", config.execution.num_cpus), ("GPU", config.execution.num_gpus)):
+    asked = [
+        ("execution.num_cpus", config.execution.num_cpus, "CPU"),
+        ("execution.num_gpus", config.execution.num_gpus, "GPU"),
+    ]
+    if config.evaluation.training.device == "cuda":
+        asked.append(("evaluation.gpus_per_model", config.evaluation.gpus_per_model, "GPU"))
+    for field, wanted, name in asked:
         if wanted > available.get(name, 0):
             raise InputError(
-                f"execution.num_{name.lower()}s = {wanted:g} but this machine has {available.get(name, 0):g} {name}; "
+                f"{field} = {wanted:g} but this machine has {available.get(name, 0):g} {name}; "
                 "lower it, or submit the job to a cluster that has more"
             )
 
