@@ -37,26 +37,36 @@ def decode_image(data: bytes, channels: int | None = None) -> NDArray[np.uint8]:
     Raises:
         InputError: the data are no whole image, or their mode cannot be converted to 8-bit grey or RGB without damage.
     """
+    return channels_first(decode_picture(data, channels))
+
+
+def channels_first(picture: Image.Image) -> NDArray[np.uint8]:
+    """Returns: uint8 [C, H, W], writable, the pixels of a picture of mode L or RGB."""
+    pixels = np.array(picture)
+    channels_last = pixels.reshape(*pixels.shape[:2], -1)  # [H, W, C]
+    return np.ascontiguousarray(channels_last.transpose(2, 0, 1))
+
+
+def decode_picture(data: bytes, channels: int | None = None) -> Image.Image:
+    """Returns: what `decode_image` returns, and raises as that does, as a picture of Pillow of mode L or RGB."""
     if channels not in (None, 1, 3):
         raise InputError(f"channels is {channels}; give 1 (grey) or 3 (RGB).")
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode in _WIDE_MODES:
                 raise InputError(f"the image has mode {image.mode}; give an image with 8 bits per channel.")
+            image.load()
             if channels is not None:
-                pixels = np.array(image.convert(_MODE_OF_CHANNELS[channels]))
-            elif image.mode in _CHANNELS_OF_MODE:
-                pixels = np.array(image)
-            else:
-                raise InputError(
-                    f"the image has mode {image.mode}, neither L nor RGB; convert with channels=1 or channels=3."
-                )
+                return image.convert(_MODE_OF_CHANNELS[channels])
+            if image.mode in _CHANNELS_OF_MODE:
+                return image
+            raise InputError(
+                f"the image has mode {image.mode}, neither L nor RGB; convert with channels=1 or channels=3."
+            )
     except InputError:
         raise
     except _DECODE_ERRORS as error:
         raise InputError(f"the image cannot be decoded ({_first_words(error)}); replace it.") from None
-    channels_last = pixels.reshape(*pixels.shape[:2], -1)  # [H, W, C]
-    return np.ascontiguousarray(channels_last.transpose(2, 0, 1))
 
 
 def encode_png(image: NDArray[np.uint8], like: bytes | None = None) -> bytes:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from taggants.data.image_codec import decode_image
+from taggants.data.image_codec import channels_first, decode_picture
 from taggants.errors import InputError
 from taggants.storage import Root
 
@@ -206,7 +206,7 @@ class EncodedSource(abc.ABC):
         _refuse_none(sample_ids)
         encoded = self.read_encoded(sample_ids)  # far smaller than the decoded images, of which one is held at a time
         resized = [
-            resize_and_crop(self._decode(data, int(sample_id)), size)
+            channels_first(_resized(self._picture(data, int(sample_id)), size))
             for data, sample_id in zip(encoded, sample_ids, strict=True)
         ]
         return self._stack(resized, sample_ids)
@@ -241,8 +241,11 @@ class EncodedSource(abc.ABC):
         return part, sample_id - offsets[part]
 
     def _decode(self, data: bytes, sample_id: int) -> NDArray[np.uint8]:
+        return channels_first(self._picture(data, sample_id))
+
+    def _picture(self, data: bytes, sample_id: int) -> Image.Image:
         try:
-            return decode_image(data, self.channels)
+            return decode_picture(data, self.channels)
         except InputError as error:
             raise SampleError(f"{self.place_of(sample_id)}: {error}") from None
 
@@ -289,17 +292,18 @@ def resize_and_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
     Returns: uint8 [C, size, size].
     """
-    height, width = image.shape[1:]
-    shorter, longer = min(height, width), max(height, width)
-    scaled_longer = int(size * longer / shorter)
-    new_width, new_height = (size, scaled_longer) if width <= height else (scaled_longer, size)
     pixels = image[0] if image.shape[0] == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
-    scaled = Image.fromarray(pixels)
-    if (new_width, new_height) != (width, height):
-        scaled = scaled.resize((new_width, new_height), Image.Resampling.BILINEAR)
-    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-    cropped = np.asarray(scaled.crop((left, top, left + size, top + size)))
-    return np.ascontiguousarray(cropped.reshape(size, size, -1).transpose(2, 0, 1))
+    return channels_first(_resized(Image.fromarray(pixels), size))
+
+
+def _resized(picture: Image.Image, size: int) -> Image.Image:
+    width, height = picture.size
+    scaled_longer = int(size * max(width, height) / min(width, height))
+    new_size = (size, scaled_longer) if width <= height else (scaled_longer, size)
+    if new_size != picture.size:
+        picture = picture.resize(new_size, Image.Resampling.BILINEAR)
+    left, top = (round((extent - size) / 2) for extent in new_size)
+    return picture.crop((left, top, left + size, top + size))
 
 
 def read_side_by_side(read: Callable[[_Item], _Answer], items: Iterable[_Item]) -> list[_Answer]:
