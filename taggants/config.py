@@ -501,9 +501,10 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     *sections, name = field.strip().split(".")
     branch = tree
     for section in sections:
-        branch = branch.setdefault(section, {})
-        if not isinstance(branch, dict):
+        inner = branch.setdefault(section, {})
+        if not isinstance(inner, dict):
             raise InputError(f"--set {setting!r}: {section!r} is a value, not a section")
+        branch[section] = branch = dict(inner)  # a copy: a YAML alias makes one section of two
     try:
         branch[name] = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

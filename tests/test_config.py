@@ -126,3 +126,11 @@ def test_every_field_is_described():
                 yield f"{prefix}{name}", field.description
 
     assert [name for name, description in fields(Config) if not description] == []
+
+
+def test_settings_change_one_of_two_sections_that_a_yaml_alias_makes_equal(tmp_path):
+    path = tmp_path / "aliased.yaml"
+    path.write_text("surrogate: &recipe {num_epochs: 3}\nevaluation: {training: *recipe}\n")
+    config = load_config(str(path), ["evaluation.training.num_epochs=5", "evaluation.training.model=cnn_wide"])
+    assert (config.evaluation.training.num_epochs, config.surrogate.num_epochs) == (5, 3)
+    assert (config.evaluation.training.model, config.surrogate.model) == ("cnn_wide", "cnn")
