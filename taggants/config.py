@@ -274,7 +274,9 @@ class CraftingConfig(Section):
         "float32", description="of matrix products; perturbations, gradients and dot products stay float32"
     )
     channels_last: bool = Field(False, description="memory layout of convolutions; faster on most machines")
-    compile: bool = Field(False, description="by torch.compile; with central and one_sided, which then lose precision on ReLU networks")
+    compile: bool = Field(
+        False, description="by torch.compile; with central and one_sided, which then lose precision on ReLU networks"
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where a worker computes")
     ensemble: Literal["loop", "cycle"] = Field(
         "loop", description="every step takes the mean over all surrogates, or one surrogate in turn"

@@ -183,7 +183,9 @@ def test_sizes_and_channels(kind: SourceKind, root: Root) -> None:
     for found, sample_id in zip(as_found.read_sized([2, 0, 1]), (2, 0, 1), strict=True):
         assert np.array_equal(found, native[sample_id])
     for read in (lambda: as_found.read_images([0, 1]), as_found.read_all):
-        with pytest.raises(InputError, match=r"sample 1.* has size 3x9x20 but sample 0 has 3x6x5 .*set data.image_size"):
+        with pytest.raises(
+            InputError, match=r"sample 1.* has size 3x9x20 but sample 0 has 3x6x5 .*set data.image_size"
+        ):
             read()
     with pytest.raises(InputError, match=r"sample 2.* has size 1x4x4 but sample 0 has 3x4x4.*set data.channels"):
         as_found.read_resized([0, 2], 4)
