@@ -217,6 +217,13 @@ class Recommendation:
     victims_needed: int
 
 
+def strongest_cell(cells: Sequence[Cell]) -> Cell | None:
+    """Returns the cell of the lowest median p-value of its victims, of equal ones the cheapest; None without a tested victim."""
+    found = [(cell_power(cell, ()).log10_p, cell) for cell in cells]
+    tested = [(log10_p.estimate, cell.sample_steps, cell.name, cell) for log10_p, cell in found if log10_p is not None]
+    return min(tested)[-1] if tested else None
+
+
 def recommend(results: SweepResults, alpha: float) -> Recommendation:
     """Returns what to take for `results.wanted_power` at this level."""
     wanted = results.wanted_power

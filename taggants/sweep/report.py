@@ -35,6 +35,7 @@ from taggants.sweep.power import (
     extrapolate_cell,
     false_positives,
     recommend,
+    strongest_cell,
 )
 from taggants.sweep.results import Cell, SweepResults, Trained
 
@@ -334,27 +335,29 @@ def _false_positive_reading(row: FalsePositives) -> charts.Reading:
 
 
 def _advice(results: SweepResults, alpha: float, views: Sequence[_View]) -> dict[str, Any]:
-    """What to take at this level. best: the cell of largest estimate, where none reaches the wanted power."""
+    """What to take at this level. best: the cell of largest estimate, and of those the strongest, where none reaches the
+    wanted power."""
     found: Recommendation = recommend(results, alpha)
     by_name = {view.cell.name: view for view in views}
     measured = [view for view in views if view.proportion(alpha).total]
+    most = max((view.proportion(alpha).count / view.proportion(alpha).total for view in measured), default=0.0)
+    nearest = [v.cell for v in measured if v.proportion(alpha).count / v.proportion(alpha).total == most]
+    best = strongest_cell(nearest)
     return {
         "found": found,
         "certain": by_name.get(found.certain or ""),
         "likely": by_name.get(found.likely or ""),
-        "best": max(measured, key=lambda v: (v.proportion(alpha).estimate, -v.cell.sample_steps), default=None),
+        "best": None if best is None else by_name[best.name],
     }
 
 
 def _extrapolation(results: SweepResults, views: Sequence[_View]) -> dict[str, Any] | None:
-    """To more keys and classes, at the strictest level, from the cell that is recommended there."""
-    if not results.alphas or not views:
+    """To more keys and classes, at the strictest level, from the strongest cell, as the terminal does."""
+    strongest = strongest_cell([view.cell for view in views])
+    if not results.alphas or strongest is None:
         return None
     alpha = min(results.alphas)
-    advice = _advice(results, alpha, views)
-    view = advice["certain"] or advice["likely"] or advice["best"]
-    if view is None:
-        return None
+    view = next(view for view in views if view.cell is strongest)
     rows: list[Extrapolation] = []
     try:
         for num_classes in (results.num_classes, MAX_FACTOR * results.num_classes):

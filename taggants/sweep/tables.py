@@ -14,8 +14,9 @@ from taggants.sweep.power import (
     extrapolate_cell,
     false_positives,
     recommend,
+    strongest_cell,
 )
-from taggants.sweep.results import Cell, SweepResults
+from taggants.sweep.results import SweepResults
 
 
 def cells_table(results: SweepResults) -> Table:
@@ -56,13 +57,14 @@ def false_positives_text(results: SweepResults) -> str:
 
 def recommendation_text(results: SweepResults) -> str:
     """Which cell to take at each level, and what twice its keys would bring."""
-    cells = {cell.name: cell for cell in results.cells}
     lines = [f"Cheapest cell with power {results.wanted_power:g} (fewest sample-steps, then fewest signed images)"]
     for alpha in results.alphas:
         found = recommend(results, alpha)
         certain = found.certain or f"none (with {found.victims_needed} victims, all detected, a cell can)"
         lines.append(f"  alpha {alpha:g}: by its estimate {found.likely or 'none'}; by its lower bound {certain}")
-    strongest = min(cells.values(), key=lambda cell: (_median_log10_p(cell), cell.sample_steps))
+    strongest = strongest_cell(results.cells)
+    if strongest is None:
+        return "\n".join(lines)
     lines.append(f"Twice the keys of {strongest.name}, the cell of the lowest median p:")
     for alpha in results.alphas:
         try:
@@ -74,11 +76,6 @@ def recommendation_text(results: SweepResults) -> str:
             lines.append(f"  no extrapolation: {error}")
             break
     return "\n".join(lines)
-
-
-def _median_log10_p(cell: Cell) -> float:
-    found = cell_power(cell, ()).log10_p
-    return 0.0 if found is None else found.estimate
 
 
 def _expected(found: Extrapolation) -> str:

@@ -18,6 +18,7 @@ from taggants.sweep.power import (
     median,
     proportion,
     recommend,
+    strongest_cell,
 )
 from taggants.sweep.results import Cell, SweepResults, Trained
 
@@ -318,3 +319,12 @@ def test_extrapolation_of_a_cell() -> None:
     )
     with pytest.raises(InputError, match="have no ranks"):
         extrapolate_cell(cell("b", [0.1, 0.1], []), results(one), num_keys=8, num_classes=20, alpha=1e-3)
+
+
+def test_the_strongest_cell_has_the_lowest_median_p_and_of_equals_the_fewest_sample_steps() -> None:
+    dear = cell("dear", [1e-3, 1e-5, 1e-7], [], sample_steps=900)
+    weak = cell("weak", [1e-2, 1e-2, 1e-9], [], sample_steps=100)
+    cheap = cell("cheap", [1e-5, 1e-5, 1e-4], [], sample_steps=300)
+    assert strongest_cell([dear, weak, cheap]) is cheap
+    assert strongest_cell([dear, weak]) is dear
+    assert strongest_cell([cell("untested", [], [])]) is None
