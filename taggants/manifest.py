@@ -175,14 +175,7 @@ class RunFolder:
         sha256 = hashlib.sha256(data).hexdigest()
         if not self.root.create_bytes(path, data, private=True) and self.root.sha256(path) != sha256:
             raise FileExistsError(f"{self.root.uri_of(path)} holds another result of this attempt")
-        return Commit(
-            plan_hash=plan_hash,
-            shard_index=shard.index,
-            path=path,
-            size_bytes=len(data),
-            sha256=sha256,
-            num_rows=table.num_rows,
-        )
+        return Commit(plan_hash, shard.index, path, len(data), sha256, table.num_rows)
 
     def copy_attempt(self, plan_hash: str, shard: Shard, data: bytes, num_rows: int) -> Commit:
         """Writes the bytes of a finished shard that another run has crafted as an attempt of this one.
@@ -194,14 +187,7 @@ class RunFolder:
         sha256 = hashlib.sha256(data).hexdigest()
         path = f"{_ATTEMPTS}/{shard.index:05d}-from-{sha256[:16]}.parquet"
         self.root.write_bytes(path, data, private=True)
-        return Commit(
-            plan_hash=plan_hash,
-            shard_index=shard.index,
-            path=path,
-            size_bytes=len(data),
-            sha256=sha256,
-            num_rows=num_rows,
-        )
+        return Commit(plan_hash, shard.index, path, len(data), sha256, num_rows)
 
     def commit(self, commit: Commit) -> bool:
         """Makes an attempt the result of its shard, for ever; of several at once exactly one wins.

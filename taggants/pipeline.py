@@ -158,20 +158,8 @@ def training_job(
     )
 
 
-def train_model(
-    run: Run,
-    name: str,
-    training: TrainingConfig,
-    source: ImageSource,
-    fingerprint: str,
-    seed: int,
-    keep_epochs: tuple[int, ...] = (),
-) -> TrainedModel:
-    """Trains, resumes or finds the model of that name; see `run_training`."""
-    return _train(run, training_job(run, name, training, source, fingerprint, seed, keep_epochs))
-
-
 def _train(run: Run, job: TrainingJob) -> TrainedModel:
+    """Trains, resumes or finds the model; see `run_training`."""
     epochs: list[int] = []
     with stage(f"train {job.name}", job.optimiser.num_epochs, "epochs") as advance:
 
@@ -188,19 +176,19 @@ def _train(run: Run, job: TrainingJob) -> TrainedModel:
 
 def train_surrogates(run: Run) -> list[TrainedModel]:
     """Trains the configured clean models, of other seeds than every victim."""
-    surrogate = run.config.surrogate
-    return [
-        train_model(
+    jobs = [
+        training_job(
             run,
             f"surrogate-{index}",
             training,
             run.sources[0],
             run.index.fingerprint,
             hash_seed(run.config.seed, 0, index),
-            tuple(sorted({max(1, round(part * training.num_epochs)) for part in surrogate.checkpoints[:-1]})),
+            tuple(sorted({max(1, round(p * training.num_epochs)) for p in run.config.surrogate.checkpoints[:-1]})),
         )
-        for index, training in enumerate(surrogate.trainings)
+        for index, training in enumerate(run.config.surrogate.trainings)
     ]
+    return [_train(run, job) for job in jobs]
 
 
 def make_plan(run: Run, surrogates: Sequence[TrainedModel]) -> Plan:
@@ -306,9 +294,7 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
     )
     addresses = shard_addresses(job, run.index.fingerprint, run.keys.ids, plan.shards)
     execution = config.execution
-    crafting = config.crafting
-    surrogates_per_step = 1 if crafting.ensemble == "cycle" else len(job.surrogates)
-    per_image = job.optimisation.most_steps * crafting.num_views * surrogates_per_step
+    per_image = job.optimisation.sample_steps_per_image(len(job.surrogates))
     with stage("craft", len(plan.shards), "shards") as advance:
         show_metrics = _ray_metrics(config)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from taggants.config import DataConfig
-from taggants.data.source import ImageSource
+from taggants.data.source import read_for_models
 from taggants.errors import InputError
 from taggants.harm import PairedDifference, linear_probe, paired_difference, signed_loss_gap
 from taggants.pipeline import train_suspects
@@ -121,7 +120,7 @@ class _SignedAndOthers:
             chosen.append(rng.permutation(others)[:_MOST_OTHERS])
         ids = np.sort(np.concatenate(chosen))
         source = run.sources[0].at(run.root.child("signed"))
-        return cls(_read(source, ids.tolist(), run.config.data.image_size), labels[ids], np.isin(ids, signed))
+        return cls(read_for_models(source, ids.tolist(), run.config.data.image_size), labels[ids], np.isin(ids, signed))
 
 
 @dataclass(frozen=True)
@@ -166,10 +165,6 @@ def _measure_one(run: Run, trained: TrainedModel, compared: _SignedAndOthers, pr
 def _probe_accuracy(model: nn.Module, probe: _Probe) -> float:
     features = [penultimate_features(model, images).numpy() for images, _ in (probe.train, probe.test)]
     return linear_probe(features[0], probe.train[1].numpy(), features[1], probe.test[1].numpy())
-
-
-def _read(source: ImageSource, sample_ids: Sequence[int], image_size: int | None) -> NDArray[np.uint8]:
-    return source.read_images(sample_ids) if image_size is None else source.read_resized(sample_ids, image_size)
 
 
 def describe_harm(report: HarmReport) -> str:

@@ -53,9 +53,10 @@ def shard_addresses(
     """
     perception: dict[str, Any] | None = None
     if job.perception is not None:
-        uri = job.perception.weights_uri
-        folder, _, name = uri.rpartition("/")
-        weights_sha256 = Root(folder or ".").sha256(name) if uri and job.perception.name == "lpips" else None
+        weights_sha256 = None
+        if job.perception.name == "lpips":
+            root, name = Root.of_file(job.perception.weights_uri)
+            weights_sha256 = root.sha256(name)
         perception = {**described(job.perception), "weights_uri": weights_sha256}
     shared = {
         "version": CRAFTING_VERSION,

@@ -181,8 +181,8 @@ def read_lpips(uri: str) -> Lpips:
     Raises:
         InputError: there is no such file, or it holds other weights.
     """
-    folder, _, name = uri.rpartition("/")
-    return lpips_from_bytes(Root(folder or ".").read_bytes(name))
+    root, name = Root.of_file(uri)
+    return lpips_from_bytes(root.read_bytes(name))
 
 
 def on_canvas(images: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor | None]:

@@ -75,6 +75,10 @@ class Optimisation:
             total, done, left = total + left * (rung - done), rung, -(-left // 2)
         return total
 
+    def sample_steps_per_image(self, num_surrogates: int) -> int:
+        """Steps x views x surrogates of a step, over all restarts, unless they converge early."""
+        return self.most_steps * self.num_views * (1 if self.cycle else num_surrogates)
+
 
 @dataclass(frozen=True, eq=False)
 class SigningSet:

@@ -306,6 +306,16 @@ def _resized(picture: Image.Image, size: int) -> Image.Image:
     return picture.crop((left, top, left + size, top + size))
 
 
+def read_for_models(source: ImageSource, sample_ids: Sequence[int], image_size: int | None) -> NDArray[np.uint8]:
+    """Returns: uint8 [n, C, S, S], the samples as models take them: resized and centre-cropped to `image_size`, or as they
+    are where it is None.
+
+    Raises:
+        InputError: an image cannot be read, or without `image_size` they differ in size.
+    """
+    return source.read_images(sample_ids) if image_size is None else source.read_resized(sample_ids, image_size)
+
+
 def read_side_by_side(read: Callable[[_Item], _Answer], items: Iterable[_Item]) -> list[_Answer]:
     """Returns: `read(item)` of each item in their order, from several threads: for waiting on storage and for hashing."""
     with ThreadPoolExecutor(_NUM_THREADS) as pool:

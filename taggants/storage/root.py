@@ -49,6 +49,12 @@ class Root:
     def _store(self) -> Store:
         return S3Store(self.uri) if self.uri.startswith(S3_SCHEME) else LocalStore(self.uri)
 
+    @classmethod
+    def of_file(cls, uri: str) -> tuple[Root, str]:
+        """Returns: the root at the folder of a file's path or uri, and the file's name in it."""
+        folder, slash, name = uri.rpartition("/")
+        return cls(folder or slash or "."), name
+
     def child(self, path: str) -> Root:
         """Returns: the root at the folder `path` below this one."""
         return Root(self.uri_of(path))

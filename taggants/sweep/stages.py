@@ -222,10 +222,8 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
                 stopped = f"the first {index + 1} victims all had p > {config.stop_above:g} (least {least:.2g})"
                 break
     optimisation = optimisation_of(cell.config, run.model_size[1])
-    surrogates_per_step = (
-        1 if cell.config.crafting.ensemble == "cycle" else sum(len(surrogate.checkpoints) for surrogate in surrogates)
-    )
-    sample_steps = export.num_taggants * optimisation.most_steps * cell.config.crafting.num_views * surrogates_per_step
+    num_surrogates = sum(len(surrogate.checkpoints) for surrogate in surrogates)
+    sample_steps = export.num_taggants * optimisation.sample_steps_per_image(num_surrogates)
     record = Cell(
         name=cell.name,
         images_per_key=export.num_taggants // cell.config.keys.num_keys,

@@ -55,7 +55,7 @@ def find_initial_weights(uri: str) -> InitialWeights:
     Raises:
         InputError: there is none.
     """
-    root, file = _root_and_file(uri)
+    root, file = Root.of_file(uri)
     return InitialWeights(root.uri_of(file), root.sha256(file))
 
 
@@ -429,7 +429,7 @@ def _load_initial(model: nn.Module, spec: ModelSpec, initial: InitialWeights) ->
     Raises:
         InputError: the checkpoint is of another model, or changed since it was found.
     """
-    root, file = _root_and_file(initial.uri)
+    root, file = Root.of_file(initial.uri)
     source, source_spec = model_from_checkpoint(root.read_bytes(file), initial.uri, initial.sha256)
     if replace(source_spec, num_classes=spec.num_classes) != spec:
         raise InputError(
@@ -439,11 +439,6 @@ def _load_initial(model: nn.Module, spec: ModelSpec, initial: InitialWeights) ->
     # Of two builds of one model that differ in their classes, only the head differs in shape.
     fitting = {name: tensor for name, tensor in source.state_dict().items() if tensor.shape == own[name].shape}
     model.load_state_dict(own | fitting)
-
-
-def _root_and_file(uri: str) -> tuple[Root, str]:
-    folder, slash, file = uri.rpartition("/")
-    return Root(folder or slash or "."), file
 
 
 def _state_bytes(model: nn.Module, trained: nn.Module, state: TrainingState) -> bytes:

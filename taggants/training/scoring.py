@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from taggants.data.source import ImageSource
+from taggants.data.source import ImageSource, read_for_models
 from taggants.errors import InputError
 from taggants.models import model_from_checkpoint
 from taggants.storage import Root, encode_table
@@ -107,10 +107,7 @@ class Scorer:
             InputError: an image cannot be read.
         """
         job, sample_ids = self._job, candidates.sample_ids.tolist()
-        if job.image_size is None:
-            images = torch.from_numpy(job.source.read_images(sample_ids))
-        else:
-            images = torch.from_numpy(job.source.read_resized(sample_ids, job.image_size))
+        images = torch.from_numpy(read_for_models(job.source, sample_ids, job.image_size))
         function = _FUNCTIONS[job.function]
         scores = np.empty(len(sample_ids), dtype=np.float32)
         for label in np.unique(candidates.labels):
