@@ -257,9 +257,11 @@ class RunFolder:
         Raises:
             InputError: the file is missing, or is not the one that was committed.
         """
-        data = self.root.read_bytes(commit.path)
         uri = self.root.uri_of(commit.path)
         mend = f"restore it, or delete it and {_commit_path(commit.shard_index)} and run the job again"
+        if not self.root.exists(commit.path):
+            raise InputError(f"{uri} was committed but is missing; {mend}.")
+        data = self.root.read_bytes(commit.path)
         if len(data) != commit.size_bytes:
             raise InputError(f"{uri} has {len(data)} bytes, but {commit.size_bytes} were committed; {mend}.")
         sha256 = hashlib.sha256(data).hexdigest()

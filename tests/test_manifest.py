@@ -268,7 +268,9 @@ def test_tampered_attempt_is_refused(run_folder: RunFolder, tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"00000-1\.parquet has SHA-256"):
         run_folder.read_attempt(commit)
     path.unlink()
-    with pytest.raises(InputError, match=r"00000-1\.parquet does not exist"):
+    with pytest.raises(
+        InputError, match=r"00000-1\.parquet was committed but is missing; restore it, or delete it and commits"
+    ):
         run_folder.read_attempt(commit)
 
 

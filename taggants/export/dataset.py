@@ -90,6 +90,8 @@ def export_dataset(
     if new_kind == kind:
         file_layout = _file_layout(source)
         if is_complete:
+            # Unsigned originals beside it, say, would be read as a part of it.
+            _refuse_other_files(destination, lambda: {MANIFEST_PATH, *(name for name, _ in file_layout.files())})
             check_complete(source, file_layout, signed, destination, files)
         else:
             _refuse_other_files(destination, lambda: {name for name, _ in file_layout.files()})
@@ -100,6 +102,7 @@ def export_dataset(
         if new_kind == "imagefolder":
             class_folders(source.index())  # refuses what a folder cannot hold
         if is_complete:
+            _refuse_other_files(destination, lambda: {MANIFEST_PATH, *(file.path for file in files)})
             if convert(source, signed, destination, new_kind, advance, only_hash=True) != files:
                 raise InputError(
                     f"{destination.uri} holds an export with other signed images or of other versions of Pillow or "
@@ -210,7 +213,9 @@ def _refuse_other_files(destination: Root, own_names: Callable[[], set[str]]) ->
     present = destination.list()
     others = sorted(set(present) - own_names()) if present else []
     if others:
-        raise InputError(f"{destination.uri_of(others[0])} is no part of this export; give an empty folder.")
+        raise InputError(
+            f"{destination.uri_of(others[0])} is no part of this export; delete it, or give an empty folder."
+        )
 
 
 def _refuse_files_of_other_layouts(destination: Root, kind: SourceKind) -> None:

@@ -35,6 +35,17 @@ def test_a_complete_export_is_only_verified(
     assert state(destination) == before
 
 
+@pytest.mark.parametrize("layout", ["parquet", "webdataset", "imagefolder"])
+def test_a_file_beside_a_complete_export_is_refused(
+    source: ParquetSource, signed: Mapping[int, np.ndarray], tmp_path: Path, layout: str
+) -> None:
+    destination = Root(str(tmp_path / "complete"))
+    export_dataset(source, signed, destination, layout=layout)
+    destination.write_bytes("extra.bin", b"unsigned originals")
+    with pytest.raises(InputError, match=r"extra\.bin is no part of this export; delete it"):
+        export_dataset(source, signed, destination, layout=layout)
+
+
 def test_a_broken_off_export_is_finished(
     source: ParquetSource, signed: Mapping[int, np.ndarray], destination: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
