@@ -142,6 +142,9 @@ class TrainingConfig(Section):
     """How a surrogate, victim or control is trained."""
 
     model: str = Field("cnn", description='"cnn" or "cnn_wide" (built in, no normalisation layers) or timm/NAME')
+    patch_size: int | None = Field(
+        None, ge=1, le=1024, description="pixels, of vision transformers; null: the model's own; the others have none"
+    )
     recipe: Literal["simple", "strong", "deit3", "resnet-a2", "fine-tune"] = Field(
         "simple",
         description="crop and flip; 3-Augment with Mixup and CutMix; the papers' recipes (see taggants/training/recipes.py)",
@@ -175,8 +178,34 @@ class TrainingConfig(Section):
         None, description="model.safetensors to start from; a head of another class count starts anew; null: random"
     )
 
-    later_fields: ClassVar[tuple[str, ...]] = ("optimiser", "gradient_clip", "ema_decay", "compile", "init_from")
+    loader: Literal["memory", "torch", "ray"] = Field(
+        "memory",
+        description="where training images are: all in memory; or read from storage ahead of each step, by torch's DataLoader "
+        "on the training machine or Ray Data on the whole cluster; the trained model is the same",
+    )
+    num_readers: int = Field(2, ge=1, le=256, description="reading processes of a training process with loader torch")
+
+    immaterial_fields: ClassVar[tuple[str, ...]] = ("loader", "num_readers")
+    """Never part of the hash."""
+    later_fields: ClassVar[tuple[str, ...]] = (
+        "optimiser",
+        "gradient_clip",
+        "ema_decay",
+        "compile",
+        "init_from",
+        "patch_size",
+    )
     """At their defaults no part of the hash: runs from before there were any keep their folders."""
+
+    @classmethod
+    def decisive(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns: of the dumped section what decides the model, and with it the hash."""
+        later = {name: cls.model_fields[name].default for name in cls.later_fields}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in cls.immaterial_fields and not (name in later and value == later[name])
+        }
 
     @model_validator(mode="after")
     def _fine_tunes_something(self) -> TrainingConfig:
@@ -262,7 +291,9 @@ class CraftingConfig(Section):
         None, description="file of the LPIPS-AlexNet weights; for the term, and for the figure in the report"
     )
     engine: Literal["double_backward", "jvp", "central", "one_sided"] = Field(
-        "double_backward", description="see taggants/alignment/engines.py"
+        "one_sided",
+        description="see taggants/alignment/engines.py; as strong as the exact ones on every family of models measured, see "
+        "benchmarks/, in half the work",
     )
     difference_step: float | None = Field(
         None, gt=0, lt=1, description="finite step relative to the weights' norm; null: 1e-3 with ReLU, else 3e-4"
@@ -375,6 +406,7 @@ class SweptVictim(Section):
     recipe: Literal["simple", "strong", "deit3", "resnet-a2", "fine-tune"] = Field(
         "simple", description="as evaluation.training.recipe"
     )
+    patch_size: int | None = Field(None, ge=1, le=1024, description="as evaluation.training.patch_size")
 
 
 class SweepConfig(Section):
@@ -399,7 +431,7 @@ class SweepConfig(Section):
         (), description="instead of surrogate.model, with surrogate.architectures empty"
     )
     victims: tuple[SweptVictim, ...] = Field(
-        (), description="instead of evaluation.training.model and evaluation.training.recipe"
+        (), description="instead of model, recipe and patch_size of evaluation.training"
     )
     num_victims: int = Field(3, ge=1, description="models trained on each cell's signed data")
     num_controls: int = Field(3, ge=0, description="models trained on the clean data, for each kind of victim")
@@ -454,6 +486,13 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _ray_loads_where_ray_runs(self) -> Config:
+        for name, training in (("surrogate", self.surrogate), ("evaluation.training", self.evaluation.training)):
+            if training.loader == "ray" and self.execution.pool == "inline":
+                raise ValueError(f"{name}.loader=ray needs execution.pool=ray; loader torch needs no Ray")
+        return self
+
     @property
     def hash(self) -> str:
         """16 hex digits over the sections that decide the signed bytes and the registration; names the run folder."""
@@ -461,9 +500,7 @@ class Config(Section):
         decisive = self.model_dump(mode="json", include=sections)
         for section in ("data", "keys"):  # where they lie is not what they are: the registration holds that
             del decisive[section]["root"]
-        for name in TrainingConfig.later_fields:
-            if decisive["surrogate"][name] == TrainingConfig.model_fields[name].default:
-                del decisive["surrogate"][name]
+        decisive["surrogate"] = TrainingConfig.decisive(decisive["surrogate"])
         canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

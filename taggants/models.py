@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import safetensors
 import safetensors.torch
@@ -26,16 +26,18 @@ class ModelSpec:
     """What is needed to build a model again.
 
     name: "cnn" or "cnn_wide" (built in, no normalisation layers) or any timm name, written "timm/NAME".
-    image_size: height and width in pixels. channels: 1 or 3.
+    image_size: height and width in pixels. channels: 1 or 3. patch_size: of a vision transformer, in pixels; None is the
+    model's own, which at 32 px leaves 4 patches of 16 px.
     """
 
     name: str
     num_classes: int
     channels: int
     image_size: int
+    patch_size: int | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:
-        counts = (self.num_classes, self.channels, self.image_size)
+        counts = (self.num_classes, self.channels, self.image_size, 1 if self.patch_size is None else self.patch_size)
         if not isinstance(self.name, str) or not all(type(count) is int and 1 <= count <= 10**6 for count in counts):
             raise InputError(f"{self} is no model: it needs a name and whole numbers from 1 to 1,000,000")
 
@@ -84,6 +86,7 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if spec.name in BUILT_IN_WIDTHS:
+            _refuse_patches(spec)
             normalisation = InputNormalisation([0.5] * spec.channels, [0.25] * spec.channels)
             return nn.Sequential(normalisation, _plain_cnn(BUILT_IN_WIDTHS[spec.name], spec))
         library, _, name = spec.name.partition("/")
@@ -94,8 +97,12 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
                 "timm.list_models() lists, for example timm/resnet18"
             )
         options: dict[str, object] = {"num_classes": spec.num_classes, "in_chans": spec.channels}
-        if timm.models.is_model_in_modules(name, ["vision_transformer", "deit"]):
+        if has_patches(spec.name):
             options["img_size"] = spec.image_size
+            if spec.patch_size is not None:
+                options["patch_size"] = spec.patch_size
+        else:
+            _refuse_patches(spec)
         try:
             network = timm.create_model(name, pretrained=False, **options)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -107,6 +114,16 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
         if spec.channels == 1:
             means, stds = [sum(means) / len(means)], [sum(stds) / len(stds)]
         return nn.Sequential(InputNormalisation(means, stds), network)
+
+
+def has_patches(name: str) -> bool:
+    """Whether the model of this name is a vision transformer, whose patches are as large as one likes."""
+    return name.startswith("timm/") and timm.models.is_model_in_modules(name[5:], ["vision_transformer", "deit"])
+
+
+def _refuse_patches(spec: ModelSpec) -> None:
+    if spec.patch_size is not None:
+        raise InputError(f"model {spec.name!r} has no patches, so patch_size {spec.patch_size} fits none; leave it out")
 
 
 DTYPE_OF_PRECISION = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
@@ -175,7 +192,8 @@ def check_model(spec: ModelSpec) -> None:
 def checkpoint_bytes(model: nn.Module, spec: ModelSpec) -> bytes:
     """Returns a safetensors file that holds the weights and, in its header, the spec; a pure function of both."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return safetensors.torch.save(tensors, metadata={"taggants_model": json.dumps(asdict(spec), sort_keys=True)})
+    written = {name: value for name, value in asdict(spec).items() if value is not None}
+    return safetensors.torch.save(tensors, metadata={"taggants_model": json.dumps(written, sort_keys=True)})
 
 
 def model_from_checkpoint(data: bytes, origin: str, sha256: str | None = None) -> tuple[nn.Module, ModelSpec]:

@@ -155,6 +155,8 @@ def training_job(
         initial=None if training.init_from is None else find_initial_weights(training.init_from),
         ema_decay=training.ema_decay,
         compile=training.compile,
+        loader=training.loader,
+        num_readers=training.num_readers,
     )
 
 
@@ -472,11 +474,15 @@ def train_suspect(run: Run, role: str, index: int) -> TrainedModel:
 
 
 def train_suspects(run: Run) -> dict[str, list[TrainedModel]]:
-    """Trains, resumes or finds the configured "victim"s and "control"s; side by side where Ray crafts, too."""
+    """Trains, resumes or finds the configured "victim"s and "control"s; side by side where Ray crafts, too.
+
+    One after the other where one takes several workers, or leaves the other CPUs to Ray Data, which reads for it.
+    """
     evaluation = run.config.evaluation
     counts = {"victim": evaluation.num_victims, "control": evaluation.num_controls}
     jobs = [suspect_job(run, role, index) for role, count in counts.items() for index in range(count)]
-    if run.config.execution.pool == "inline" or evaluation.training.num_workers > 0:
+    training = evaluation.training
+    if run.config.execution.pool == "inline" or training.num_workers > 0 or training.loader == "ray":
         trained = [_train(run, job) for job in jobs]
     else:
         with stage("train victims and controls", len(jobs), "models") as advance:

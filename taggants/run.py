@@ -30,7 +30,7 @@ from taggants.errors import InputError
 from taggants.export import check_originals
 from taggants.keys import KeySet, KeySpec, Registration, load_key_set
 from taggants.manifest import RunFolder
-from taggants.models import ModelSpec, check_model
+from taggants.models import ModelSpec, check_model, has_patches
 from taggants.signing import check_classes, images_per_key
 from taggants.storage import Root
 
@@ -224,7 +224,8 @@ def _check_same_classes(train: DatasetIndex, test: DatasetIndex) -> None:
 def model_spec(run: Run, training: TrainingConfig) -> ModelSpec:
     """Returns what a training section builds for the images of this run."""
     channels, image_size = run.model_size
-    return ModelSpec(training.model, run.index.num_classes, channels, image_size)
+    patch_size = training.patch_size if has_patches(training.model) else None
+    return ModelSpec(training.model, run.index.num_classes, channels, image_size, patch_size)
 
 
 def signing_size(run: Run) -> int:

@@ -59,6 +59,18 @@ def test_input_size_that_a_model_cannot_take_is_refused():
         check_model(ModelSpec("timm/vit_tiny_patch16_224", 10, 3, 8))
 
 
+def test_patch_size_of_a_vision_transformer_is_kept_and_others_have_none():
+    spec = ModelSpec("timm/vit_tiny_patch16_224", 4, 3, 32, patch_size=4)
+    model = build_model(spec, seed=1)
+    assert model[1].patch_embed.num_patches == 64
+    assert model_from_checkpoint(checkpoint_bytes(model, spec), "here")[1] == spec
+    for name in ("cnn", "timm/resnet18"):
+        with pytest.raises(InputError, match=f"model '{name}' has no patches, so patch_size 4 fits none"):
+            build_model(ModelSpec(name, 4, 3, 32, patch_size=4), seed=1)
+    with pytest.raises(InputError, match="needs a name and whole numbers"):
+        ModelSpec("timm/vit_tiny_patch16_224", 4, 3, 32, patch_size=0)
+
+
 @pytest.mark.parametrize("cut", [0, 4, 100, -50])
 def test_damaged_checkpoints_are_refused(cut):
     data = checkpoint_bytes(build_model(CNN, seed=1), CNN)

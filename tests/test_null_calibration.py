@@ -10,6 +10,7 @@ from scipy.stats import binom
 from taggants.detection import binomial_p_value, key_ranks, rank_p_value, rank_scores
 from taggants.keys import KeySpec, derive_keys
 from taggants.models import ModelSpec, build_model
+from taggants.training.examples import InMemory
 from taggants.training.loop import Optimiser, accuracy, predict_scores, train
 from taggants.training.recipes import Recipe
 
@@ -31,7 +32,9 @@ def controls():
     for seed in range(3):
         model = build_model(ModelSpec("cnn", NUM_CLASSES, 1, 8), seed)
         optimiser = Optimiser(num_epochs=6, batch_size=32, learning_rate=2e-3, weight_decay=0.05)
-        train(model, images[:1297], labels[:1297], Recipe("simple", 0, False, NUM_CLASSES), optimiser, seed=seed)
+        train(
+            model, InMemory(images[:1297], labels[:1297]), Recipe("simple", 0, False, NUM_CLASSES), optimiser, seed=seed
+        )
         assert accuracy(model, images[1297:], labels[1297:]) > 0.9
         models.append(model)
     return models

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from taggants.config import Config, TrainingConfig
+from taggants.config import Config
 from taggants.errors import InputError
 
 
@@ -45,7 +45,10 @@ def expand(config: Config) -> tuple[CellSpec, ...]:
         [(engine, {"crafting.engine": engine}) for engine in sweep.engines],
         [(f"on-{name}", {"surrogate.model": name, "surrogate.architectures": []}) for name in sweep.surrogates],
         [
-            (f"{v.model}-{v.recipe}", {"evaluation.training.model": v.model, "evaluation.training.recipe": v.recipe})
+            (
+                f"{v.model}-{v.recipe}",
+                {f"evaluation.training.{name}": getattr(v, name) for name in ("model", "recipe", "patch_size")},
+            )
             for v in sweep.victims
         ],
     ]
@@ -81,19 +84,15 @@ def _with(config: Config, fields: dict[str, Any], name: str) -> Config:
 def sweep_hash(cells: Sequence[CellSpec]) -> str:
     """16 hex digits over all that decides what is in the cells; names the folder of the sweep."""
     sweep = cells[0].config.sweep
-    content = [[cell.config.hash, _described(cell.config.evaluation.training)] for cell in cells]
+    content = [[cell.config.hash, _decisive_training(cell)] for cell in cells]
     stopping = [sweep.stop_after, sweep.stop_above] if sweep.stop_hopeless else None
     decisive = [sorted(content, key=json.dumps), sweep.num_victims, sweep.num_controls, stopping]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
-def _described(training: TrainingConfig) -> dict[str, Any]:
-    """Without later fields at their defaults, as in `Config.hash`."""
-    values = training.model_dump(mode="json")
-    for name in TrainingConfig.later_fields:
-        if values[name] == TrainingConfig.model_fields[name].default:
-            del values[name]
-    return values
+def _decisive_training(cell: CellSpec) -> dict[str, Any]:
+    training = cell.config.evaluation.training
+    return training.decisive(training.model_dump(mode="json"))
 
 
 def crafted_together(cells: Sequence[CellSpec]) -> list[list[CellSpec]]:

@@ -48,6 +48,11 @@ class Sweep:
                 f"evaluation.training.num_workers = {config.evaluation.training.num_workers} but a sweep trains each model in "
                 "one process, and several models side by side; set it to 0"
             )
+        if config.evaluation.training.loader == "ray":
+            raise InputError(
+                "evaluation.training.loader = ray but the models that a sweep trains side by side leave no CPU to read for "
+                "them; set it to memory or torch"
+            )
         self.config = config
         self.cells = expand(config)
         self.hash = sweep_hash(self.cells)

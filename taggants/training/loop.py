@@ -11,6 +11,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from taggants.errors import InputError
+from taggants.training.examples import Epoch, TrainingExamples
 from taggants.training.recipes import Recipe, hash_seed
 
 LATER = {"later": True}
@@ -53,8 +54,7 @@ class TrainingState:
 
 def train(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    examples: TrainingExamples,
     recipe: Recipe,
     optimiser: Optimiser,
     *,
@@ -68,7 +68,6 @@ def train(
     """Trains `model` in place for the epochs that `resume` has not done yet.
 
     Args:
-        images: uint8 [N, C, H, W] on the CPU; labels: int64 [N].
         rank, world_size: this process takes every world_size-th image of each batch (the model is then a DDP wrapper).
         after_step: gets the number of steps so far, those of resumed epochs included.
         on_epoch_end: gets the report and the state to resume from.
@@ -86,26 +85,28 @@ def train(
     # A last batch of one image has no variance for BatchNorm to divide by.
     has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     smallest_batch = 2 if has_batch_norm else 1
-    if min(len(images), optimiser.batch_size) < smallest_batch * world_size:
+    num_images = len(examples.labels)
+    if min(num_images, optimiser.batch_size) < smallest_batch * world_size:
         raise InputError(
-            f"batches of {min(len(images), optimiser.batch_size)} images leave fewer than {smallest_batch} to each of "
+            f"batches of {min(num_images, optimiser.batch_size)} images leave fewer than {smallest_batch} to each of "
             f"{world_size} workers; raise batch_size"
         )
-    batches_per_epoch = -(-len(images) // optimiser.batch_size)
+    batches_per_epoch = -(-num_images // optimiser.batch_size)
     model.train()
     for epoch in range(first_epoch, optimiser.num_epochs):
-        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(images)))
+        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(num_images))
+        # A last batch that is too small is left out on every worker alike: one that went on alone would wait for the
+        # others' gradients for ever.
+        batches = [batch for batch in order.split(optimiser.batch_size) if len(batch) >= smallest_batch * world_size]
+        source = examples.batches(
+            Epoch(recipe, hash_seed(seed, rank), epoch), [batch[rank::world_size] for batch in batches]
+        )
         losses = []
-        for index in range(batches_per_epoch):
-            batch = order[index * optimiser.batch_size : (index + 1) * optimiser.batch_size]
-            if len(batch) < smallest_batch * world_size:
-                continue  # on every worker alike: one that went on alone would wait for the others' gradients for ever
-            rows = batch[rank::world_size]
+        for index, (pixels, weights) in enumerate(source):
             rate = _cosine_rate(epoch + index / batches_per_epoch, optimiser)
             for group in descent.param_groups:
                 group["lr"] = rate
-            pixels, weights = recipe.batch(images[rows], labels[rows], rows, seed=hash_seed(seed, rank), epoch=epoch)
-            loss = recipe.loss(model(pixels.to(device)), weights.to(device))
+            loss = recipe.loss(model(pixels.to(device, non_blocking=True)), weights.to(device, non_blocking=True))
             descent.zero_grad(set_to_none=True)
             loss.backward()
             if optimiser.clip_norm is not None:

@@ -21,7 +21,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from taggants.data.source import ImageSource, read_side_by_side
+from taggants.data.source import ImageSource, read_for_models, read_side_by_side
 from taggants.errors import InputError
 from taggants.models import (
     DTYPE_OF_PRECISION,
@@ -32,9 +32,11 @@ from taggants.models import (
     model_from_checkpoint,
 )
 from taggants.storage import Root
+from taggants.training.examples import InMemory, TrainingExamples
 from taggants.training.loop import LATER, EpochReport, Optimiser, TrainingState, predict_scores, train
 from taggants.training.metrics import Metrics, measure
 from taggants.training.recipes import Recipe
+from taggants.training.streaming import RayLoader, TorchLoader
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class TrainingJob:
     ema_decay: the trained model is the moving average of the weights after each step, with this decay, in (0, 1), at the end
     and min(ema_decay, 1 - n^(-2/3)) before, at the n-th step; None: the last weights.
     compile: by torch.compile.
+    loader, num_readers: as in the configuration; they decide nothing about the model.
     """
 
     name: str
@@ -93,11 +96,15 @@ class TrainingJob:
     initial: InitialWeights | None = field(default=None, metadata=LATER)
     ema_decay: float | None = field(default=None, metadata=LATER)
     compile: bool = field(default=False, metadata=LATER)
+    loader: str = field(default="memory", metadata=LATER)
+    num_readers: int = field(default=2, metadata=LATER)
 
     @property
     def identity(self) -> str:
         """16 hex digits over everything but where the data lie: their content and how it is read count."""
-        decisive = _decisive_fields(replace(self, train_source=None, test_source=None))  # type: ignore[arg-type]
+        decisive = _decisive_fields(
+            replace(self, train_source=None, test_source=None, loader="memory", num_readers=2)  # type: ignore[arg-type]
+        )
         decisive["read"] = [list(source.how_read) for source in (self.train_source, self.test_source)]
         if self.initial is not None:
             decisive["initial"] = self.initial.sha256
@@ -313,8 +320,7 @@ def _train_one(
 ) -> None:
     """What one worker does: read, resume, train, and on rank 0 save."""
     folder = job.folder
-    images, labels = read_split(job.train_source, job.image_size)
-    _check_fits(job, images, labels)
+    examples = _examples(job)
     model = build_model(job.spec, job.seed)
     if job.initial is not None:
         _load_initial(model, job.spec, job.initial)
@@ -346,8 +352,7 @@ def _train_one(
 
     train(
         wrapped,
-        images,
-        labels,
+        examples,
         job.recipe,
         job.optimiser,
         seed=job.seed,
@@ -362,8 +367,7 @@ def _train_one(
     trained.eval()
     checkpoint = checkpoint_bytes(trained, job.spec)
     models.write_bytes(f"{folder}/model.safetensors", checkpoint)
-    test_images, test_labels = read_split(job.test_source, job.image_size)
-    metrics = measure(predict_scores(trained, test_images), test_labels)
+    metrics = _measure_on_test_split(job, trained)
     result = TrainedModel(
         name=job.name,
         path=f"{folder}/model.safetensors",
@@ -412,15 +416,39 @@ def _device(job: TrainingJob) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def _check_fits(job: TrainingJob, images: Tensor, labels: Tensor) -> None:
+def _examples(job: TrainingJob) -> TrainingExamples:
+    """Raises:
+    InputError: images of another shape than the model takes, or labels beyond its classes.
+    """
+    source, image_size = job.train_source, job.image_size
+    if job.loader == "memory":
+        images, labels = read_split(source, image_size)
+        shape = tuple(images.shape[1:])
+    else:
+        labels = torch.from_numpy(source.index().labels)
+        shape = read_for_models(source, [0], image_size).shape[1:]
     expected = (job.spec.channels, job.spec.image_size, job.spec.image_size)
-    if tuple(images.shape[1:]) != expected:
-        raise InputError(
-            f"training images have shape {tuple(images.shape[1:])} but the model takes {expected}; use one size"
-        )
+    if shape != expected:
+        raise InputError(f"training images have shape {shape} but the model takes {expected}; use one size")
     largest = max(int(labels.max()), int(job.test_source.index().labels.max()))
     if largest >= job.spec.num_classes:
         raise InputError(f"label {largest} is beyond the model's {job.spec.num_classes} classes; mend the labels")
+    if job.loader == "memory":
+        return InMemory(images, labels)
+    if job.loader == "torch":
+        pinned = job.device == "cuda"
+        return TorchLoader(source, image_size, labels, num_readers=job.num_readers, pinned=pinned)
+    return RayLoader(source, image_size, labels, num_training_cpus=job.num_workers)
+
+
+def _measure_on_test_split(job: TrainingJob, model: nn.Module) -> Metrics:
+    if job.loader == "memory":
+        images, labels = read_split(job.test_source, job.image_size)
+        return measure(predict_scores(model, images), labels)
+    source, num_rows = job.test_source, job.test_source.num_rows
+    parts = (range(start, min(start + _READ_ROWS, num_rows)) for start in range(0, num_rows, _READ_ROWS))
+    scores = [predict_scores(model, torch.from_numpy(read_for_models(source, part, job.image_size))) for part in parts]
+    return measure(torch.cat(scores), torch.from_numpy(source.index().labels))
 
 
 def _load_initial(model: nn.Module, spec: ModelSpec, initial: InitialWeights) -> None:

@@ -83,6 +83,7 @@ def test_jpeg_files_are_signed_as_jpeg_with_lpips(tmp_path, real_data, capsys):
     ],
 )
 def test_options_that_do_not_fit_together_are_refused_before_any_work(tmp_path, setting, words, capsys):
-    assert exit_code("craft", settings_in(tmp_path, "execution.pool=ray", setting)) == 2
+    engine = "crafting.engine=double_backward"
+    assert exit_code("craft", settings_in(tmp_path, "execution.pool=ray", engine, setting)) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

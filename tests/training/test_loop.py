@@ -9,6 +9,7 @@ from timm.optim import Lamb
 
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model
+from taggants.training.examples import InMemory
 from taggants.training.loop import Optimiser, accuracy, train
 from taggants.training.recipes import RECIPES, Recipe, hash_seed
 from taggants.training.scores import gradient_norms, losses
@@ -42,7 +43,7 @@ def test_training_learns_and_is_a_function_of_the_seed(stripes, name):
         np.random.seed(len(trained))
         torch.manual_seed(len(trained))
         model = build_model(SPEC, seed)
-        train(model, *stripes, recipe, optimiser, seed=seed)
+        train(model, InMemory(*stripes), recipe, optimiser, seed=seed)
         trained.append(model)
     assert torch.equal(weights(trained[0]), weights(trained[1]))
     assert not torch.equal(weights(trained[0]), weights(trained[2]))
@@ -53,7 +54,7 @@ def test_training_learns_and_is_a_function_of_the_seed(stripes, name):
 def test_resumed_training_equals_uninterrupted_training(stripes, stop_after):
     recipe = Recipe("strong", crop_padding=1, flip=False, num_classes=3)
     whole = build_model(SPEC, 1)
-    train(whole, *stripes, recipe, OPTIMISER, seed=1)
+    train(whole, InMemory(*stripes), recipe, OPTIMISER, seed=1)
 
     class Killed(Exception):
         pass
@@ -67,10 +68,10 @@ def test_resumed_training_equals_uninterrupted_training(stripes, stop_after):
 
     stopped = build_model(SPEC, 1)
     with pytest.raises(Killed):
-        train(stopped, *stripes, recipe, OPTIMISER, seed=1, on_epoch_end=kill)
+        train(stopped, InMemory(*stripes), recipe, OPTIMISER, seed=1, on_epoch_end=kill)
     resumed = build_model(SPEC, 7)
     resumed.load_state_dict(saved["model"])
-    train(resumed, *stripes, recipe, OPTIMISER, seed=1, resume=saved["state"])
+    train(resumed, InMemory(*stripes), recipe, OPTIMISER, seed=1, resume=saved["state"])
     assert torch.equal(weights(whole), weights(resumed))
 
 
@@ -78,7 +79,7 @@ def test_divergence_is_named(stripes):
     recipe = Recipe("simple", 0, False, 3)
     mad = Optimiser(num_epochs=3, batch_size=16, learning_rate=1e18, weight_decay=0.0)
     with pytest.raises(InputError, match=r"training diverged in epoch \d .* at learning rate 1e\+18; lower it"):
-        train(build_model(SPEC, 1), *stripes, recipe, mad, seed=1)
+        train(build_model(SPEC, 1), InMemory(*stripes), recipe, mad, seed=1)
 
 
 def test_strong_recipe_mixes_labels_and_leaves_global_generators_alone(stripes):
@@ -137,7 +138,7 @@ def test_last_batch_of_one_image_is_left_out_where_batch_norm_could_not_take_it(
     spec = ModelSpec("timm/resnet18", num_classes=3, channels=1, image_size=8)
     optimiser = Optimiser(num_epochs=1, batch_size=16, learning_rate=1e-3, weight_decay=0.0)
     model = build_model(spec, 1)
-    train(model, images, labels, Recipe("simple", 0, False, 3), optimiser, seed=1)
+    train(model, InMemory(images, labels), Recipe("simple", 0, False, 3), optimiser, seed=1)
     assert weights(model).isfinite().all()
 
 
@@ -145,7 +146,7 @@ def test_batches_too_small_for_batch_norm_are_refused(stripes):
     spec = ModelSpec("timm/resnet18", num_classes=3, channels=1, image_size=8)
     optimiser = Optimiser(num_epochs=1, batch_size=1, learning_rate=1e-3, weight_decay=0.0)
     with pytest.raises(InputError, match="batches of 1 images leave fewer than 2 to each of 1 workers"):
-        train(build_model(spec, 1), *stripes, Recipe("simple", 0, False, 3), optimiser, seed=1)
+        train(build_model(spec, 1), InMemory(*stripes), Recipe("simple", 0, False, 3), optimiser, seed=1)
 
 
 @pytest.mark.parametrize("model", ["cnn", "timm/resnet18"])
@@ -159,7 +160,9 @@ def test_all_workers_take_the_same_number_of_steps(stripes, model, num_images):
         network = build_model(ModelSpec(model, num_classes=3, channels=1, image_size=8), 1)
         count = [0]
         network.register_forward_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
-        train(network, images, labels, Recipe("simple", 0, False, 3), optimiser, seed=1, rank=rank, world_size=2)
+        train(
+            network, InMemory(images, labels), Recipe("simple", 0, False, 3), optimiser, seed=1, rank=rank, world_size=2
+        )
         steps.append(count[0])
     assert steps[0] == steps[1] >= 1
 
@@ -169,7 +172,7 @@ def test_the_plain_loop_is_what_it_always_was(stripes):
     images, labels = stripes
     recipe = Recipe("strong", crop_padding=1, flip=True, num_classes=3)
     model, expected = build_model(SPEC, 1), build_model(SPEC, 1)
-    train(model, images, labels, recipe, OPTIMISER, seed=1)
+    train(model, InMemory(images, labels), recipe, OPTIMISER, seed=1)
 
     adam = torch.optim.AdamW(expected.parameters(), lr=1.0, weight_decay=0.01, fused=True)
     expected.train()
@@ -238,7 +241,7 @@ def test_binary_cross_entropy_counts_mixed_classes_whole_above_the_recipes_thres
 )
 def test_the_papers_recipes_learn(stripes, recipe, optimiser):
     model = build_model(SPEC, 1)
-    train(model, *stripes, Recipe(recipe, 0, False, 3), optimiser, seed=1)
+    train(model, InMemory(*stripes), Recipe(recipe, 0, False, 3), optimiser, seed=1)
     assert accuracy(model, *stripes) > 0.9
 
 
@@ -249,7 +252,7 @@ def test_gradients_are_clipped_to_the_norm(stripes):
         model = build_model(SPEC, 1)
         before = weights(model)
         optimiser = Optimiser(1, 90, 0.1, 0.0, name="sgd", clip_norm=clip_norm)
-        train(model, *stripes, Recipe("simple", 0, False, 3), optimiser, seed=1)
+        train(model, InMemory(*stripes), Recipe("simple", 0, False, 3), optimiser, seed=1)
         moved.append(weights(model) - before)
     rate = 0.1 * 0.05  # warm-up
     torch.testing.assert_close(torch.linalg.norm(moved[1]), torch.tensor(rate * 1.9 * 1e-3), rtol=1e-2, atol=0)
@@ -264,7 +267,7 @@ def test_lamb_and_sgd_equal_the_libraries_own_steps(stripes):
     ):
         model, expected = build_model(SPEC, 1), build_model(SPEC, 1)
         recipe = Recipe("simple", 0, False, 3)
-        train(model, *stripes, recipe, Optimiser(2, 90, 1e-2, 0.1, name=name), seed=1)
+        train(model, InMemory(*stripes), recipe, Optimiser(2, 90, 1e-2, 0.1, name=name), seed=1)
         biases = [p for p in expected.parameters() if p.ndim == 1]
         rest = [p for p in expected.parameters() if p.ndim > 1]
         descent = make([{"params": biases, "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.1}])

@@ -179,12 +179,12 @@ def test_images_of_all_sizes_are_trained_on_resized(job, tmp_path, monkeypatch):
     source = ParquetSource(folder, ("all.parquet",))
     monkeypatch.setattr(ray_trainer, "_READ_ROWS", 4)
     seen = []
-    monkeypatch.setattr(ray_trainer, "train", lambda model, images, labels, *_, **__: seen.append((images, labels)))
+    monkeypatch.setattr(ray_trainer, "train", lambda model, examples, *_, **__: seen.append(examples))
     resized = dataclasses.replace(job, train_source=source, test_source=source, image_size=8)
     run_training(resized, Root(str(tmp_path / "run")), quiet)
-    ((images, labels),) = seen
-    assert torch.equal(images, torch.from_numpy(np.stack([resize_and_crop(image, 8) for image in drawn])))
-    assert labels.tolist() == [i % 10 for i in range(11)]
+    (examples,) = seen
+    assert torch.equal(examples.images, torch.from_numpy(np.stack([resize_and_crop(image, 8) for image in drawn])))
+    assert examples.labels.tolist() == [i % 10 for i in range(11)]
 
 
 def test_a_chunk_of_grey_images_among_colour_is_named(job, tmp_path, monkeypatch):
