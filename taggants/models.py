@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from taggants.alignment import gate_kinks
-from taggants.depthwise import speed_up_depthwise
+from taggants.convolutions import speed_up_convolutions
 from taggants.errors import InputError
 
 BUILT_IN_WIDTHS: dict[str, tuple[int, ...]] = {"cnn": (32, 64, 64), "cnn_wide": (64, 128, 256)}
@@ -153,7 +153,7 @@ class Precision(nn.Module):
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self._format)
         if is_first_order:
-            speed_up_depthwise(self.model)
+            speed_up_convolutions(self.model)
             if not is_compiled:
                 gate_kinks(self.model)
         on_cpu = next(model.parameters()).device.type == "cpu"

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from taggants.depthwise import DepthwiseConv2d, speed_up_depthwise
+from taggants.convolutions import DepthwiseConv2d, TilingConv2d, speed_up_convolutions
 from taggants.models import Precision
 
 
@@ -21,13 +21,27 @@ def gradients(module, images):
 @pytest.mark.parametrize("kernel", [1, 3, 7])
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 9), (16, 16)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_gradients_are_those_of_the_library(kernel, size, bias):
+def test_depthwise_gradients_are_those_of_the_library(kernel, size, bias):
     torch.manual_seed(0)
     convolution = nn.Conv2d(6, 6, kernel, padding=kernel // 2, groups=6, bias=bias).double()
     fast = copy.deepcopy(convolution)
-    speed_up_depthwise(fast)
+    speed_up_convolutions(fast)
     assert isinstance(fast, DepthwiseConv2d)
     images = torch.randn(3, 6, *size, dtype=torch.float64)
+    for got, expected in zip(gradients(fast, images), gradients(convolution, images), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 4])
+@pytest.mark.parametrize("size", [(4, 4), (5, 11), (8, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_tiling_convolutions_are_those_of_the_library(kernel, size, bias):
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 5, kernel, stride=kernel, bias=bias).double()
+    fast = copy.deepcopy(convolution)
+    speed_up_convolutions(fast)
+    assert isinstance(fast, TilingConv2d)
+    images = torch.randn(3, 3, *size, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     for got, expected in zip(gradients(fast, images), gradients(convolution, images), strict=True):
         torch.testing.assert_close(got, expected)
 
@@ -40,16 +54,29 @@ def test_only_convolutions_of_that_kind_change():
         nn.Conv2d(4, 4, 3, padding=0, groups=4),
         nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4),
         nn.Conv2d(4, 4, 3, padding=1, groups=4, padding_mode="reflect"),
+        nn.Conv2d(4, 4, 1, stride=2),
+        nn.Conv2d(4, 4, 2, stride=2, padding=1),
+        nn.Conv2d(4, 4, 2, stride=2, groups=2),
+        nn.Conv2d(4, 4, 2, stride=2, dilation=2),
+        nn.Conv2d(4, 4, (2, 1), stride=(2, 1)),
     )
-    speed_up_depthwise(others)
-    assert not any(isinstance(module, DepthwiseConv2d) for module in others)
+    speed_up_convolutions(others)
+    assert all(type(module) is nn.Conv2d for module in others)
 
 
-def test_large_maps_and_weights_without_gradient_take_the_library_s_way():
+def test_what_gains_nothing_takes_the_library_s_way():
     convolution = nn.Conv2d(2, 2, 3, padding=1, groups=2)
-    speed_up_depthwise(convolution)
+    speed_up_convolutions(convolution)
     assert "Depthwise" in type(convolution(torch.randn(1, 2, 16, 16)).grad_fn).__name__
     assert "Depthwise" not in type(convolution(torch.randn(1, 2, 17, 16)).grad_fn).__name__
+    pointwise = nn.Conv2d(2, 3, 1)
+    speed_up_convolutions(pointwise)
+    images = torch.randn(2, 2, 8, 8)
+    assert "Convolution" in type(pointwise(images).grad_fn).__name__
+    images = images.contiguous(memory_format=torch.channels_last)
+    assert "Convolution" not in type(pointwise(images).grad_fn).__name__
+    larger = torch.randn(2, 2, 9, 8).contiguous(memory_format=torch.channels_last)
+    assert "Convolution" in type(pointwise(larger).grad_fn).__name__
     convolution.requires_grad_(False)
     assert not convolution(torch.randn(1, 2, 4, 4)).requires_grad
 
