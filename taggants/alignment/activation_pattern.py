@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import max_pool2d, relu
 
 ActivationPattern = tuple[Tensor, ...]
-"""One for each gate in the order of the forward pass: bool, where a ReLU's input is above 0; int64, what a pooling takes."""
+"""One for each gate in the order of the forward pass: bfloat16, above 0 where a ReLU's input is; int64, what a pooling takes.
+
+A ReLU's output in bfloat16, which keeps float32's range, says it all. Making bools took a CPU 5 times as long as the ReLU itself,
+and selecting by them 15 times.
+"""
 
 
 class _Tape:
@@ -42,13 +46,38 @@ class _Gate(nn.Module):
         self.tape = tape
 
 
+class _LetThrough(torch.autograd.Function):
+    """The inputs where the pattern is above 0, else 0; a function of its own so that backward holds bfloat16 only."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, pattern: Tensor) -> Tensor:
+        ctx.save_for_backward(pattern)
+        return _where_positive(pattern, inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor, None]:
+        return _where_positive(ctx.saved_tensors[0], by_output), None
+
+
+def _where_positive(pattern: Tensor, values: Tensor) -> Tensor:
+    kept: Tensor = torch.ops.aten.threshold_backward(values, pattern.to(values.dtype), 0)
+    return kept
+
+
 class GatedReLU(_Gate):
+    def __init__(self, tape: _Tape, inplace: bool) -> None:
+        super().__init__(tape)
+        self._inplace = inplace
+
     def forward(self, inputs: Tensor) -> Tensor:
         if self.tape.mode == "replay":
-            return torch.where(self.tape.next_entry(), inputs, 0.0)
+            let_through: Tensor = _LetThrough.apply(inputs, self.tape.next_entry())
+            return let_through
+        outputs = relu(inputs, inplace=self._inplace)
         if self.tape.mode == "record":
-            self.tape.entries.append(inputs.detach() > 0)
-        return torch.relu(inputs)
+            self.tape.entries.append(outputs.detach().to(torch.bfloat16))
+        return outputs
 
 
 class GatedMaxPool2d(_Gate):
@@ -77,7 +106,7 @@ def gate_kinks(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.ReLU:
-                setattr(parent, name, GatedReLU(tape))
+                setattr(parent, name, GatedReLU(tape, child.inplace))
             elif type(child) is nn.MaxPool2d and not child.return_indices:
                 setattr(parent, name, GatedMaxPool2d(tape, child))
 

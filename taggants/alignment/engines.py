@@ -139,7 +139,7 @@ def central_difference(model: nn.Module, direction: Gradient, *, step: float | N
 def one_sided_difference(model: nn.Module, direction: Gradient, *, step: float | None = None) -> PixelGradient:
     """(g(theta + h v) - g(theta)) / h, where pass 1 delivers g(theta). Error O(h) where the loss is smooth. 5 F.
 
-    Gates and kinks as in `central_difference`; pass 1 delivers the pattern, 1 byte for each ReLU, held for all microbatches.
+    Gates and kinks as in `central_difference`; pass 1 delivers the pattern, 2 bytes for each ReLU, held for all microbatches.
     Only the sign of each entry is used by the optimiser.
     """
     h = _step_length(model, direction, step)

@@ -325,7 +325,13 @@ def _train_one(
     if job.initial is not None:
         _load_initial(model, job.spec, job.initial)
     model.to(_device(job))
-    wrapped: nn.Module = Precision(model, DTYPE_OF_PRECISION[job.precision], channels_last=job.channels_last)
+    wrapped: nn.Module = Precision(
+        model,
+        DTYPE_OF_PRECISION[job.precision],
+        channels_last=job.channels_last,
+        is_first_order=True,
+        is_compiled=job.compile,
+    )
     average = None if job.ema_decay is None else ModelEmaV3(model, decay=job.ema_decay, use_warmup=True)
     trained: nn.Module = model if average is None else average.module
     resume = _read_state(models, f"{folder}/state.safetensors", model, trained)
