@@ -271,6 +271,7 @@ def benchmark(
                 "case": name,
                 "sample-steps/s": rate,
                 "x peers": rate / peer_rate,
+                "x ART": rate * float(np.median(seconds[ART])) / sample_steps if ART in seconds else "",
                 "F": multiple,
                 "of first order": rate * multiple / first_order,
                 "peak MB": json.loads(memory.stdout) / 1e6,
@@ -304,7 +305,18 @@ def main() -> None:
         return
     print(f"torch {torch.__version__}, {given.threads} threads, {given.steps} steps, {given.repeats} repeats,", end=" ")
     print(f"{NUM_IMAGES} images, {NUM_VIEWS} views")
-    titles = ["model", "case", "sample-steps/s", "x peers", "F", "of first order", "peak MB", "alignment", "spread"]
+    titles = [
+        "model",
+        "case",
+        "sample-steps/s",
+        "x peers",
+        "x ART",
+        "F",
+        "of first order",
+        "peak MB",
+        "alignment",
+        "spread",
+    ]
     print("| " + " | ".join(titles) + " |\n|" + " --- |" * len(titles))
     for name in given.models:
         for row in benchmark(name, given.steps, given.repeats, not given.without_art, given.cases):

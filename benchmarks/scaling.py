@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py --part a               # 1 against 2 Ray actors, real crafting; about 15 minutes on 2 idle cores
     python benchmarks/scaling.py --part b               # the scheduler and driver on 1,000 simulated workers; a minute
+    python benchmarks/scaling.py --part c               # ingest.py and export.py, which stand alone too; 10 minutes
     python benchmarks/scaling.py --part d --seeds 10    # the chaos harness; a minute a seed
 
 Part a: the job itself on the embedded digits; shards per second while all actors are at work, their start and the last
@@ -11,6 +12,8 @@ it the same for plain processes without Ray, which craft in themselves: what the
 Part b: the real driver, scheduler and run folder; only the workers are simulated, on a clock of their own. Durations are
 lognormal, and either known by the size of the shard, which the driver sorts by, or not. A death comes at a time uniform in
 the attempt, and the worker is away for a while.
+
+Part c: ingest against torchvision and pyarrow (needs TAGGANTS_DATA), export against a plain pyarrow read and write.
 
 Part d: seconds and shards that each kind of kill cost.
 """
@@ -411,7 +414,7 @@ def part_d(job: str, seeds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["a", "b", "d"])
+    parser.add_argument("--part", choices=["a", "b", "c", "d"])
     parser.add_argument(
         "--finishes", metavar="FOLDER", help="craft there without Ray, print when each shard was finished"
     )
@@ -425,7 +428,12 @@ if __name__ == "__main__":
         part_b()
     elif given.part == "a":
         part_a(given.repeats)
+    elif given.part == "c":
+        benchmarks = Path(__file__).parent
+        subprocess.run([sys.executable, str(benchmarks / "ingest.py")], check=True)
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, str(benchmarks / "export.py"), "--folder", folder], check=True)
     elif given.part == "d":
         part_d(given.job, given.seeds)
     else:
-        parser.error("name a part: --part a, b or d")
+        parser.error("name a part: --part a, b, c or d")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from taggants.cli import ray_cluster, run_job
 from taggants.config import Config
 from taggants.errors import InputError
-from taggants.progress import console, say
+from taggants.progress import say, show
 from taggants.sweep.report import write_report
 from taggants.sweep.results import SweepResults
 from taggants.sweep.stages import Sweep, collect, craft_shared, register, train_controls
@@ -55,7 +55,7 @@ def main(config: Config) -> SweepJobResult:
         train_controls(sweep)
         run_trials(sweep)
     results = collect(sweep, f"python {shlex.join(sys.argv)}")
-    console.print(cells_table(results), markup=False)
+    show(cells_table(results))
     say(f"{false_positives_text(results)}\n\n{recommendation_text(results)}\n")
     report = write_report(results, sweep.output, f"sweeps/{sweep.hash}/report.html")
     say(f"results {sweep.root.uri_of('sweep.json')}\nreport  {report}")

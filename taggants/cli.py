@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from taggants.config import Config, load_config
 from taggants.errors import InputError
-from taggants.progress import console
+from taggants.progress import console, json_line, write_json_lines
 
 
 class Result(Protocol):
@@ -39,13 +39,16 @@ def run_job(main: Callable[[Config], Result], description: str) -> None:
         help="overrides one field, for example --set crafting.epsilon=16/255; may be repeated",
     )
     given = parser.parse_args()
+    as_json = False
     try:
         config = load_config(given.config, given.set)
+        as_json = config.output.log == "json"
+        write_json_lines(as_json)
         _warn_of_temporary_folder(config)
         code = main(config).exit_code
     except InputError as error:
         console.file.flush()
-        print(f"error: {error}", file=sys.stderr)
+        print(json_line(str(error), "error") if as_json else f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)

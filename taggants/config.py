@@ -233,6 +233,15 @@ class SurrogateConfig(TrainingConfig):
             raise ValueError("surrogate.checkpoints must rise to 1, for example [0.3, 1.0]")
         return self
 
+    @model_validator(mode="after")
+    def _every_architecture_is_trained(self) -> SurrogateConfig:
+        if len(self.architectures) > self.num_models:
+            raise ValueError(
+                f"surrogate.architectures names {len(self.architectures)} models but surrogate.num_models is {self.num_models}; "
+                f"set it to {len(self.architectures)} or more"
+            )
+        return self
+
     @property
     def trainings(self) -> tuple[TrainingConfig, ...]:
         """One training section for each surrogate."""
@@ -296,7 +305,11 @@ class CraftingConfig(Section):
         "benchmarks/, in half the work",
     )
     difference_step: float | None = Field(
-        None, gt=0, lt=1, description="finite step relative to the weights' norm; null: 1e-3 with ReLU, else 3e-4"
+        None,
+        gt=0,
+        lt=1,
+        description="finite step relative to the weights' norm; null: 1e-3 with ReLU (3e-3 where its pattern cannot be held: "
+        "compiled, or ReLU6 and the like), else 3e-4",
     )
     direction_interval: int = Field(
         1, ge=1, le=1_000, description="steps for which the direction in parameter space is kept; 1 is exact"
@@ -323,6 +336,10 @@ class CraftingConfig(Section):
             raise ValueError("crafting.precision=tf32 needs crafting.device=cuda; use float32 or bfloat16 on the CPU")
         if self.perceptual == "lpips" and self.lpips_weights is None:
             raise ValueError("crafting.perceptual=lpips needs the file crafting.lpips_weights; ssim needs none")
+        if self.difference_step is not None and self.engine not in ("central", "one_sided"):
+            raise ValueError(
+                f"crafting.difference_step needs engine central or one_sided; {self.engine} is exact, leave it out"
+            )
         return self
 
 
@@ -394,6 +411,9 @@ class OutputConfig(Section):
     """Where results go."""
 
     root: Uri = Field("runs", description="folder or s3:// prefix that holds the run folders and prepared datasets")
+    log: Literal["text", "json"] = Field(
+        "text", description="what jobs print: lines for people, or one JSON object a line for log collectors"
+    )
     private_manifest: bool = Field(
         False, description="also list the signed rows in the export's manifest: keep such an export to yourself"
     )

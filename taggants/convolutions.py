@@ -80,7 +80,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        if input[0, 0].numel() > _MOST_PIXELS or not weight.requires_grad:
+        if input.device.type != "cpu" or input[0, 0].numel() > _MOST_PIXELS or not weight.requires_grad:
             return super().forward(input)
         if torch.is_autocast_enabled(input.device.type):
             dtype = torch.get_autocast_dtype(input.device.type)

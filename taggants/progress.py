@@ -1,13 +1,18 @@
-"""Progress of long work: a live bar with rate and ETA on a terminal, plain lines of the same in a log."""
+"""Progress of long work: a live bar with rate and ETA on a terminal, plain lines or JSON of the same in a log."""
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
 
 console = Console(highlight=False, soft_wrap=True)
 """Where jobs write for people."""
@@ -16,6 +21,34 @@ Advance = Callable[[float, str], None]
 """(how many units are done in all, a short note) -> None."""
 
 _LINE_EVERY_S = 10.0
+
+_writes_json = False
+
+
+def write_json_lines(enabled: bool) -> None:
+    """From now on all that this process says is one JSON object a line, as log collectors take it, or plain text again.
+
+    Every object has time (ISO 8601, UTC), level and message; progress also stage, done, total, unit, per_s, eta_s and note.
+    Warnings of the library's loggers come in the same form.
+    """
+    global _writes_json
+    _writes_json = enabled
+    logger = logging.getLogger("taggants")
+    logger.handlers = [_JsonLines()] if enabled else []
+    logger.propagate = not enabled
+
+
+def json_line(message: str, level: str = "info", **fields: Any) -> str:
+    """Returns one object of `write_json_lines`."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, "level": level, "message": message, **fields})
+
+
+class _JsonLines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(
+            json_line(record.getMessage(), record.levelname.lower(), logger=record.name), file=console.file, flush=True
+        )
 
 
 @contextmanager
@@ -27,15 +60,19 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
     started = time.monotonic()
     first: list[float] = []
 
-    def summary(done: float, note: str) -> str:
+    def speed_and_eta(done: float) -> tuple[float | None, float | None]:
         elapsed = time.monotonic() - started
         worked = done - first[0] if first else 0.0
-        rate = worked / elapsed if elapsed > 0 else 0.0
-        eta = f", ETA {(total - done) / rate:.0f} s" if rate > 0 and done < total else ""
-        speed = f", {rate:.3g} {unit}/s{eta}" if worked > 0 else ""
+        rate = worked / elapsed if worked > 0 and elapsed > 0 else None
+        return rate, (total - done) / rate if rate is not None and done < total else None
+
+    def summary(done: float, note: str) -> str:
+        rate, eta_s = speed_and_eta(done)
+        eta = "" if eta_s is None else f", ETA {eta_s:.0f} s"
+        speed = "" if rate is None else f", {rate:.3g} {unit}/s{eta}"
         return f"{title}: {done:g}/{total:g} {unit}{speed}{', ' + note if note else ''}"
 
-    if console.is_terminal:
+    if console.is_terminal and not _writes_json:
         columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"))
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(title, total=total, text="")
@@ -55,11 +92,34 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
             now = time.monotonic()
             if done < total and now - last[0] >= _LINE_EVERY_S:
                 last[0] = now
-                console.print(summary(done, note), markup=False)
+                rate, eta_s = speed_and_eta(done)
+                fields = {
+                    "stage": title,
+                    "done": done,
+                    "total": total,
+                    "unit": unit,
+                    "per_s": rate,
+                    "eta_s": eta_s,
+                    "note": note,
+                }
+                say(summary(done, note), **fields)
 
         yield write
 
 
-def say(text: str) -> None:
-    """Prints one line or block for people."""
-    console.print(text, markup=False)
+def say(text: str, **fields: Any) -> None:
+    """Prints one line or block for people; the fields go into its JSON only."""
+    if _writes_json:
+        print(json_line(text, **fields), file=console.file, flush=True)
+    else:
+        console.print(text, markup=False)
+
+
+def show(table: Table) -> None:
+    """Prints a table for people; as JSON its lines are one message."""
+    if _writes_json:
+        with console.capture() as capture:
+            console.print(table, markup=False)
+        say(capture.get())
+    else:
+        console.print(table, markup=False)

@@ -16,6 +16,7 @@ import subprocess
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from taggants.augmentation import CropAndFlip
 from taggants.config import Config, DataConfig, TrainingConfig
@@ -174,6 +175,8 @@ def check(run: Run) -> None:
         InputError: the first misfit.
     """
     config = run.config
+    _check_files(config)
+    _check_devices(config)
     for root in (run.root, run.keys_root):
         root.check_writable()  # before the data are read, which may take an hour
     image_size = run.model_size[1]
@@ -192,6 +195,39 @@ def check(run: Run) -> None:
     augmentation_of(config, image_size).check(image_size)
     for training in (*config.surrogate.trainings, config.evaluation.training):
         check_model(model_spec(run, training))
+
+
+def _check_files(config: Config) -> None:
+    """What is read hours later, or not at all."""
+    for field, uri in (
+        ("crafting.lpips_weights", config.crafting.lpips_weights),
+        ("surrogate.init_from", config.surrogate.init_from),
+        ("evaluation.training.init_from", config.evaluation.training.init_from),
+    ):
+        if uri is None:
+            continue
+        root, name = Root.of_file(uri)
+        if not root.exists(name):
+            raise InputError(
+                f"{field} = {root.uri_of(name)} does not exist; give the path of the file, or leave it out"
+            )
+
+
+def _check_devices(config: Config) -> None:
+    """What this process does itself needs its own GPU; Ray gives its actors and tasks theirs."""
+    is_inline = config.execution.pool == "inline"
+    evaluation = config.evaluation.training
+    rehearses = config.evaluation.num_victims + config.evaluation.num_controls > 0
+    for field, device, is_here in (
+        ("crafting.device", config.crafting.device, is_inline),
+        ("surrogate.device", config.surrogate.device, config.surrogate.num_workers == 0),
+        ("evaluation.training.device", evaluation.device, rehearses and is_inline and evaluation.num_workers == 0),
+    ):
+        if device == "cuda" and is_here and not torch.cuda.is_available():
+            mend = "set surrogate.num_workers to 1" if field.startswith("surrogate") else "set execution.pool to ray"
+            raise InputError(
+                f"{field} = cuda but this machine has no CUDA device; {mend} for a cluster that has, or use cpu"
+            )
 
 
 def _check_one_size(run: Run) -> None:

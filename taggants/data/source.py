@@ -103,6 +103,9 @@ class ImageSource(Protocol):
     def index(self) -> DatasetIndex:
         """Reads the labels and hashes the files, once for this object; decodes no image."""
 
+    def labels(self) -> NDArray[np.int64]:
+        """Returns: int64 [N], as in `index`, but without hashing a file for it."""
+
     def place_of(self, sample_id: int) -> str:
         """Returns: where a sample lies, in words for a message."""
 
@@ -176,6 +179,14 @@ class EncodedSource(abc.ABC):
         """
         return self._index
 
+    def labels(self) -> NDArray[np.int64]:
+        """Returns: int64 [N], as in `index`, but without hashing a file for it: a pickled source has no index.
+
+        Raises:
+            InputError: a file is missing or damaged, or the labels are not what the layout wants.
+        """
+        return self._index.labels if "_index" in self.__dict__ else self._read_labels()
+
     def read_sized(self, sample_ids: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Returns: per sample id uint8 [C, H_i, W_i], the decoded image in its own size, in the order asked for.
 
@@ -217,7 +228,7 @@ class EncodedSource(abc.ABC):
         Raises:
             InputError: as `read_images`, or a label is missing or negative.
         """
-        labels = self._read_labels()
+        labels = self.labels()
         images: NDArray[np.uint8] | None = None
         for sample_id, data in enumerate(self.encoded_in_order()):
             image = self._decode(data, sample_id)

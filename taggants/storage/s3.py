@@ -13,6 +13,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from taggants.errors import InputError
+
 S3_SCHEME = "s3://"
 _PATIENCE_S = 60.0  # a server or a router that starts again is back by then
 _T = TypeVar("_T")
@@ -229,19 +231,24 @@ def _patiently(call: Callable[[], _T]) -> _T:
 def _s3_errors() -> Iterator[None]:
     """Gives a refusal by S3 the type a local file system gives it; the S3 message goes, as it may quote a key id.
 
-    No answer at all, a 5xx and "slow down" are a ConnectionError.
+    No answer at all, a 5xx and "slow down" are a ConnectionError. What boto3 itself refuses is an InputError.
     """
     from botocore.exceptions import (
         ClientError,
+        ConfigParseError,
         HTTPClientError,
         IncompleteReadError,
         NoCredentialsError,
+        ParamValidationError,
         PartialCredentialsError,
+        ProfileNotFound,
     )
     from botocore.exceptions import ConnectionError as NoConnectionError
 
     try:
         yield
+    except InputError:  # said already, and a ValueError
+        raise
     except (NoCredentialsError, PartialCredentialsError):
         raise PermissionError("no credentials") from None
     except ClientError as error:
@@ -252,6 +259,20 @@ def _s3_errors() -> Iterator[None]:
             raise PermissionError("access denied") from None
         if status is not None and (status >= 500 or status == 429):
             raise ConnectionError(f"S3 answers with HTTP status {status}") from None
-        raise
+        if status not in (301, 307, 400):
+            raise
+        code = error.response.get("Error", {}).get("Code")
+        raise InputError(
+            f"S3 refuses with {code} (HTTP status {status}); check the bucket's name and AWS_DEFAULT_REGION"
+        ) from None
     except (NoConnectionError, HTTPClientError, IncompleteReadError) as error:
         raise ConnectionError(f"S3 does not answer: {type(error).__name__}") from None
+    except (
+        ConfigParseError,
+        ParamValidationError,
+        ProfileNotFound,
+        ValueError,
+    ) as error:  # or an endpoint that is no URL
+        raise InputError(
+            f"S3 cannot be asked ({type(error).__name__}); check the bucket's name, AWS_PROFILE and AWS_ENDPOINT_URL"
+        ) from None

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import safetensors
@@ -61,6 +61,10 @@ def find_initial_weights(uri: str) -> InitialWeights:
     return InitialWeights(root.uri_of(file), root.sha256(file))
 
 
+TRAINING_VERSION: Final = 2
+"""Of the loop. Raised with every change of the code after which the same job gives other weights."""
+
+
 @dataclass(frozen=True)
 class TrainingJob:
     """All that decides a trained model; pickles.
@@ -105,6 +109,7 @@ class TrainingJob:
         decisive = _decisive_fields(
             replace(self, train_source=None, test_source=None, loader="memory", num_readers=2)  # type: ignore[arg-type]
         )
+        decisive["version"] = TRAINING_VERSION
         decisive["read"] = [list(source.how_read) for source in (self.train_source, self.test_source)]
         if self.initial is not None:
             decisive["initial"] = self.initial.sha256
@@ -397,7 +402,7 @@ def read_split(source: ImageSource, image_size: int | None) -> tuple[Tensor, Ten
     if image_size is None:
         images, labels = source.read_all()
         return torch.from_numpy(images), torch.from_numpy(labels)
-    labels = source.index().labels
+    labels = source.labels()
     images = np.empty((len(labels), *source.read_resized([0], image_size).shape[1:]), dtype=np.uint8)
 
     def fill(start: int) -> None:
@@ -431,12 +436,12 @@ def _examples(job: TrainingJob) -> TrainingExamples:
         images, labels = read_split(source, image_size)
         shape = tuple(images.shape[1:])
     else:
-        labels = torch.from_numpy(source.index().labels)
+        labels = torch.from_numpy(source.labels())
         shape = read_for_models(source, [0], image_size).shape[1:]
     expected = (job.spec.channels, job.spec.image_size, job.spec.image_size)
     if shape != expected:
         raise InputError(f"training images have shape {shape} but the model takes {expected}; use one size")
-    largest = max(int(labels.max()), int(job.test_source.index().labels.max()))
+    largest = max(int(labels.max()), int(job.test_source.labels().max()))
     if largest >= job.spec.num_classes:
         raise InputError(f"label {largest} is beyond the model's {job.spec.num_classes} classes; mend the labels")
     if job.loader == "memory":
@@ -454,7 +459,7 @@ def _measure_on_test_split(job: TrainingJob, model: nn.Module) -> Metrics:
     source, num_rows = job.test_source, job.test_source.num_rows
     parts = (range(start, min(start + _READ_ROWS, num_rows)) for start in range(0, num_rows, _READ_ROWS))
     scores = [predict_scores(model, torch.from_numpy(read_for_models(source, part, job.image_size))) for part in parts]
-    return measure(torch.cat(scores), torch.from_numpy(source.index().labels))
+    return measure(torch.cat(scores), torch.from_numpy(source.labels()))
 
 
 def _load_initial(model: nn.Module, spec: ModelSpec, initial: InitialWeights) -> None:

@@ -151,6 +151,10 @@ def test_actors_fit_the_nodes() -> None:
     assert wanted["cpus"] <= float(limits["cpu"])
     assert wanted["gpus"] <= float(limits["nvidia.com/gpu"])
     assert wanted["workers"] <= job["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplicas"]
+    # Else actors would hold GPUs and compute on CPUs, and the head, which has none, would train.
+    for section in ("crafting", "surrogate", "evaluation.training"):
+        assert f"--set {section}.device=cuda" in job["entrypoint"]
+    assert "--set surrogate.num_workers=1" in job["entrypoint"]
 
 
 def pinned() -> dict[str, Requirement]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.jobs.running import exit_code, settings_in
 
@@ -72,6 +73,9 @@ def test_jpeg_files_are_signed_as_jpeg_with_lpips(tmp_path, real_data, capsys):
     assert -1 <= status["mean_alignment"] <= 1
 
 
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -80,6 +84,12 @@ def test_jpeg_files_are_signed_as_jpeg_with_lpips(tmp_path, real_data, capsys):
         ("crafting.precision=tf32", "crafting.device=cuda"),
         ("crafting.perceptual=lpips", "crafting.lpips_weights"),
         ("surrogate.checkpoints=[0.5]", "must rise to 1"),
+        ("crafting.difference_step=0.001", "double_backward is exact, leave it out"),
+        ("surrogate.architectures=[cnn, cnn_wide]", "set it to 2 or more"),
+        ("crafting.lpips_weights=/no/such.pt", "crafting.lpips_weights = /no/such.pt does not exist"),
+        ("evaluation.training.init_from=/no/m.safetensors", "init_from = /no/m.safetensors does not exist"),
+        pytest.param("surrogate.device=cuda", "set surrogate.num_workers to 1", marks=without_gpu),
+        ("output.root=s3://bad bucket/runs", "check the bucket's name"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused_before_any_work(tmp_path, setting, words, capsys):

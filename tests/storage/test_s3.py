@@ -128,3 +128,29 @@ def test_an_answer_that_breaks_off_is_asked_for_again(
     monkeypatch.setattr(StreamingBody, "read", break_off_once)
     assert root.read_bytes("file") == b"whole"
     assert len(num_calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("AWS_PROFILE", "no-such-profile", "ProfileNotFound"),
+        ("AWS_ENDPOINT_URL", "not a url", "AWS_ENDPOINT_URL"),
+    ],
+)
+def test_settings_that_boto3_refuses_are_bad_input(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=words) as refusal:
+        Root("s3://bucket/prefix").read_bytes("a")
+    assert "hush" not in str(refusal.value)
+
+
+def test_a_name_that_no_bucket_may_have_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    for call in _every_call(Root("s3://bad bucket/prefix")):
+        with pytest.raises(InputError, match="check the bucket's name"):
+            call()

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+from rich.table import Table
+
+from taggants import progress
+from taggants.progress import say, show, stage, write_json_lines
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(progress.console, "file", out)
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
+    yield out
+    write_json_lines(False)
+
+
+def table() -> Table:
+    made = Table("cell", "power")
+    made.add_row("k4", "1")
+    return made
+
+
+def test_text_is_for_people(printed):
+    say("run     /somewhere", stage="none")
+    with stage("craft", 4, "shards") as advance:
+        advance(1, "2 running")
+        advance(3, "1 running")
+    show(table())
+    lines = printed.getvalue().splitlines()
+    assert lines[0] == "run     /somewhere"
+    assert lines[1] == "craft: 1/4 shards, 2 running"
+    assert lines[2].startswith("craft: 3/4 shards, ")
+    assert "shards/s, ETA" in lines[2]
+    assert any("k4" in line for line in lines[3:])
+
+
+def test_json_is_one_object_a_line(printed):
+    write_json_lines(True)
+    say("first\nsecond")
+    with stage("craft", 4, "shards") as advance:
+        advance(1, "")
+        advance(3, "1 running")
+    logging.getLogger("taggants.storage").warning("S3 answers with %d", 503)
+    show(table())
+    said, started, went_on, warned, shown = map(json.loads, printed.getvalue().splitlines())
+    assert (said["level"], said["message"]) == ("info", "first\nsecond")
+    assert (started["per_s"], started["eta_s"]) == (None, None)
+    assert {name: went_on[name] for name in ("stage", "done", "total", "unit", "note")} == {
+        "stage": "craft",
+        "done": 3,
+        "total": 4,
+        "unit": "shards",
+        "note": "1 running",
+    }
+    assert went_on["per_s"] > 0
+    assert went_on["eta_s"] > 0
+    assert (warned["level"], warned["message"]) == ("warning", "S3 answers with 503")
+    assert "k4" in shown["message"]
+    for line in (said, started, went_on, warned, shown):
+        assert line["time"].endswith("+00:00")
