@@ -122,6 +122,17 @@ def test_the_loader_changes_neither_the_model_nor_its_identity(folder, tmp_path,
     assert trained[0].metrics == trained[1].metrics
 
 
+@pytest.mark.parametrize("kind", ["memory", "torch"])
+def test_training_reads_the_labels_without_hashing_the_files(folder, tmp_path, monkeypatch, kind):
+    """Each process of a training gets its sources without their index: hashing ImageNet again would take it an hour."""
+    job = job_of(folder, loader=kind, num_readers=1)
+    expected = job.train_source.index().labels
+    job = dataclasses.replace(job, train_source=sources(folder)[0], test_source=sources(folder)[1])
+    monkeypatch.setattr(type(job.train_source), "_make_index", lambda source: pytest.fail("hashed the dataset"))
+    assert job.train_source.labels().tolist() == expected.tolist()
+    assert run_training(job, Root(str(tmp_path / "models")), lambda report: None).num_epochs == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
