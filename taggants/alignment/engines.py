@@ -117,6 +117,7 @@ def forward_over_reverse(model: nn.Module, direction: Gradient) -> PixelGradient
 def central_difference(model: nn.Module, direction: Gradient, *, step: float | None = None) -> PixelGradient:
     """(g(theta + h v) - g(theta - h v)) / 2h with g the pixel gradient. Error O(h^2) where the loss is smooth. 7 F; memory of
     training. Behind gates 8 F, as the pattern at theta takes a forward pass, and 2 bytes more for each ReLU of a microbatch.
+
     On ReLU networks without gates it is not autograd's gradient: autograd takes ReLU'' = 0, a finite step sees the kinks.
     """
     h, weights = _step_length(model, direction, step), _named_weights(model)
