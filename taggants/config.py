@@ -227,6 +227,16 @@ class SurrogateConfig(TrainingConfig):
         (1.0,), min_length=1, max_length=64, description="fractions of the training after which a surrogate is kept"
     )
 
+    retrainings: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="times the surrogates are trained again, on the signed data so far, and the taggants crafted anew on "
+        "them (Sleeper Agent); each costs a crafting and the trainings again",
+    )
+
+    later_fields: ClassVar[tuple[str, ...]] = (*TrainingConfig.later_fields, "retrainings")
+
     @model_validator(mode="after")
     def _distinct_checkpoints(self) -> SurrogateConfig:
         if list(self.checkpoints) != sorted(set(self.checkpoints)) or self.checkpoints[-1] != 1:
@@ -520,7 +530,7 @@ class Config(Section):
         decisive = self.model_dump(mode="json", include=sections)
         for section in ("data", "keys"):  # where they lie is not what they are: the registration holds that
             del decisive[section]["root"]
-        decisive["surrogate"] = TrainingConfig.decisive(decisive["surrogate"])
+        decisive["surrogate"] = SurrogateConfig.decisive(decisive["surrogate"])
         canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -177,20 +177,57 @@ def _train(run: Run, job: TrainingJob) -> TrainedModel:
 
 
 def train_surrogates(run: Run) -> list[TrainedModel]:
-    """Trains the configured clean models, of other seeds than every victim."""
+    """Trains the configured surrogates, of other seeds than every victim: on the clean data, or, with
+    `surrogate.retrainings`, on the signed data of the same run with one retraining less, which is crafted first.
+
+    Raises:
+        InputError: a shard of a run with fewer retrainings failed for good.
+    """
+    earlier = _run_before_retraining(run)
+    if earlier is None:
+        source, fingerprint = run.sources[0], run.index.fingerprint
+    else:
+        signed = _sign_before_retraining(earlier)
+        source, fingerprint = run.sources[0].at(signed), verify_export(signed).fingerprint
     jobs = [
         training_job(
             run,
             f"surrogate-{index}",
             training,
-            run.sources[0],
-            run.index.fingerprint,
+            source,
+            fingerprint,
             hash_seed(run.config.seed, 0, index),
             tuple(sorted({max(1, round(p * training.num_epochs)) for p in run.config.surrogate.checkpoints[:-1]})),
         )
         for index, training in enumerate(run.config.surrogate.trainings)
     ]
     return [_train(run, job) for job in jobs]
+
+
+def _run_before_retraining(run: Run) -> Run | None:
+    """The same run with one retraining less: a run folder of its own, also for somebody who asks for just that."""
+    surrogate = run.config.surrogate
+    if surrogate.retrainings == 0:
+        return None
+    fewer = surrogate.model_copy(update={"retrainings": surrogate.retrainings - 1})
+    return Run(run.config.model_copy(update={"surrogate": fewer}))
+
+
+def _sign_before_retraining(run: Run) -> Root:
+    """Crafts and exports a run whose signed data the next surrogates learn from; returns the export."""
+    say(f"retrain: first sign with {run.config.surrogate.retrainings} retrainings, in {run.root.uri}")
+    run.write_config()
+    prepare_keys(run)
+    surrogates = train_surrogates(run)
+    plan = make_plan(run, surrogates)
+    drive = craft(run, plan, surrogates)
+    if drive.failed:
+        shard, reason = sorted(drive.failed.items())[0]
+        raise InputError(
+            f"shard {shard} of run {run.root.uri} failed for good: {reason}; mend the cause and start again"
+        )
+    export(run, plan)
+    return run.root.child("signed")
 
 
 def make_plan(run: Run, surrogates: Sequence[TrainedModel]) -> Plan:
@@ -200,7 +237,12 @@ def make_plan(run: Run, surrogates: Sequence[TrainedModel]) -> Plan:
         InputError: the run folder holds another plan.
     """
     config = run.config
-    sets = signing_sets(run.index.labels, run.keys.labels, signing_size(run), _priorities(run, surrogates))
+    first = run
+    while (earlier := _run_before_retraining(first)) is not None:
+        first = earlier
+    # Retrained surrogates have learnt the signed images: by their scores others would be signed every time.
+    clean = surrogates if first is run else train_surrogates(first)
+    sets = signing_sets(run.index.labels, run.keys.labels, signing_size(run), _priorities(run, clean))
     check_originals(run.sources[0], np.sort(np.concatenate(sets)).tolist())
     shards = tuple(
         Shard(index, index, tuple(int(i) for i in ids), seed=hash_seed(config.seed, 1, index))

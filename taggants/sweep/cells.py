@@ -98,12 +98,15 @@ def _decisive_training(cell: CellSpec) -> dict[str, Any]:
 def crafted_together(cells: Sequence[CellSpec]) -> list[list[CellSpec]]:
     """Returns the cells grouped by all that decides a shard but the number of keys; in a group, most keys first.
 
-    The first cell's shards are all that its group needs: keys and signing sets are nested.
+    The first cell's shards are all that its group needs: keys and signing sets are nested. Surrogates that are trained again
+    on the signed data have seen all keys of their cell, so such cells share nothing.
     """
     groups: dict[str, list[CellSpec]] = {}
     for cell in cells:
-        same_keys = cell.config.keys.model_copy(update={"num_keys": 1})
-        groups.setdefault(cell.config.model_copy(update={"keys": same_keys}).hash, []).append(cell)
+        config = cell.config
+        if config.surrogate.retrainings == 0:
+            config = config.model_copy(update={"keys": config.keys.model_copy(update={"num_keys": 1})})
+        groups.setdefault(config.hash, []).append(cell)
     return [sorted(group, key=lambda cell: -cell.config.keys.num_keys) for group in groups.values()]
 
 

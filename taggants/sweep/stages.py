@@ -228,7 +228,8 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
                 break
     optimisation = optimisation_of(cell.config, run.model_size[1])
     num_surrogates = sum(len(surrogate.checkpoints) for surrogate in surrogates)
-    sample_steps = export.num_taggants * optimisation.sample_steps_per_image(num_surrogates)
+    craftings = 1 + cell.config.surrogate.retrainings
+    sample_steps = craftings * export.num_taggants * optimisation.sample_steps_per_image(num_surrogates)
     record = Cell(
         name=cell.name,
         images_per_key=export.num_taggants // cell.config.keys.num_keys,

@@ -58,6 +58,11 @@ def test_cells_that_differ_in_keys_and_victims_alone_are_crafted_together_most_k
     assert [cell.config.keys.num_keys for cell in runs] == [8] * 16 + [4] * 16
 
 
+def test_cells_whose_surrogates_learn_from_their_signed_data_share_no_shard() -> None:
+    cells = expand(load_config(None, ["sweep.num_keys=[4, 8]", "surrogate.retrainings=1"]))
+    assert [[cell.name for cell in group] for group in crafted_together(cells)] == [["k4"], ["k8"]]
+
+
 def test_names_stay_distinct_where_spelling_would_not() -> None:
     cells = expand(load_config(None, ["sweep.victims=[{model: timm/a-b}, {model: timm/a/b}]"]))
     assert len({cell.name for cell in cells}) == 2

@@ -1,0 +1,162 @@
+"""What gives power: changes of one configuration side by side, same keys and same seeds, as a table.
+
+    TAGGANTS_DATA=/path/to/data python benchmarks/power_search.py benchmarks/power_search.yaml
+    ... --rows base random          only these, for instance one half in each of two shells
+    ... --most-victims 0            crafting and transfer only: minutes a row
+
+The file names a preset, `settings` on top of it, `kinds` of models, and `rows`: settings on top of those and how many victims of
+which kind to train. "gain on KIND" is what signing adds to the alignment on a clean control of that kind, which nothing was
+crafted on; it needs no victim. p: the exact rank statistic of each victim, hits in brackets. Everything is found again in
+`output.root`, so a second call goes on, and one over all rows prints the whole table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, geometric_mean
+
+import yaml
+
+from taggants import pipeline
+from taggants.config import load_config
+from taggants.detection import Certificate
+from taggants.errors import InputError
+from taggants.run import Run, check
+from taggants.suspects import CheckpointSuspect
+from taggants.training.ray_trainer import TrainedModel, load_trained
+from taggants.transfer import Transfer, measure_transfer
+
+
+@dataclass(frozen=True)
+class Row:
+    """settings: on top of the search's. victims: how many to train, by kind."""
+
+    name: str
+    settings: tuple[str, ...]
+    victims: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Search:
+    """kinds: settings of evaluation.training, by kind."""
+
+    preset: str
+    settings: tuple[str, ...]
+    kinds: Mapping[str, tuple[str, ...]]
+    rows: tuple[Row, ...]
+
+    def run(self, row: Row, kind: str, *, as_the_kind: bool = False) -> Run:
+        """as_the_kind: with controls of the plain kind, however the row trains its victims."""
+        own = [s for s in row.settings if not (as_the_kind and s.startswith("evaluation."))]
+        return Run(load_config(self.preset, [*self.settings, *self.kinds[kind], *own, "execution.pool=inline"]))
+
+
+def read_search(path: str) -> Search:
+    """Raises InputError where a row names no kind of the file."""
+    tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    kinds = {name: tuple(settings) for name, settings in tree["kinds"].items()}
+    rows = []
+    for name, row in tree["rows"].items():
+        victims = row.get("victims", tree["victims"])
+        unknown = sorted(set(victims) - set(kinds))
+        if unknown:
+            raise InputError(f"row {name!r} trains victims of kind {unknown[0]!r}; the file knows {', '.join(kinds)}")
+        rows.append(Row(name, tuple(row.get("settings", ())), victims))
+    return Search(tree["preset"], tuple(tree["settings"]), kinds, tuple(rows))
+
+
+@dataclass(frozen=True)
+class Tested:
+    model: TrainedModel
+    certificate: Certificate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """transfers: to a control of each kind. victims and controls: by kind that victims are trained of."""
+
+    export: pipeline.ExportResult
+    transfers: dict[str, Transfer]
+    controls: dict[str, Tested]
+    victims: dict[str, list[Tested]]
+
+
+def search_row(search: Search, row: Row, most_victims: int) -> Outcome:
+    """Crafts the row, measures its transfer to a control of each kind, and trains its victims; what is done is found."""
+    run = search.run(row, next(iter(search.kinds)))
+    check(run)
+    run.write_config()
+    pipeline.prepare_keys(run)
+    surrogates = pipeline.train_surrogates(run)
+    plan = pipeline.make_plan(run, surrogates)
+    drive = pipeline.craft(run, plan, surrogates)
+    if drive.failed:
+        raise InputError(f"row {row.name!r}: {drive.failed}")
+    export = pipeline.export(run, plan)
+    transfers = {}
+    for kind in search.kinds:
+        control = pipeline.train_suspect(search.run(row, kind, as_the_kind=True), "control", 0)
+        transfers[kind] = measure_transfer(run, plan, load_trained(run.models, control))
+    victims, controls = {}, {}
+    for kind, count in row.victims.items():
+        if num_victims := min(count, most_victims):
+            of_kind = search.run(row, kind)
+            victims[kind] = [tested(of_kind, "victim", index) for index in range(num_victims)]
+            controls[kind] = tested(of_kind, "control", 0)
+    return Outcome(export, transfers, controls, victims)
+
+
+def tested(run: Run, role: str, index: int) -> Tested:
+    model = pipeline.train_suspect(run, role, index)
+    name = model.path.partition("/")[0]
+    return Tested(model, pipeline.verify(run, CheckpointSuspect(run.models.uri_of(model.path), name)))
+
+
+def p_values(models: Sequence[Tested]) -> str:
+    return ", ".join(f"{m.certificate.p_value_rank:.1e} ({m.certificate.num_hits})" for m in models)
+
+
+def table(search: Search, outcomes: Mapping[str, Outcome]) -> str:
+    """One line a row and kind of victim; rows without victims of a kind show their transfer alone."""
+    head = ["row", "alignment", *(f"gain on {kind}" for kind in search.kinds), "PSNR"]
+    head += ["victims", "p (hits)", "geometric mean", "control p (hits)", "accuracy, control"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name, outcome in outcomes.items():
+        gains = [f"{outcome.transfers[kind].gain:.3f}" for kind in search.kinds]
+        crafted = [name, f"{outcome.export.alignment:.3f}", *gains, f"{outcome.export.quality.psnr_db:.1f}"]
+        for kind, models in outcome.victims.items() or [("none", [])]:
+            cells = ["", "", "", ""]
+            if models:
+                mean = geometric_mean([model.certificate.p_value_rank for model in models])
+                accuracy = fmean(model.model.accuracy for model in models)
+                control = outcome.controls[kind]
+                cells = [p_values(models), f"{mean:.1e}", p_values([control])]
+                cells.append(f"{accuracy:.3f}, {control.model.accuracy:.3f}")
+            lines.append("| " + " | ".join([*crafted, kind, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("search", help="YAML file, see benchmarks/power_search.yaml")
+    parser.add_argument("--rows", nargs="+", help="names; default all")
+    parser.add_argument("--most-victims", type=int, default=100, help="of each kind in each row")
+    given = parser.parse_args()
+    search = read_search(given.search)
+    unknown = sorted(set(given.rows or ()) - {row.name for row in search.rows})
+    if unknown:
+        sys.exit(f"no row {unknown[0]!r}; {given.search} has {', '.join(row.name for row in search.rows)}")
+    outcomes: dict[str, Outcome] = {}
+    for row in search.rows:
+        if given.rows is None or row.name in given.rows:
+            outcomes[row.name] = search_row(search, row, given.most_victims)
+            print("\n" + table(search, {row.name: outcomes[row.name]}) + "\n", flush=True)
+    print(table(search, outcomes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""How far the alignment that was crafted carries over to networks that were not crafted on.
+
+On its surrogates every set aligns; whether a victim learns the keys depends on networks like the victim. What the signed images
+add to the alignment there is known without training a single victim: a clean control will do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from taggants.alignment import alignment, key_gradient, loss_gradient
+from taggants.data.source import read_for_models
+from taggants.manifest import Plan
+from taggants.run import Run
+
+_MICROBATCH = 64
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Cosines of the signing sets with their keys on one network, in [-1, 1], by key; before: of the clean images.
+
+    Of the unaugmented images as models take them, like the alignment that an export reports.
+    """
+
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+    @property
+    def gain(self) -> float:
+        """Mean over keys of what signing adds, in [-2, 2]."""
+        return float(np.mean(self.after) - np.mean(self.before))
+
+
+def measure_transfer(run: Run, plan: Plan, model: nn.Module) -> Transfer:
+    """Returns the alignment of an exported run's signing sets on a model in eval mode.
+
+    Raises:
+        InputError: nothing exported yet, or an image that cannot be read.
+    """
+    clean = run.sources[0]
+    signed = clean.at(run.root.child("signed"))
+    before: list[float] = []
+    after: list[float] = []
+    for shard in plan.shards:
+        label = torch.tensor(int(run.keys.labels[shard.key_index]))
+        key = key_gradient(model, torch.from_numpy(run.keys.images[shard.key_index].copy()) / 255, label)
+        for source, cosines in ((clean, before), (signed, after)):
+            pixels = read_for_models(source, shard.sample_ids, run.config.data.image_size)
+            images = torch.split(torch.from_numpy(pixels), _MICROBATCH)
+            parts = [loss_gradient(model, part / 255, label.expand(len(part))) for part in images]
+            cosines.append(float(alignment(key, [torch.stack(of).sum(0) for of in zip(*parts, strict=True)])))
+    return Transfer(tuple(before), tuple(after))
