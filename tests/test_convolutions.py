@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from taggants.convolutions import DepthwiseConv2d, TilingConv2d, speed_up_convolutions
+from taggants.convolutions import DepthwiseConv2d, FewPixelsConv2d, TilingConv2d, speed_up_convolutions
 from taggants.models import Precision
 
 
@@ -46,16 +46,49 @@ def test_tiling_convolutions_are_those_of_the_library(kernel, size, bias):
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (5, 1, 2), (7, 2, 3), (3, 1, 0), (1, 2, 0), (2, 1, 1)]
+)
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (3, 2), (4, 4), (6, 5), (9, 9)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_that_leave_few_pixels_are_those_of_the_library(kernel, stride, padding, size, bias):
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 5, kernel, stride=stride, padding=padding, bias=bias).double()
+    fast = copy.deepcopy(convolution)
+    speed_up_convolutions(fast)
+    assert isinstance(fast, FewPixelsConv2d)
+    images = torch.randn(4, 3, *size, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    if min(size) + 2 * padding < kernel:
+        with pytest.raises(RuntimeError):
+            fast(images)
+        return
+    for got, expected in zip(gradients(fast, images), gradients(convolution, images), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_few_pixels_are_left_where_the_product_is_used(monkeypatch):
+    """Else the test above might compare the library with itself."""
+    used = []
+    linear = nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda *given: used.append(1) or linear(*given))
+    fast = nn.Conv2d(3, 5, 3, stride=2, padding=1).to(memory_format=torch.channels_last)
+    speed_up_convolutions(fast)
+    for size, is_used in ((1, True), (2, True), (4, True), (5, False), (8, False)):
+        used.clear()
+        fast(torch.randn(2, 3, size, size).contiguous(memory_format=torch.channels_last))
+        assert bool(used) == is_used
+
+
 def test_only_convolutions_of_that_kind_change():
     others = nn.Sequential(
-        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3, padding=(1, 0)),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
         nn.Conv2d(4, 8, 3, padding=1, groups=4),
         nn.Conv2d(4, 4, 3, padding=1, stride=2, groups=4),
         nn.Conv2d(4, 4, 3, padding=0, groups=4),
         nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4),
         nn.Conv2d(4, 4, 3, padding=1, groups=4, padding_mode="reflect"),
-        nn.Conv2d(4, 4, 1, stride=2),
-        nn.Conv2d(4, 4, 2, stride=2, padding=1),
         nn.Conv2d(4, 4, 2, stride=2, groups=2),
         nn.Conv2d(4, 4, 2, stride=2, dilation=2),
         nn.Conv2d(4, 4, (2, 1), stride=(2, 1)),

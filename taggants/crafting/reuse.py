@@ -26,7 +26,7 @@ from taggants.errors import InputError
 from taggants.manifest import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root, encode_json
 
-CRAFTING_VERSION: Final = 3
+CRAFTING_VERSION: Final = 4
 """Of the algorithm. Raised with every change of the code after which the same job gives other bytes."""
 
 _RECORDS = "crafted"

@@ -61,7 +61,7 @@ def find_initial_weights(uri: str) -> InitialWeights:
     return InitialWeights(root.uri_of(file), root.sha256(file))
 
 
-TRAINING_VERSION: Final = 2
+TRAINING_VERSION: Final = 3
 """Of the loop. Raised with every change of the code after which the same job gives other weights."""
 
 
