@@ -35,7 +35,7 @@ from taggants.crafting.status import Status, watching
 from taggants.data.source import ImageSource
 from taggants.detection import Certificate, certify, key_ranks, software_versions
 from taggants.errors import InputError
-from taggants.export import ExportManifest, check_originals, export_dataset, read_signed, verify_export
+from taggants.export import ExportManifest, check_originals, export_dataset, read_signed
 from taggants.keys import Registration, create_key_file, derive_keys
 from taggants.manifest import Plan, Shard
 from taggants.perceptual import ImageQuality, image_quality
@@ -187,8 +187,9 @@ def train_surrogates(run: Run) -> list[TrainedModel]:
     if earlier is None:
         source, fingerprint = run.sources[0], run.index.fingerprint
     else:
-        signed = _sign_before_retraining(earlier)
-        source, fingerprint = run.sources[0].at(signed), verify_export(signed).fingerprint
+        _sign_before_retraining(earlier)
+        source = run.sources[0].at(earlier.root.child("signed"))
+        fingerprint = earlier.signed_manifest.fingerprint
     jobs = [
         training_job(
             run,
@@ -213,8 +214,8 @@ def _run_before_retraining(run: Run) -> Run | None:
     return Run(run.config.model_copy(update={"surrogate": fewer}))
 
 
-def _sign_before_retraining(run: Run) -> Root:
-    """Crafts and exports a run whose signed data the next surrogates learn from; returns the export."""
+def _sign_before_retraining(run: Run) -> None:
+    """Crafts and exports a run whose signed data the next surrogates learn from."""
     say(f"retrain: first sign with {run.config.surrogate.retrainings} retrainings, in {run.root.uri}")
     run.write_config()
     prepare_keys(run)
@@ -227,7 +228,6 @@ def _sign_before_retraining(run: Run) -> Root:
             f"shard {shard} of run {run.root.uri} failed for good: {reason}; mend the cause and start again"
         )
     export(run, plan)
-    return run.root.child("signed")
 
 
 def make_plan(run: Run, surrogates: Sequence[TrainedModel]) -> Plan:
@@ -502,12 +502,9 @@ def suspect_job(run: Run, role: str, index: int) -> TrainingJob:
     training = run.config.evaluation.training
     if role == "control":
         return training_job(run, f"control-{index}", training, run.sources[0], run.index.fingerprint, seed)
-    signed = run.root.child("signed")
-    if not signed.exists("manifest.json"):
-        raise InputError(f"{signed.uri} has no manifest.json; run jobs/craft.py with this configuration first")
-    manifest = verify_export(signed)
-    source = run.sources[0].at(signed)
-    return training_job(run, f"victim-{index}", training, source, manifest.fingerprint, seed)
+    fingerprint = run.signed_manifest.fingerprint
+    source = run.sources[0].at(run.root.child("signed"))
+    return training_job(run, f"victim-{index}", training, source, fingerprint, seed)
 
 
 def train_suspect(run: Run, role: str, index: int) -> TrainedModel:

@@ -28,7 +28,7 @@ from taggants.data.source import DatasetIndex, ImageSource
 from taggants.data.subset import write_subset
 from taggants.data.torchvision_source import write_torchvision
 from taggants.errors import InputError
-from taggants.export import check_originals
+from taggants.export import ExportManifest, check_originals, verify_export
 from taggants.keys import KeySet, KeySpec, Registration, load_key_set
 from taggants.manifest import RunFolder
 from taggants.models import ModelSpec, check_model, has_patches
@@ -105,6 +105,18 @@ class Run:
                 f"{_spec_text(self.key_spec)}; choose another keys.name or the same fields"
             )
         return key_set
+
+    @cached_property
+    def signed_manifest(self) -> ExportManifest:
+        """Of `signed/`, whose every file is read and checked when first asked for: once for all victims of this object.
+
+        Raises:
+            InputError: nothing exported yet, or a file differs from its manifest.
+        """
+        signed = self.root.child("signed")
+        if not signed.exists("manifest.json"):
+            raise InputError(f"{signed.uri} has no manifest.json; run jobs/craft.py with this configuration first")
+        return verify_export(signed)
 
     def write_config(self) -> None:
         """Writes the resolved configuration, its hash, the git commit and the versions: the first file of a run."""
