@@ -6,8 +6,9 @@
 
 The file names a preset, `settings` on top of it, `kinds` of models, and `rows`: settings on top of those and how many victims of
 which kind to train. "gain on KIND" is what signing adds to the alignment on a clean control of that kind, which nothing was
-crafted on; it needs no victim. p: the exact rank statistic of each victim, hits in brackets. Everything is found again in
-`output.root`, so a second call goes on, and one over all rows prints the whole table.
+crafted on; it needs no victim. p: the exact rank statistic of each victim, hits in brackets. Log-probability (of the key labels,
+mean over keys) and accuracy: mean over victims, then of the control. Everything is found again in `output.root`, so a second
+call goes on, and one over all rows prints the whole table.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from statistics import fmean, geometric_mean
 
 import yaml
+from scipy.special import log_softmax
 
 from taggants import pipeline
 from taggants.config import load_config
@@ -71,8 +73,11 @@ def read_search(path: str) -> Search:
 
 @dataclass(frozen=True)
 class Tested:
+    """log_probability: that the model gives to the key labels, mean over keys, in nats; it moves before ranks do."""
+
     model: TrainedModel
     certificate: Certificate
+    log_probability: float
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,10 @@ def search_row(search: Search, row: Row, most_victims: int) -> Outcome:
 
 def tested(run: Run, role: str, index: int) -> Tested:
     model = pipeline.train_suspect(run, role, index)
-    name = model.path.partition("/")[0]
-    return Tested(model, pipeline.verify(run, CheckpointSuspect(run.models.uri_of(model.path), name)))
+    suspect = CheckpointSuspect(run.models.uri_of(model.path), model.path.partition("/")[0])
+    certificate = pipeline.verify(run, suspect)
+    of_labels = log_softmax(suspect.scores(run.keys.images), axis=1)[range(len(run.keys.labels)), run.keys.labels]
+    return Tested(model, certificate, float(of_labels.mean()))
 
 
 def p_values(models: Sequence[Tested]) -> str:
@@ -123,19 +130,19 @@ def p_values(models: Sequence[Tested]) -> str:
 def table(search: Search, outcomes: Mapping[str, Outcome]) -> str:
     """One line a row and kind of victim; rows without victims of a kind show their transfer alone."""
     head = ["row", "alignment", *(f"gain on {kind}" for kind in search.kinds), "PSNR"]
-    head += ["victims", "p (hits)", "geometric mean", "control p (hits)", "accuracy, control"]
+    head += ["victims", "p (hits)", "geometric mean", "control p (hits)", "log-probability", "accuracy"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for name, outcome in outcomes.items():
         gains = [f"{outcome.transfers[kind].gain:.3f}" for kind in search.kinds]
         crafted = [name, f"{outcome.export.alignment:.3f}", *gains, f"{outcome.export.quality.psnr_db:.1f}"]
         for kind, models in outcome.victims.items() or [("none", [])]:
-            cells = ["", "", "", ""]
+            cells = [""] * 5
             if models:
                 mean = geometric_mean([model.certificate.p_value_rank for model in models])
-                accuracy = fmean(model.model.accuracy for model in models)
                 control = outcome.controls[kind]
                 cells = [p_values(models), f"{mean:.1e}", p_values([control])]
-                cells.append(f"{accuracy:.3f}, {control.model.accuracy:.3f}")
+                cells.append(f"{fmean(m.log_probability for m in models):.1f}, {control.log_probability:.1f}")
+                cells.append(f"{fmean(m.model.accuracy for m in models):.3f}, {control.model.accuracy:.3f}")
             lines.append("| " + " | ".join([*crafted, kind, *cells]) + " |")
     return "\n".join(lines)
 
