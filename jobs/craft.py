@@ -14,6 +14,7 @@ from taggants.crafting.driver import DriveResult
 from taggants.detection import Certificate
 from taggants.progress import say
 from taggants.run import Run, check
+from taggants.transfer import transfer_to_control
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def main(config: Config) -> CraftResult:
         export = pipeline.export(run, plan)
         say(reports.exported(run, export))
         rehearsal = pipeline.rehearse(run)
-    say(reports.rehearsed(run, rehearsal))
+        transfer = transfer_to_control(run, plan)
+    say(reports.rehearsed(run, rehearsal, transfer))
     return CraftResult(run.root.uri, drive, export, {name: outcome.certificate for name, outcome in rehearsal.items()})
 
 

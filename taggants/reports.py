@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from taggants.manifest import Plan
     from taggants.pipeline import ExportResult, Rehearsed
     from taggants.run import Run
+    from taggants.transfer import Transfer
 
 
 def opening(run: Run) -> str:
@@ -68,8 +69,11 @@ def exported(run: Run, export: ExportResult) -> str:
     )
 
 
-def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed]) -> str:
-    """A table of the owner's own victims and controls, and the certificate of the first of each in words."""
+def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed], transfer: Transfer | None = None) -> str:
+    """A table of the owner's own victims and controls, and the certificate of the first of each in words.
+
+    transfer: to the first control.
+    """
     if not rehearsal:
         return "rehearsal: none asked for (evaluation.num_victims = num_controls = 0)"
     lines = ["", f"{'model':<12}{'trained on':<12}{'accuracy':>9}{'hits':>8}{'p (rank)':>11}{'p (hits)':>11}  decision"]
@@ -84,6 +88,9 @@ def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed]) -> str:
     if accuracies[True] and accuracies[False]:
         difference = 100 * (np.mean(accuracies[True]) - np.mean(accuracies[False]))
         lines.append(f"mean accuracy of victims minus controls: {difference:+.2f} points")
+    if transfer is not None:
+        before, after = np.mean(transfer.before), np.mean(transfer.after)
+        lines.append(f"mean alignment on control-0, which nothing was crafted on: {before:.3f} -> {after:.3f}")
     first = {outcome.is_victim: outcome.certificate for outcome in reversed(list(rehearsal.values()))}
     for kind in (True, False):
         if kind in first:

@@ -15,7 +15,9 @@ from torch import nn
 from taggants.alignment import alignment, key_gradient, loss_gradient
 from taggants.data.source import read_for_models
 from taggants.manifest import Plan
+from taggants.pipeline import suspect_job
 from taggants.run import Run
+from taggants.training.ray_trainer import load_trained, run_training
 
 _MICROBATCH = 64
 
@@ -34,6 +36,14 @@ class Transfer:
     def gain(self) -> float:
         """Mean over keys of what signing adds, in [-2, 2]."""
         return float(np.mean(self.after) - np.mean(self.before))
+
+
+def transfer_to_control(run: Run, plan: Plan) -> Transfer | None:
+    """Returns `measure_transfer` on the first of the run's controls; None without any."""
+    if run.config.evaluation.num_controls == 0:
+        return None
+    control = run_training(suspect_job(run, "control", 0), run.models, lambda report: None)
+    return measure_transfer(run, plan, load_trained(run.models, control))
 
 
 def measure_transfer(run: Run, plan: Plan, model: nn.Module) -> Transfer:

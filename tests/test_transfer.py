@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from taggants import pipeline, transfer
+from taggants import pipeline, reports, transfer
 from taggants.config import load_config
 from taggants.run import Run
 from taggants.training.ray_trainer import load_trained
-from taggants.transfer import Transfer, measure_transfer
+from taggants.transfer import Transfer, measure_transfer, transfer_to_control
 from tests.jobs.running import settings_in
 
 
@@ -34,6 +34,12 @@ def test_cosines_are_those_of_whole_sets_in_double_precision(tmp_path: Path, mon
 
     control = load_trained(run.models, pipeline.train_suspect(run, "control", 0))
     measured = measure_transfer(run, plan, control)
+    assert transfer_to_control(run, plan) is None  # of a run without controls
+    with_control = Run(load_config(None, settings_in(tmp_path, "evaluation.num_controls=1")))
+    assert transfer_to_control(with_control, plan) == measured
+    assert f"{np.mean(measured.before):.3f} -> {np.mean(measured.after):.3f}" in reports.rehearsed(
+        with_control, pipeline.rehearse(with_control), measured
+    )
     signed = run.sources[0].at(run.root.child("signed"))
     control = control.double()
     for shard, before, after in zip(plan.shards, measured.before, measured.after, strict=True):
