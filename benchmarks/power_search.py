@@ -6,7 +6,8 @@
 
 The file names a preset, `settings` on top of it, `kinds` of models, and `rows`: settings on top of those and how many victims of
 which kind to train. "gain on KIND" is what signing adds to the alignment on a clean control of that kind, which nothing was
-crafted on; it needs no victim. p: the exact rank statistic of each victim, hits in brackets. Log-probability (of the key labels,
+crafted on; it needs no victim. p: the exact rank statistic of each victim, hits in brackets; referenced: the same
+against what the row's surrogates answer while clean. Log-probability (of the key labels,
 mean over keys) and accuracy: mean over victims, then of the control. Everything is found again in `output.root`, so a second
 call goes on, and one over all rows prints the whole table.
 """
@@ -16,16 +17,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, geometric_mean
+from statistics import fmean
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from taggants import pipeline
 from taggants.config import load_config
-from taggants.detection import Certificate
+from taggants.detection import Certificate, referenced_p_value
 from taggants.errors import InputError
 from taggants.run import Run, check
 from taggants.suspects import CheckpointSuspect
@@ -73,11 +76,15 @@ def read_search(path: str) -> Search:
 
 @dataclass(frozen=True)
 class Tested:
-    """log_probability: that the model gives to the key labels, mean over keys, in nats; it moves before ranks do."""
+    """log_probability: that the model gives to the key labels, mean over keys, in nats; it moves before ranks do.
+
+    p_referenced: against the row's clean surrogates.
+    """
 
     model: TrainedModel
     certificate: Certificate
     log_probability: float
+    p_referenced: float
 
 
 @dataclass(frozen=True)
@@ -106,21 +113,27 @@ def search_row(search: Search, row: Row, most_victims: int) -> Outcome:
     for kind in search.kinds:
         control = pipeline.train_suspect(search.run(row, kind, as_the_kind=True), "control", 0)
         transfers[kind] = measure_transfer(run, plan, load_trained(run.models, control))
+    clean = search.run(replace(row, settings=(*row.settings, "surrogate.retrainings=0")), next(iter(search.kinds)))
+    references = [
+        CheckpointSuspect(run.models.uri_of(surrogate.path)).scores(run.keys.images)
+        for surrogate in pipeline.train_surrogates(clean)
+    ]
     victims, controls = {}, {}
     for kind, count in row.victims.items():
         if num_victims := min(count, most_victims):
             of_kind = search.run(row, kind)
-            victims[kind] = [tested(of_kind, "victim", index) for index in range(num_victims)]
-            controls[kind] = tested(of_kind, "control", 0)
+            victims[kind] = [tested(of_kind, "victim", index, references) for index in range(num_victims)]
+            controls[kind] = tested(of_kind, "control", 0, references)
     return Outcome(export, transfers, controls, victims)
 
 
-def tested(run: Run, role: str, index: int) -> Tested:
+def tested(run: Run, role: str, index: int, references: Sequence[NDArray[np.float64]]) -> Tested:
     model = pipeline.train_suspect(run, role, index)
     suspect = CheckpointSuspect(run.models.uri_of(model.path), model.path.partition("/")[0])
     certificate = pipeline.verify(run, suspect)
-    of_labels = log_softmax(suspect.scores(run.keys.images), axis=1)[range(len(run.keys.labels)), run.keys.labels]
-    return Tested(model, certificate, float(of_labels.mean()))
+    scores, labels = suspect.scores(run.keys.images), run.keys.labels
+    of_labels = log_softmax(scores, axis=1)[range(len(labels)), labels]
+    return Tested(model, certificate, float(of_labels.mean()), referenced_p_value(scores, labels, references))
 
 
 def p_values(models: Sequence[Tested]) -> str:
@@ -130,17 +143,25 @@ def p_values(models: Sequence[Tested]) -> str:
 def table(search: Search, outcomes: Mapping[str, Outcome]) -> str:
     """One line a row and kind of victim; rows without victims of a kind show their transfer alone."""
     head = ["row", "alignment", *(f"gain on {kind}" for kind in search.kinds), "PSNR"]
-    head += ["victims", "p (hits)", "geometric mean", "control p (hits)", "log-probability", "accuracy"]
+    head += [
+        "victims",
+        "p (hits)",
+        "referenced p",
+        "control p (hits)",
+        "its referenced p",
+        "log-probability",
+        "accuracy",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for name, outcome in outcomes.items():
         gains = [f"{outcome.transfers[kind].gain:.3f}" for kind in search.kinds]
         crafted = [name, f"{outcome.export.alignment:.3f}", *gains, f"{outcome.export.quality.psnr_db:.1f}"]
         for kind, models in outcome.victims.items() or [("none", [])]:
-            cells = [""] * 5
+            cells = [""] * 6
             if models:
-                mean = geometric_mean([model.certificate.p_value_rank for model in models])
                 control = outcome.controls[kind]
-                cells = [p_values(models), f"{mean:.1e}", p_values([control])]
+                cells = [p_values(models), ", ".join(f"{model.p_referenced:.1e}" for model in models)]
+                cells += [p_values([control]), f"{control.p_referenced:.1e}"]
                 cells.append(f"{fmean(m.log_probability for m in models):.1f}, {control.log_probability:.1f}")
                 cells.append(f"{fmean(m.model.accuracy for m in models):.3f}, {control.model.accuracy:.3f}")
             lines.append("| " + " | ".join([*crafted, kind, *cells]) + " |")

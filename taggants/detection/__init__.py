@@ -5,6 +5,7 @@ from taggants.detection.certificate import Certificate, certify, describe, softw
 from taggants.detection.combination import holm
 from taggants.detection.rank_statistic import rank_p_value, rank_scores
 from taggants.detection.ranks import key_ranks, key_ranks_from_top
+from taggants.detection.referenced import referenced_p_value
 
 __all__ = [
     "Certificate",
@@ -17,5 +18,6 @@ __all__ = [
     "key_ranks_from_top",
     "rank_p_value",
     "rank_scores",
+    "referenced_p_value",
     "software_versions",
 ]

@@ -1,0 +1,74 @@
+"""The p-value of all key ranks against what clean models answer anyway.
+
+A network with BatchNorm sees all noise keys as one far-away point, and answers them with the same few classes whether it was
+trained on taggants or not: that a key label ranks high or low says as much of this habit as of the taggants. Clean models of its
+kind show the habit. What the suspect ranks better than they do is what signing can have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from taggants.detection.binomial import P_VALUE_FLOOR
+from taggants.detection.rank_statistic import rank_scores
+from taggants.detection.ranks import key_ranks
+from taggants.errors import InputError
+
+
+def referenced_p_value(scores: ArrayLike, labels: ArrayLike, references: Sequence[ArrayLike]) -> float:
+    """One-sided p-value of the sum over keys of s(rank of the label) minus its mean over the references, with the rank
+    statistic's s(r) = floor(64 ln(r) + 1/2); small when the suspect ranks the labels better than the references do.
+
+    Null: neither the suspect nor the references depend on the key labels, which were drawn i.i.d. uniform over the classes.
+    Given all answers, the sum is then one of independent draws from each key's own table of C values, whatever the models
+    and key images are, and its distribution is the convolution of the tables: exact, with ties and for answers that
+    are equal for all keys. References have to be fixed before the suspect answers, like the statistic: chosen afterwards
+    they void the p-value.
+
+    Args:
+        scores: real [num_keys, num_classes], the suspect's, larger is likelier; NaN in a row counts as all alike.
+        labels: int [num_keys] in 0..num_classes-1.
+        references: tables like `scores`, of clean models on the same key images, at least one.
+
+    Returns:
+        P(sum_null <= sum), in [1e-300, 1]; the floor is an upper bound of smaller values.
+
+    Raises:
+        InputError: a shape, type or label is wrong, or there is no reference.
+    """
+    if len(references) == 0:
+        raise InputError("references holds no table but must hold the answers of at least one clean model.")
+    own_labels = np.asarray(labels)
+    key_ranks(scores, own_labels)  # checks both
+    suspect = _score_table(scores)
+    evidence = len(references) * suspect
+    for reference in references:
+        table = _score_table(reference)
+        if table.shape != suspect.shape:
+            raise InputError(
+                f"a reference has shape {table.shape} but the suspect's scores have {suspect.shape}: ask both the same "
+                "keys, in models of the same classes."
+            )
+        evidence -= table
+    evidence -= evidence.min(axis=1, keepdims=True)
+    observed = int(np.take_along_axis(evidence, own_labels.astype(np.int64)[:, None], axis=1).sum())
+    num_classes = suspect.shape[1]
+    total = np.ones(1)
+    for of_key in evidence:
+        total = np.convolve(total, np.bincount(of_key) / num_classes)[: observed + 1]
+    return min(1.0, max(P_VALUE_FLOOR, float(total.sum())))
+
+
+def _score_table(scores: ArrayLike) -> NDArray[np.int64]:
+    """s of the rank of every label at every key, [num_keys, num_classes]."""
+    table = np.asarray(scores)
+    if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2 or table.dtype.kind not in "fiu":
+        raise InputError(
+            f"a reference has shape {table.shape} and type {table.dtype} but must be real numbers [num_keys, num_classes]."
+        )
+    num_keys, num_classes = table.shape
+    ranks = np.stack([key_ranks(table, np.full(num_keys, label)) for label in range(num_classes)], axis=1)
+    return rank_scores(num_classes)[ranks - 1]
