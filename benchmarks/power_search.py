@@ -6,10 +6,9 @@
 
 The file names a preset, `settings` on top of it, `kinds` of models, and `rows`: settings on top of those and how many victims of
 which kind to train. "gain on KIND" is what signing adds to the alignment on a clean control of that kind, which nothing was
-crafted on; it needs no victim. p: the exact rank statistic of each victim, hits in brackets; referenced: the same
-against what the row's surrogates answer while clean. Log-probability (of the key labels,
-mean over keys) and accuracy: mean over victims, then of the control. Everything is found again in `output.root`, so a second
-call goes on, and one over all rows prints the whole table.
+crafted on; it needs no victim. p: the exact rank statistic of each victim, hits in brackets; referenced: the same against what
+the row's clean surrogates answer. Log-probability (of the key labels, mean over keys) and accuracy: mean over victims, then of
+the control. Everything is found again in `output.root`, so a second call goes on, and one over all rows prints the whole table.
 """
 
 from __future__ import annotations
