@@ -4,11 +4,12 @@
     ... --rows base random          only these, for instance one half in each of two shells
     ... --most-victims 0            crafting and transfer only: minutes a row
 
-The file names a preset, `settings` on top of it, `kinds` of models, and `rows`: settings on top of those and how many victims of
-which kind to train. "gain on KIND" is what signing adds to the alignment on a clean control of that kind, which nothing was
-crafted on; it needs no victim. p: the exact rank statistic of each victim, hits in brackets; referenced: the same against what
-the row's clean surrogates answer. Log-probability (of the key labels, mean over keys) and accuracy: mean over victims, then of
-the control. Everything is found again in `output.root`, so a second call goes on, and one over all rows prints the whole table.
+The file names a preset, `settings` on top of it, `kinds` of models, how many `victims` of which kind to train, and `rows`:
+settings on top of those, and other victims where they differ. "gain on KIND" is what signing adds to the alignment on a clean
+control of that kind, which nothing was crafted on; it needs no victim. p: the exact rank statistic of each victim, hits in
+brackets; referenced: the same against what the row's clean surrogates answer. Log-probability (of the key labels, mean over
+keys) and accuracy: mean over victims, then of the control. Everything is found again in `output.root`, so a second call goes
+on, and one over all rows prints the whole table.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Tested:
 
 @dataclass(frozen=True)
 class Outcome:
-    """transfers: to a control of each kind. victims and controls: by kind that victims are trained of."""
+    """transfers: to a control of each kind. victims, controls: tested ones, of the kinds of the row's victims."""
 
     export: pipeline.ExportResult
     transfers: dict[str, Transfer]
@@ -106,7 +107,7 @@ def search_row(search: Search, row: Row, most_victims: int) -> Outcome:
     plan = pipeline.make_plan(run, surrogates)
     drive = pipeline.craft(run, plan, surrogates)
     if drive.failed:
-        raise InputError(f"row {row.name!r}: {drive.failed}")
+        raise InputError(f"shards failed for good: {drive.failed}")
     export = pipeline.export(run, plan)
     transfers = {}
     for kind in search.kinds:
@@ -178,11 +179,18 @@ def main() -> None:
     if unknown:
         sys.exit(f"no row {unknown[0]!r}; {given.search} has {', '.join(row.name for row in search.rows)}")
     outcomes: dict[str, Outcome] = {}
+    failed: dict[str, str] = {}
     for row in search.rows:
         if given.rows is None or row.name in given.rows:
-            outcomes[row.name] = search_row(search, row, given.most_victims)
+            try:
+                outcomes[row.name] = search_row(search, row, given.most_victims)
+            except InputError as error:
+                failed[row.name] = str(error)
+                continue
             print("\n" + table(search, {row.name: outcomes[row.name]}) + "\n", flush=True)
     print(table(search, outcomes))
+    if failed:
+        sys.exit("\n".join(f"row {name!r} failed: {reason}" for name, reason in failed.items()))
 
 
 if __name__ == "__main__":

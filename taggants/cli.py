@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from taggants.config import Config, load_config
-from taggants.errors import InputError
+from taggants.errors import FailedShards, InputError
 from taggants.progress import console, json_line, write_json_lines
 
 
@@ -46,10 +46,10 @@ def run_job(main: Callable[[Config], Result], description: str) -> None:
         write_json_lines(as_json)
         _warn_of_temporary_folder(config)
         code = main(config).exit_code
-    except InputError as error:
+    except (InputError, FailedShards) as error:
         console.file.flush()
         print(json_line(str(error), "error") if as_json else f"error: {error}", file=sys.stderr)
-        code = 2
+        code = 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         code = 130

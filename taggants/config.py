@@ -217,7 +217,7 @@ class TrainingConfig(Section):
 
 
 class SurrogateConfig(TrainingConfig):
-    """The clean models that are crafted on: several of other seeds carry over to unseen models better than one."""
+    """The owner's models that are crafted on: several of other seeds carry over to unseen models better than one."""
 
     num_models: int = Field(1, ge=1, le=64, description="surrogates, of other seeds")
     architectures: tuple[str, ...] = Field(
@@ -449,7 +449,8 @@ class SweepConfig(Section):
         (), description="instead of signing.images_per_key and signing.budget"
     )
     num_keys: tuple[Annotated[int, Field(ge=1, le=1_000)], ...] = Field(
-        (), description="instead of keys.num_keys; the keys are nested, so only the most are crafted"
+        (),
+        description="instead of keys.num_keys; the keys are nested, only the most are crafted, unless surrogates are retrained",
     )
     epsilons: tuple[Annotated[FractionOf, Field(ge=1 / 255, le=1)], ...] = Field(
         (), description="instead of crafting.epsilon"

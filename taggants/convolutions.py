@@ -121,7 +121,7 @@ class FewPixelsConv2d(nn.Conv2d):
         (rows, *row_taps), (columns, *column_taps) = (
             _seen(size, self.kernel_size[0], stride, int(self.padding[0])) for size in input.shape[2:]
         )
-        is_fast = 0 < rows * columns <= _MOST_PIXELS_LEFT
+        is_fast = min(rows, columns) > 0 and rows * columns <= _MOST_PIXELS_LEFT
         # The product wants each pixel's channels side by side.
         if not is_fast or input.device.type != "cpu" or not input.is_contiguous(memory_format=torch.channels_last):
             return super().forward(input)

@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     Jobs print the sentence and exit with code 2. Anything else that escapes a job is a bug or a failed shard: exit code 1.
     """
+
+
+class FailedShards(RuntimeError):
+    """Shards that failed for good where a job cannot go on without them: one sentence, exit code 1."""

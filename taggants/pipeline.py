@@ -34,7 +34,7 @@ from taggants.crafting.shard import (
 from taggants.crafting.status import Status, watching
 from taggants.data.source import ImageSource
 from taggants.detection import Certificate, certify, key_ranks, software_versions
-from taggants.errors import InputError
+from taggants.errors import FailedShards, InputError
 from taggants.export import ExportManifest, check_originals, export_dataset, read_signed
 from taggants.keys import Registration, create_key_file, derive_keys
 from taggants.manifest import Plan, Shard
@@ -68,7 +68,7 @@ def prepare_keys(run: Run) -> Registration:
         InputError: a class is too small for its keys, the key file holds the public demonstration secret and should not
             (or the reverse), or the run folder holds another registration.
     """
-    keys, detection = run.config.keys, run.config.detection
+    keys = run.config.keys
     path = f"{keys.name}.json"
     if not run.keys_root.exists(path):
         secret = DEMONSTRATION_SECRET if keys.demonstration else None
@@ -90,6 +90,12 @@ def prepare_keys(run: Run) -> Registration:
     run.keys_root.write_bytes(f"{keys.name}.png", draw_keys(run.keys.images, texts), private=True)
     # After the keys are drawn and kept: drawing until they fit would leave labels that are not i.i.d. uniform.
     check_capacity(run.index.labels, run.keys.labels, signing_size(run))
+    return _register(run)
+
+
+def _register(run: Run) -> Registration:
+    """Writes the registration of keys that are there, or finds the same one."""
+    keys, detection = run.config.keys, run.config.detection
     registration = Registration(
         keys_commitment=run.keys.commitment,
         num_keys=keys.num_keys,
@@ -181,15 +187,14 @@ def train_surrogates(run: Run) -> list[TrainedModel]:
     `surrogate.retrainings`, on the signed data of the same run with one retraining less, which is crafted first.
 
     Raises:
-        InputError: a shard of a run with fewer retrainings failed for good.
+        FailedShards: of a run with fewer retrainings.
     """
     earlier = _run_before_retraining(run)
     if earlier is None:
         source, fingerprint = run.sources[0], run.index.fingerprint
     else:
-        _sign_before_retraining(earlier)
+        fingerprint = _sign_before_retraining(earlier).fingerprint
         source = run.sources[0].at(earlier.root.child("signed"))
-        fingerprint = earlier.signed_manifest.fingerprint
     jobs = [
         training_job(
             run,
@@ -211,23 +216,25 @@ def _run_before_retraining(run: Run) -> Run | None:
     if surrogate.retrainings == 0:
         return None
     fewer = surrogate.model_copy(update={"retrainings": surrogate.retrainings - 1})
-    return Run(run.config.model_copy(update={"surrogate": fewer}))
+    earlier = Run(run.config.model_copy(update={"surrogate": fewer}))
+    earlier.sources = run.sources  # hashed already
+    return earlier
 
 
-def _sign_before_retraining(run: Run) -> None:
+def _sign_before_retraining(run: Run) -> ExportManifest:
     """Crafts and exports a run whose signed data the next surrogates learn from."""
-    say(f"retrain: first sign with {run.config.surrogate.retrainings} retrainings, in {run.root.uri}")
+    say(f"retrain: on the data signed with {run.config.surrogate.retrainings} retrainings, in {run.root.uri}")
     run.write_config()
-    prepare_keys(run)
+    _register(run)
     surrogates = train_surrogates(run)
     plan = make_plan(run, surrogates)
     drive = craft(run, plan, surrogates)
     if drive.failed:
         shard, reason = sorted(drive.failed.items())[0]
-        raise InputError(
+        raise FailedShards(
             f"shard {shard} of run {run.root.uri} failed for good: {reason}; mend the cause and start again"
         )
-    export(run, plan)
+    return export(run, plan).manifest
 
 
 def make_plan(run: Run, surrogates: Sequence[TrainedModel]) -> Plan:

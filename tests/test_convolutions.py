@@ -47,14 +47,15 @@ def test_tiling_convolutions_are_those_of_the_library(kernel, size, bias):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (5, 1, 2), (7, 2, 3), (3, 1, 0), (1, 2, 0), (2, 1, 1)]
+    ("kernel", "stride", "padding"),
+    [(3, 1, 1), (3, 2, 1), (5, 1, 2), (7, 2, 3), (3, 1, 0), (1, 2, 0), (2, 1, 1), (2, 3, 0), (1, 2, 1), (2, 3, 2)],
 )
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (3, 2), (4, 4), (6, 5), (9, 9)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_convolutions_that_leave_few_pixels_are_those_of_the_library(kernel, stride, padding, size, bias):
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 5, kernel, stride=stride, padding=padding, bias=bias).double()
-    fast = copy.deepcopy(convolution)
+    fast = copy.deepcopy(convolution).to(memory_format=torch.channels_last if bias else torch.contiguous_format)
     speed_up_convolutions(fast)
     assert isinstance(fast, FewPixelsConv2d)
     images = torch.randn(4, 3, *size, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
@@ -115,10 +116,11 @@ def test_what_gains_nothing_takes_the_library_s_way():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_convnext_keeps_its_gradients(dtype):
+@pytest.mark.parametrize(("name", "size"), [("convnext_atto", 64), ("resnet10t", 32)])
+def test_networks_keep_their_gradients(name, size, dtype):
     torch.manual_seed(1)
-    model = timm.create_model("convnext_atto", num_classes=5).eval()
-    images, labels = torch.rand(4, 3, 64, 64), torch.tensor([0, 1, 2, 3])
+    model = timm.create_model(name, num_classes=5).eval()
+    images, labels = torch.rand(4, 3, size, size), torch.tensor([0, 1, 2, 3])
     found = []
     for is_first_order in (False, True):
         precise = Precision(copy.deepcopy(model), dtype, channels_last=True, is_first_order=is_first_order)

@@ -25,8 +25,11 @@ def referenced_p_value(scores: ArrayLike, labels: ArrayLike, references: Sequenc
     Null: neither the suspect nor the references depend on the key labels, which were drawn i.i.d. uniform over the classes.
     Given all answers, the sum is then one of independent draws from each key's own table of C values, whatever the models
     and key images are, and its distribution is the convolution of the tables: exact, with ties and for answers that
-    are equal for all keys. References have to be fixed before the suspect answers, like the statistic: chosen afterwards
-    they void the p-value.
+    are equal for all keys. A key on which the suspect ranks all classes alike counts for nothing: else the references alone
+    would decide.
+
+    References must be chosen without regard to the key labels and committed to with the statistic: picked by how they
+    rank the labels, they void the p-value.
 
     Args:
         scores: real [num_keys, num_classes], the suspect's, larger is likelier; NaN in a row counts as all alike.
@@ -37,7 +40,7 @@ def referenced_p_value(scores: ArrayLike, labels: ArrayLike, references: Sequenc
         P(sum_null <= sum), in [1e-300, 1]; the floor is an upper bound of smaller values.
 
     Raises:
-        InputError: a shape, type or label is wrong, or there is no reference.
+        InputError: a shape, type or label is wrong, there are more than 1,000,000 classes, or there is no reference.
     """
     if len(references) == 0:
         raise InputError("references holds no table but must hold the answers of at least one clean model.")
@@ -50,9 +53,10 @@ def referenced_p_value(scores: ArrayLike, labels: ArrayLike, references: Sequenc
         if table.shape != suspect.shape:
             raise InputError(
                 f"a reference has shape {table.shape} but the suspect's scores have {suspect.shape}: ask both the same "
-                "keys, in models of the same classes."
+                "keys, and take references with the suspect's classes."
             )
         evidence -= table
+    evidence[np.ptp(suspect, axis=1) == 0] = 0
     evidence -= evidence.min(axis=1, keepdims=True)
     observed = int(np.take_along_axis(evidence, own_labels.astype(np.int64)[:, None], axis=1).sum())
     num_classes = suspect.shape[1]
@@ -69,6 +73,9 @@ def _score_table(scores: ArrayLike) -> NDArray[np.int64]:
         raise InputError(
             f"a reference has shape {table.shape} and type {table.dtype} but must be real numbers [num_keys, num_classes]."
         )
-    num_keys, num_classes = table.shape
-    ranks = np.stack([key_ranks(table, np.full(num_keys, label)) for label in range(num_classes)], axis=1)
-    return rank_scores(num_classes)[ranks - 1]
+    num_classes = table.shape[1]
+    # As `key_ranks`: so many classes score at least as much; a NaN in the row makes all of them the worst.
+    ranks = np.stack([num_classes - np.searchsorted(np.sort(row), row, side="left") for row in table])
+    ranks[np.isnan(table).any(axis=1)] = num_classes
+    scored: NDArray[np.int64] = rank_scores(num_classes)[ranks - 1]
+    return scored

@@ -25,6 +25,8 @@ def evidence(scores: list[list[float]], references: list[list[list[float]]]) -> 
             len(references) * scored(row, label) - sum(scored(reference[key], label) for reference in references)
             for label in range(len(row))
         ]
+        if len(set(row)) > 1
+        else [0] * len(row)
         for key, row in enumerate(scores)
     ]
 
@@ -64,7 +66,12 @@ def test_a_reference_without_opinion_leaves_the_rank_statistic() -> None:
 def test_a_model_that_answers_as_the_reference_says_nothing() -> None:
     scores, labels = np.random.default_rng(1).random((8, 20)), np.arange(8)
     assert referenced_p_value(scores, labels, [scores]) == 1.0
-    assert referenced_p_value(np.full((8, 20), np.nan), labels, [np.zeros((8, 20))]) == 1.0
+    for silent in (np.full((8, 20), np.nan), np.zeros((8, 20))):
+        assert referenced_p_value(silent, labels, [scores]) == 1.0  # however the reference ranks the labels
+    half, reference = scores.copy(), np.random.default_rng(2).random((8, 20))
+    half[4:] = 0
+    alone = referenced_p_value(scores[:4], labels[:4], [reference[:4]])
+    assert referenced_p_value(half, labels, [reference]) == pytest.approx(alone)
 
 
 @pytest.mark.parametrize("num_references", [1, 3])

@@ -6,8 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from taggants import pipeline
 from taggants.config import load_config
+from taggants.crafting import shard as shard_module
+from taggants.data.source import SampleError
 from taggants.run import Run
 from tests.jobs.running import exit_code, settings_in
 
@@ -54,7 +58,19 @@ def test_a_lost_later_run_is_made_again_from_what_the_earlier_left(tmp_path: Pat
     assert sorted((tmp_path / "runs" / "models").iterdir()) == models
 
 
-def test_without_retrainings_the_run_is_the_one_it_always_was(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
-    assert run_of(settings).config.hash == run_of([*settings, "surrogate.retrainings=0"]).config.hash
+def test_a_run_with_a_retraining_is_another_run(tmp_path: Path) -> None:
+    settings = settings_in(
+        tmp_path
+    )  # that the default keeps its hash is pinned in tests/training/test_training_config.py
     assert run_of(settings).config.hash != run_of([*settings, "surrogate.retrainings=1"]).config.hash
+
+
+def test_a_shard_that_fails_for_good_before_a_retraining_ends_the_job_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SampleError("image 7 cannot be read")
+
+    monkeypatch.setattr(shard_module, "craft_signing_set", fail)
+    assert exit_code("craft", settings_in(tmp_path, "surrogate.retrainings=1")) == 1
+    assert "failed for good" in capsys.readouterr().err
