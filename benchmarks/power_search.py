@@ -1,7 +1,7 @@
 """What gives power: changes of one configuration side by side, same keys and same seeds, as a table.
 
     TAGGANTS_DATA=/path/to/data python benchmarks/power_search.py benchmarks/power_search.yaml
-    ... --rows base random          only these, for instance one half in each of two shells
+    ... --rows base "random images" only these, for instance one half in each of two shells
     ... --most-victims 0            crafting and transfer only: minutes a row
 
 The file names a preset, `settings` on top of it, `kinds` of models, how many `victims` of which kind to train, and `rows`:
@@ -29,7 +29,7 @@ from scipy.special import log_softmax
 from taggants import pipeline
 from taggants.config import load_config
 from taggants.detection import Certificate, referenced_p_value
-from taggants.errors import InputError
+from taggants.errors import FailedShards, InputError
 from taggants.run import Run, check
 from taggants.suspects import CheckpointSuspect
 from taggants.training.ray_trainer import TrainedModel, load_trained
@@ -107,7 +107,7 @@ def search_row(search: Search, row: Row, most_victims: int) -> Outcome:
     plan = pipeline.make_plan(run, surrogates)
     drive = pipeline.craft(run, plan, surrogates)
     if drive.failed:
-        raise InputError(f"shards failed for good: {drive.failed}")
+        raise FailedShards(f"shards failed for good: {drive.failed}")
     export = pipeline.export(run, plan)
     transfers = {}
     for kind in search.kinds:
@@ -184,7 +184,7 @@ def main() -> None:
         if given.rows is None or row.name in given.rows:
             try:
                 outcomes[row.name] = search_row(search, row, given.most_victims)
-            except InputError as error:
+            except (FailedShards, InputError) as error:
                 failed[row.name] = str(error)
                 continue
             print("\n" + table(search, {row.name: outcomes[row.name]}) + "\n", flush=True)

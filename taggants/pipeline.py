@@ -184,7 +184,8 @@ def _train(run: Run, job: TrainingJob) -> TrainedModel:
 
 def train_surrogates(run: Run) -> list[TrainedModel]:
     """Trains the configured surrogates, of other seeds than every victim: on the clean data, or, with
-    `surrogate.retrainings`, on the signed data of the same run with one retraining less, which is crafted first.
+    `surrogate.retrainings`, on the signed data of the same run with one retraining less, which is crafted first (Sleeper Agent,
+    Souri et al., NeurIPS 2022, section 3).
 
     Raises:
         FailedShards: of a run with fewer retrainings.
