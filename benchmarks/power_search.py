@@ -30,10 +30,16 @@ from taggants import pipeline
 from taggants.config import load_config
 from taggants.detection import Certificate, referenced_p_value
 from taggants.errors import FailedShards, InputError
+from taggants.evaluation.transfer import Transfer, measure_transfer
 from taggants.run import Run, check
+from taggants.stages.craft import craft
+from taggants.stages.evaluate import train_suspect
+from taggants.stages.export import ExportResult, export
+from taggants.stages.keys import prepare_keys
+from taggants.stages.surrogates import train_surrogates
+from taggants.stages.verify import verify
 from taggants.suspects import CheckpointSuspect
 from taggants.training.ray_trainer import TrainedModel, load_trained
-from taggants.transfer import Transfer, measure_transfer
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Tested:
 class Outcome:
     """transfers: to a control of each kind. victims, controls: tested ones, of the kinds of the row's victims."""
 
-    export: pipeline.ExportResult
+    export: ExportResult
     transfers: dict[str, Transfer]
     controls: dict[str, Tested]
     victims: dict[str, list[Tested]]
@@ -102,21 +108,20 @@ def search_row(search: Search, row: Row, most_victims: int) -> Outcome:
     run = search.run(row, next(iter(search.kinds)))
     check(run)
     run.write_config()
-    pipeline.prepare_keys(run)
-    surrogates = pipeline.train_surrogates(run)
-    plan = pipeline.make_plan(run, surrogates)
-    drive = pipeline.craft(run, plan, surrogates)
+    prepare_keys(run)
+    surrogates, plan = pipeline.prepare(run)
+    drive = craft(run, plan, surrogates)
     if drive.failed:
         raise FailedShards(f"shards failed for good: {drive.failed}")
-    export = pipeline.export(run, plan)
+    exported = export(run, plan)
     transfers = {}
     for kind in search.kinds:
-        control = pipeline.train_suspect(search.run(row, kind, as_the_kind=True), "control", 0)
+        control = train_suspect(search.run(row, kind, as_the_kind=True), "control", 0)
         transfers[kind] = measure_transfer(run, plan, load_trained(run.models, control))
     clean = search.run(replace(row, settings=(*row.settings, "surrogate.retrainings=0")), next(iter(search.kinds)))
     references = [
         CheckpointSuspect(run.models.uri_of(surrogate.path)).scores(run.keys.images)
-        for surrogate in pipeline.train_surrogates(clean)
+        for surrogate in train_surrogates(clean)
     ]
     victims, controls = {}, {}
     for kind, count in row.victims.items():
@@ -124,13 +129,13 @@ def search_row(search: Search, row: Row, most_victims: int) -> Outcome:
             of_kind = search.run(row, kind)
             victims[kind] = [tested(of_kind, "victim", index, references) for index in range(num_victims)]
             controls[kind] = tested(of_kind, "control", 0, references)
-    return Outcome(export, transfers, controls, victims)
+    return Outcome(exported, transfers, controls, victims)
 
 
 def tested(run: Run, role: str, index: int, references: Sequence[NDArray[np.float64]]) -> Tested:
-    model = pipeline.train_suspect(run, role, index)
+    model = train_suspect(run, role, index)
     suspect = CheckpointSuspect(run.models.uri_of(model.path), model.path.partition("/")[0])
-    certificate = pipeline.verify(run, suspect)
+    certificate = verify(run, suspect)
     scores, labels = suspect.scores(run.keys.images), run.keys.labels
     of_labels = log_softmax(scores, axis=1)[range(len(labels)), labels]
     return Tested(model, certificate, float(of_labels.mean()), referenced_p_value(scores, labels, references))

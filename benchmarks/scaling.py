@@ -43,11 +43,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
-from taggants import pipeline
 from taggants.config import load_config
 from taggants.crafting.driver import DriveProgress, DriveResult, drive
 from taggants.crafting.events import Event, Finished, Lost, Pool
-from taggants.manifest import Commit, Plan, RunFolder, Shard
+from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root
 from tests.chaos.harness import KINDS, run_harness
 from tests.jobs.running import load_job
@@ -310,7 +309,7 @@ def finishes_of_job(folder: str, settings: tuple[str, ...]) -> list[float]:
 
         return drive(plan, run_folder, pool, on_progress=on_progress, **options)
 
-    with patch.object(pipeline, "drive", watched), redirect_stdout(io.StringIO()):
+    with patch("taggants.stages.craft.drive", watched), redirect_stdout(io.StringIO()):
         own = (f"output.root={folder}/runs", f"keys.root={folder}/secrets")
         load_job("craft").main(load_config(None, [*SETTINGS, *settings, *own]))
     return finishes_s

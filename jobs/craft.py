@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from taggants import pipeline, reports
+from taggants import pipeline
 from taggants.cli import ray_cluster, run_job
 from taggants.config import Config
 from taggants.crafting.driver import DriveResult
 from taggants.detection import Certificate
-from taggants.progress import say
+from taggants.evaluation.rehearsal import rehearse
+from taggants.evaluation.transfer import transfer_to_control
+from taggants.reporting import summaries
+from taggants.reporting.progress import say
 from taggants.run import Run, check
-from taggants.transfer import transfer_to_control
+from taggants.stages.export import ExportResult
+from taggants.stages.keys import prepare_keys
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class CraftResult:
 
     run: str
     drive: DriveResult
-    export: pipeline.ExportResult | None
+    export: ExportResult | None
     certificates: dict[str, Certificate]
 
     @property
@@ -35,23 +39,19 @@ def main(config: Config) -> CraftResult:
     """Runs every stage that is not done yet."""
     run = Run(config)
     check(run)
-    say(reports.opening(run))
+    say(summaries.opening(run))
     run.write_config()
-    registration = pipeline.prepare_keys(run)
-    say(reports.registered(run, registration))
+    registration = prepare_keys(run)
+    say(summaries.registered(run, registration))
     with ray_cluster(config):
-        surrogates = pipeline.train_surrogates(run)
-        plan = pipeline.make_plan(run, surrogates)
-        drive = pipeline.craft(run, plan, surrogates)
-        say(reports.crafted(plan, drive))
-        if drive.failed:
-            return CraftResult(run.root.uri, drive, None, {})
-        export = pipeline.export(run, plan)
-        say(reports.exported(run, export))
-        rehearsal = pipeline.rehearse(run)
-        transfer = transfer_to_control(run, plan)
-    say(reports.rehearsed(run, rehearsal, transfer))
-    return CraftResult(run.root.uri, drive, export, {name: outcome.certificate for name, outcome in rehearsal.items()})
+        signing = pipeline.sign(run)
+        if signing.export is None:
+            return CraftResult(run.root.uri, signing.drive, None, {})
+        rehearsal = rehearse(run)
+        transfer = transfer_to_control(run, signing.plan)
+    say(summaries.rehearsed(run, rehearsal, transfer))
+    certificates = {name: outcome.certificate for name, outcome in rehearsal.items()}
+    return CraftResult(run.root.uri, signing.drive, signing.export, certificates)
 
 
 if __name__ == "__main__":

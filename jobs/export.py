@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants import pipeline
 from taggants.cli import run_job
 from taggants.config import Config
 from taggants.errors import InputError
 from taggants.export import ExportManifest, export_dataset
-from taggants.progress import say, stage
+from taggants.reporting.progress import say, stage
 from taggants.run import Run
+from taggants.stages.export import read_signed_sets
 from taggants.storage import Root
 
 
@@ -43,7 +43,7 @@ def main(config: Config) -> ExportJobResult:
         raise InputError(f"run folder {run.root.uri} has no plan; run jobs/craft.py with this configuration first")
     plan = run.folder.read_plan()
     images: dict[int, NDArray[np.uint8]] = {}
-    for signed_set in pipeline.read_signed_sets(run, plan):
+    for signed_set in read_signed_sets(run, plan):
         images |= signed_set.images
     if run.index.fingerprint != plan.dataset_fingerprint:
         raise InputError(f"the dataset in {run.sources[0].root.uri} changed since it was signed; restore it")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from taggants.cli import ray_cluster, run_job
 from taggants.config import Config
-from taggants.progress import say
-from taggants.rehearsal import HarmReport, describe_harm, measure_harm
+from taggants.evaluation.harm import HarmReport, describe_harm, measure_harm
+from taggants.reporting.progress import say
 from taggants.run import Run
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from taggants import pipeline, reports
 from taggants.cli import run_job
 from taggants.config import Config
 from taggants.keys import Registration
-from taggants.progress import say
+from taggants.reporting import summaries
+from taggants.reporting.progress import say
 from taggants.run import Run, check
+from taggants.stages.keys import prepare_keys
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ def main(config: Config) -> KeysResult:
     run = Run(config)
     check(run)
     run.write_config()
-    registration = pipeline.prepare_keys(run)
-    say(reports.registered(run, registration))
+    registration = prepare_keys(run)
+    say(summaries.registered(run, registration))
     return KeysResult(run.root.uri, registration)
 
 

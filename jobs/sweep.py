@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from taggants.cli import ray_cluster, run_job
 from taggants.config import Config
 from taggants.errors import InputError
-from taggants.progress import say, show
+from taggants.reporting.progress import say, show
 from taggants.sweep.report import write_report
 from taggants.sweep.results import SweepResults
 from taggants.sweep.stages import Sweep, collect, craft_shared, register, train_controls

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from taggants import pipeline
 from taggants.cli import ray_cluster, run_job
 from taggants.config import Config
-from taggants.progress import say
+from taggants.reporting.progress import say
 from taggants.run import Run
+from taggants.stages.evaluate import train_suspect
 from taggants.training.ray_trainer import TrainedModel
 
 
@@ -28,7 +28,7 @@ def main(config: Config) -> TrainResult:
     """Trains, resumes or finds the model."""
     run = Run(config)
     with ray_cluster(config):
-        model = pipeline.train_suspect(run, config.train.role, config.train.index)
+        model = train_suspect(run, config.train.role, config.train.index)
     checkpoint = run.models.uri_of(model.path)
     if model.metrics is not None:
         say(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from taggants import pipeline, reports
 from taggants.cli import run_job
 from taggants.config import Config
 from taggants.detection import Certificate
 from taggants.errors import InputError
-from taggants.progress import say
+from taggants.reporting import summaries
+from taggants.reporting.progress import say
 from taggants.run import Run, read_registration
+from taggants.stages.verify import verify_all
 from taggants.suspects import CheckpointSuspect
 
 
@@ -32,10 +33,10 @@ def main(config: Config) -> VerifyResult:
     run = Run(config)
     read_registration(run)
     suspects = [CheckpointSuspect(uri) for uri in config.verify.suspects]
-    certificates = pipeline.verify_all(run, suspects)
+    certificates = verify_all(run, suspects)
     for certificate in certificates:
-        say(reports.certified(run, certificate))
-    say(reports.several_suspects(certificates))
+        say(summaries.certified(run, certificate))
+    say(summaries.several_suspects(certificates))
     return VerifyResult(tuple(certificates))
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from taggants.config import Config, load_config
 from taggants.errors import FailedShards, InputError
-from taggants.progress import console, json_line, write_json_lines
+from taggants.reporting.progress import console, json_line, write_json_lines
 
 
 class Result(Protocol):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from taggants.alignment import gate_kinks
-from taggants.convolutions import speed_up_convolutions
+from taggants.alignment.convolutions import speed_up_convolutions
 from taggants.errors import InputError
 
 BUILT_IN_WIDTHS: dict[str, tuple[int, ...]] = {"cnn": (32, 64, 64), "cnn_wide": (64, 128, 256)}

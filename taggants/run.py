@@ -20,6 +20,8 @@ import torch
 
 from taggants.augmentation import CropAndFlip
 from taggants.config import Config, DataConfig, TrainingConfig
+from taggants.crafting.plan import RunFolder
+from taggants.crafting.selection import check_classes, images_per_key
 from taggants.crafting.settings import augmentation_of
 from taggants.data import SourceKind, open_source
 from taggants.data.digits import write_digits
@@ -30,9 +32,7 @@ from taggants.data.torchvision_source import write_torchvision
 from taggants.errors import InputError
 from taggants.export import ExportManifest, check_originals, verify_export
 from taggants.keys import KeySet, KeySpec, Registration, load_key_set
-from taggants.manifest import RunFolder
 from taggants.models import ModelSpec, check_model, has_patches
-from taggants.signing import check_classes, images_per_key
 from taggants.storage import Root
 
 _NUM_SIZES_CHECKED = 16
@@ -105,6 +105,17 @@ class Run:
                 f"{_spec_text(self.key_spec)}; choose another keys.name or the same fields"
             )
         return key_set
+
+    @cached_property
+    def before_retraining(self) -> Run | None:
+        """The same run with one retraining of its surrogates less, in a run folder of its own; None without retrainings."""
+        surrogate = self.config.surrogate
+        if surrogate.retrainings == 0:
+            return None
+        fewer = surrogate.model_copy(update={"retrainings": surrogate.retrainings - 1})
+        earlier = Run(self.config.model_copy(update={"surrogate": fewer}))
+        earlier.sources = self.sources  # hashed already
+        return earlier
 
     @cached_property
     def signed_manifest(self) -> ExportManifest:

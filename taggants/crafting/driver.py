@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taggants.crafting.events import Event, Finished, GiveUp, Pool, Submit
+from taggants.crafting.plan import Plan, RunFolder
 from taggants.crafting.scheduler import Scheduler
-from taggants.manifest import Plan, RunFolder
 
 if TYPE_CHECKING:
     from taggants.crafting.reuse import CraftedShards

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from taggants.manifest import Commit, Shard
+from taggants.crafting.plan import Commit, Shard
 
 
 @dataclass(frozen=True)

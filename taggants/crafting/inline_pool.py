@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from taggants.crafting.events import Event, Worker, broken_off, finished
+from taggants.crafting.plan import Shard
 from taggants.data.source import SampleError
 from taggants.errors import InputError
-from taggants.manifest import Shard
 
 
 class InlinePool:

@@ -13,9 +13,9 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from taggants.crafting.events import Crafted, Event, Failed, Lost, Worker, broken_off, finished, reason_of
+from taggants.crafting.plan import Commit, Shard
 from taggants.data.source import SampleError
 from taggants.errors import InputError
-from taggants.manifest import Commit, Shard
 
 _MAX_FAILED_BUILDS = 3
 

@@ -21,9 +21,9 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.crafting.shard import CraftingJob
 from taggants.errors import InputError
-from taggants.manifest import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root, encode_json
 
 CRAFTING_VERSION: Final = 4

@@ -16,13 +16,13 @@ from torch import Tensor
 from taggants.alignment.gradients import Gradient
 from taggants.augmentation import MixAugment
 from taggants.crafting.events import Crafted
+from taggants.crafting.plan import RunFolder, Shard
 from taggants.crafting.signing_set import Optimisation, SigningSet, craft_signing_set, key_gradients
 from taggants.data.set_codec import codec_for
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
-from taggants.manifest import RunFolder, Shard
 from taggants.models import DTYPE_OF_PRECISION, Precision, model_from_checkpoint
-from taggants.perceptual import Lpips, PerceptualDistance, PerceptualTerm, lpips_from_bytes
+from taggants.perturbation.perceptual import Lpips, PerceptualDistance, PerceptualTerm, lpips_from_bytes
 from taggants.storage import Root
 
 _MOST_KEY_GRADIENTS = 4

@@ -25,9 +25,9 @@ from taggants.alignment import (
 )
 from taggants.alignment.gradients import Gradient
 from taggants.augmentation import Augmentation, Compose, Mixing
-from taggants.codec import Codec, LosslessCodec
-from taggants.perceptual import PerceptualTerm
 from taggants.perturbation import initial_perturbation, project, to_uint8
+from taggants.perturbation.codec import Codec, LosslessCodec
+from taggants.perturbation.perceptual import PerceptualTerm
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from taggants.codec import Codec, GroupedCodec, JpegCodec, LosslessCodec
 from taggants.data.image_codec import is_jpeg, replaceable_shape
 from taggants.data.jpeg import JpegLayout, jpeg_layout
 from taggants.errors import InputError
+from taggants.perturbation.codec import Codec, GroupedCodec, JpegCodec, LosslessCodec
 
 
 def codec_for(encoded: Sequence[bytes]) -> Codec:

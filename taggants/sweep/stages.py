@@ -24,8 +24,13 @@ from taggants.crafting.settings import optimisation_of
 from taggants.crafting.status import STATUS_PATH
 from taggants.detection import software_versions
 from taggants.errors import InputError
-from taggants.progress import say, stage
+from taggants.reporting.progress import say, stage
 from taggants.run import Run, check
+from taggants.stages.craft import craft
+from taggants.stages.evaluate import suspect_job, train_suspect
+from taggants.stages.export import export
+from taggants.stages.keys import prepare_keys
+from taggants.stages.verify import verify
 from taggants.storage import Root
 from taggants.suspects import CheckpointSuspect
 from taggants.sweep.cells import CellSpec, crafted_together, distinct_runs, expand, sweep_hash
@@ -99,7 +104,7 @@ def register(sweep: Sweep) -> None:
         run = Run(cell.config)
         check(run)
         run.write_config()
-        pipeline.prepare_keys(run)
+        prepare_keys(run)
     sweep.root.write_json(
         "config.json",
         {"config": sweep.config.model_dump(mode="json"), "cells": {c.name: c.config.hash for c in sweep.cells}},
@@ -117,13 +122,12 @@ def craft_shared(sweep: Sweep) -> list[DriveResult]:
         if not any(cell.name in missing for cell in group):
             continue
         run = Run(group[0].config)
-        surrogates = pipeline.train_surrogates(run)
-        plan = pipeline.make_plan(run, surrogates)
+        surrogates, plan = pipeline.prepare(run)
         _note_speed(sweep, run)  # of a run that was killed
         if len(run.folder.read_commits()) == len(plan.shards):  # actors take seconds to start
             continue
         say(f"sweep: crafting {run.config.keys.num_keys} keys for {', '.join(cell.name for cell in group)}")
-        drives.append(pipeline.craft(run, plan, surrogates))
+        drives.append(craft(run, plan, surrogates))
         _note_speed(sweep, run)
     return drives
 
@@ -172,7 +176,7 @@ def train_controls(sweep: Sweep) -> None:
     for cell in sweep.missing():
         run = Run(cell.config)
         for index in range(sweep.config.sweep.num_controls):
-            job = pipeline.suspect_job(run, "control", index)
+            job = suspect_job(run, "control", index)
             jobs[job.identity] = job
     if not jobs:
         return
@@ -207,13 +211,12 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
         return sweep.read_cell(cell.name)
     inline = cell.config.execution.model_copy(update={"pool": "inline"})
     run = Run(cell.config.model_copy(update={"execution": inline}))
-    surrogates = pipeline.train_surrogates(run)
-    plan = pipeline.make_plan(run, surrogates)
-    drive = pipeline.craft(run, plan, surrogates)
+    surrogates, plan = pipeline.prepare(run)
+    drive = craft(run, plan, surrogates)
     if drive.failed:
         shard, reason = sorted(drive.failed.items())[0]
         raise InputError(f"shard {shard} of cell {cell.name} failed for good: {reason}; mend the cause and start again")
-    export = pipeline.export(run, plan)
+    exported = export(run, plan)
     config = sweep.config.sweep
     controls = [_tested(sweep, run, "control", index) for index in range(config.num_controls)]
     victims: list[Trained] = []
@@ -229,10 +232,10 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
     optimisation = optimisation_of(cell.config, run.model_size[1])
     num_surrogates = sum(len(surrogate.checkpoints) for surrogate in surrogates)
     craftings = 1 + cell.config.surrogate.retrainings
-    sample_steps = craftings * export.num_taggants * optimisation.sample_steps_per_image(num_surrogates)
+    sample_steps = craftings * exported.num_taggants * optimisation.sample_steps_per_image(num_surrogates)
     record = Cell(
         name=cell.name,
-        images_per_key=export.num_taggants // cell.config.keys.num_keys,
+        images_per_key=exported.num_taggants // cell.config.keys.num_keys,
         num_keys=cell.config.keys.num_keys,
         epsilon=cell.config.crafting.epsilon,
         engine=cell.config.crafting.engine,
@@ -242,10 +245,10 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
         num_images=run.index.num_rows,
         settings=cell.settings,
         run=cell.config.hash,
-        alignment=export.alignment,
-        psnr_db=export.quality.psnr_db,
-        ssim=export.quality.ssim,
-        lpips=export.quality.lpips,
+        alignment=exported.alignment,
+        psnr_db=exported.quality.psnr_db,
+        ssim=exported.quality.ssim,
+        lpips=exported.quality.lpips,
         sample_steps=sample_steps,
         crafting_seconds=sample_steps * _seconds_per_sample_step(sweep, cell),
         victims=tuple(victims),
@@ -258,9 +261,9 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
 
 def _tested(sweep: Sweep, run: Run, role: str, index: int) -> Trained:
     """Trains or finds a model and certifies it."""
-    model: TrainedModel = pipeline.train_suspect(run, role, index)
+    model: TrainedModel = train_suspect(run, role, index)
     name = model.path.partition("/")[0]
-    certificate = pipeline.verify(run, CheckpointSuspect(run.models.uri_of(model.path), name))
+    certificate = verify(run, CheckpointSuspect(run.models.uri_of(model.path), name))
     return Trained(
         name=name,
         index=index,

@@ -20,7 +20,7 @@ from ray.tune.logger import JsonLoggerCallback, LoggerCallback, TBXLoggerCallbac
 
 from taggants.config import Config
 from taggants.errors import InputError
-from taggants.progress import say
+from taggants.reporting.progress import say
 from taggants.storage import Root
 from taggants.sweep.cells import CellSpec
 from taggants.sweep.stages import Standing, Sweep, run_cell

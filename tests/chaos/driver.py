@@ -29,7 +29,7 @@ import ray
 from taggants.crafting.driver import DriveResult, drive
 from taggants.crafting.events import Pool
 from taggants.crafting.inline_pool import InlinePool
-from taggants.manifest import Commit, Plan, RunFolder, Shard
+from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root
 
 NUM_SHARDS, NUM_WORKERS = 18, 3
@@ -84,18 +84,18 @@ def toy(notes: Path, uri: str, pool_name: str, work_s: str) -> DriveResult:
 
 def digits(notes: Path, uri: str, pool_name: str, *settings: str) -> DriveResult:
     """The real job on the embedded digits, export included."""
-    from taggants import pipeline
     from taggants.config import load_config
+    from taggants.stages import craft as craft_stage
     from tests.jobs.running import load_job
 
-    plain = pipeline.CraftingWorker
+    plain = craft_stage.CraftingWorker
 
     class NotingWorker(plain):  # type: ignore[misc, valid-type]
         def craft(self, shard: Shard, attempt: int) -> Any:
             with noted(notes, shard, attempt):
                 return super().craft(shard, attempt)
 
-    pipeline.CraftingWorker = NotingWorker  # type: ignore[misc]
+    craft_stage.CraftingWorker = NotingWorker  # type: ignore[misc]
     pools = [f"execution.pool={pool_name}", f"execution.num_workers={NUM_WORKERS}"]
     result: DriveResult = load_job("craft").main(load_config(None, [f"output.root={uri}", *pools, *settings])).drive
     return result

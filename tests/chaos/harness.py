@@ -254,7 +254,7 @@ def attribute(calls: list[Call], kills: list[Kill], hits: list[Callable[[Call], 
 
 def content(job: str, uri: str) -> tuple[dict[int, str], str]:
     """Returns: of each committed shard the SHA-256, checked against its file, and the fingerprint of the export, if any."""
-    from taggants.manifest import RunFolder
+    from taggants.crafting.plan import RunFolder
     from taggants.storage import Root
 
     root = Root(uri)

@@ -21,7 +21,7 @@ import taggants.storage.s3
 from taggants.crafting.driver import drive
 from taggants.crafting.events import Lost
 from taggants.crafting.inline_pool import InlinePool
-from taggants.manifest import RunFolder
+from taggants.crafting.plan import RunFolder
 from taggants.storage import Root
 from tests.chaos import driver, harness
 from tests.s3_server import S3Process

@@ -12,8 +12,8 @@ import pytest
 from taggants.crafting.driver import DriveProgress, DriveResult, drive
 from taggants.crafting.events import Crafted, Event, Failed, Finished, Lost, reason_of
 from taggants.crafting.inline_pool import InlinePool
+from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.errors import InputError
-from taggants.manifest import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root
 
 NUM_SHARDS = 5

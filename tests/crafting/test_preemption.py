@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from taggants.manifest import Commit, Plan, RunFolder, Shard
+from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root
 
 PLAN = Plan("c0", "d0", "k0", "s0", tuple(Shard(index, 0, (index,), 7) for index in range(3)))

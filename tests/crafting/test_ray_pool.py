@@ -17,10 +17,10 @@ import ray
 from taggants.crafting.driver import DriveResult, drive
 from taggants.crafting.events import Event, Failed, Finished, Lost
 from taggants.crafting.inline_pool import InlinePool
+from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.crafting.ray_pool import RayPool
 from taggants.data.source import SampleError
 from taggants.errors import InputError
-from taggants.manifest import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors do not import the tests

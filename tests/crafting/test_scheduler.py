@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taggants.crafting.events import Decision, Event, Failed, Finished, GiveUp, Lost, Submit
+from taggants.crafting.plan import Commit
 from taggants.crafting.scheduler import Scheduler
-from taggants.manifest import Commit
 
 
 def finished(index: int) -> Finished:

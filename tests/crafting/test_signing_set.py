@@ -8,7 +8,6 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from taggants.alignment import ENGINES, key_gradient
 from taggants.augmentation import CropAndFlip, MixAugment, RandomResizedCrop, ResizeAndCentreCrop
-from taggants.codec import JpegCodec
 from taggants.crafting.signing_set import (
     Optimisation,
     SigningSet,
@@ -17,7 +16,8 @@ from taggants.crafting.signing_set import (
     key_gradients,
 )
 from taggants.models import ModelSpec, build_model
-from taggants.perceptual import PerceptualTerm
+from taggants.perturbation.codec import JpegCodec
+from taggants.perturbation.perceptual import PerceptualTerm
 from tests.tiny_models import smooth_net
 
 OPTIMISATION = Optimisation(

@@ -10,8 +10,8 @@ import pytest
 from taggants.crafting.driver import DriveProgress, drive
 from taggants.crafting.events import Crafted, Event, Failed, Finished, Lost
 from taggants.crafting.inline_pool import InlinePool
+from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.crafting.status import Status, StatusTracker, watching
-from taggants.manifest import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root
 
 STEPS = 500  # sample-steps of one image

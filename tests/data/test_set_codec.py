@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from taggants.codec import GroupedCodec, JpegCodec, LosslessCodec
 from taggants.data.image_codec import decode_image, encode_like, encode_png, replaceable_shape
 from taggants.data.set_codec import codec_for
 from taggants.errors import InputError
 from taggants.perturbation import to_uint8
+from taggants.perturbation.codec import GroupedCodec, JpegCodec, LosslessCodec
 
 
 def picture(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from taggants import pipeline
 from taggants.data.image_codec import encode_png
 from taggants.models import ModelSpec, build_model, checkpoint_bytes
+from taggants.stages.plan import make_plan
 from tests.jobs.running import exit_code, settings_in
 
 
@@ -265,7 +265,7 @@ def test_jpeg_that_does_not_decode_is_named_and_mended(tmp_path, capsys, jpeg_fo
 
 def test_jpeg_that_is_damaged_while_a_run_crafts_costs_its_shard_alone(tmp_path, capsys, monkeypatch, jpeg_folder):
     settings = settings_in(tmp_path, *jpeg_folder)
-    make_plan, plans = pipeline.make_plan, []
+    plans = []
 
     def then_damage(run, surrogates):
         plan = make_plan(run, surrogates)
@@ -275,7 +275,7 @@ def test_jpeg_that_is_damaged_while_a_run_crafts_costs_its_shard_alone(tmp_path,
         return plan
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "make_plan", then_damage)
+        patch.setattr("taggants.pipeline.make_plan", then_damage)
         assert exit_code("craft", settings) == 1
     captured = capsys.readouterr()
     [(path, whole)] = plans

@@ -11,8 +11,8 @@ import torch
 from taggants.config import load_config
 from taggants.data.image_codec import encode_png
 from taggants.errors import InputError
+from taggants.evaluation.harm import measure_harm
 from taggants.models import model_from_checkpoint
-from taggants.rehearsal import measure_harm
 from taggants.run import Run
 from taggants.storage import Root
 from tests.jobs.running import exit_code, load_job, settings_in

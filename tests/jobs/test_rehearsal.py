@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from taggants import pipeline
 from taggants import run as run_module
 from taggants.config import load_config
 from taggants.errors import InputError
 from taggants.run import Run
+from taggants.stages.evaluate import suspect_job
 from tests.jobs.running import exit_code, settings_in
 
 
@@ -20,7 +20,7 @@ def test_all_victims_share_one_check_of_the_export(tmp_path: Path, monkeypatch: 
     verify, calls = run_module.verify_export, []
     monkeypatch.setattr(run_module, "verify_export", lambda root: calls.append(root.uri) or verify(root))
     run = Run(load_config(None, settings))
-    fingerprints = {pipeline.suspect_job(run, "victim", index).train_fingerprint for index in range(3)}
+    fingerprints = {suspect_job(run, "victim", index).train_fingerprint for index in range(3)}
     assert fingerprints == {verify(run.root.child("signed")).fingerprint}
     assert calls == [run.root.child("signed").uri]
 
@@ -34,10 +34,10 @@ def test_no_victim_is_trained_on_an_export_that_was_changed(tmp_path: Path) -> N
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(InputError, match="its manifest says"):
-        pipeline.suspect_job(run, "victim", 0)
-    assert pipeline.suspect_job(run, "control", 0).train_fingerprint == run.index.fingerprint
+        suspect_job(run, "victim", 0)
+    assert suspect_job(run, "control", 0).train_fingerprint == run.index.fingerprint
 
 
 def test_no_victim_before_the_export(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run jobs/craft\.py with this configuration first"):
-        pipeline.suspect_job(Run(load_config(None, settings_in(tmp_path))), "victim", 0)
+        suspect_job(Run(load_config(None, settings_in(tmp_path))), "victim", 0)

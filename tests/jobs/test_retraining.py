@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from taggants import pipeline
 from taggants.config import load_config
 from taggants.crafting import shard as shard_module
 from taggants.data.source import SampleError
 from taggants.run import Run
+from taggants.stages.model_training import training_job
+from taggants.training.recipes import hash_seed
 from tests.jobs.running import exit_code, settings_in
 
 
@@ -38,8 +39,8 @@ def test_each_retraining_learns_from_the_signed_data_of_the_one_before(tmp_path:
     assert len(jobs) == 3
     # The second surrogate is the one a training of that name on the first run's export gives.
     signed = runs[0].sources[0].at(runs[0].root.child("signed"))
-    seed = pipeline.hash_seed(runs[0].config.seed, 0, 0)
-    expected = pipeline.training_job(
+    seed = hash_seed(runs[0].config.seed, 0, 0)
+    expected = training_job(
         runs[0], "surrogate-0", runs[0].config.surrogate.trainings[0], signed, manifests[0]["fingerprint"], seed
     )
     assert expected.folder in jobs

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from taggants.contact_sheet import draw_keys
 from taggants.data.image_codec import encode_png
 from taggants.keys import KeySpec, derive_keys
+from taggants.reporting.contact_sheet import draw_keys
 from taggants.storage import Root
 from tests.jobs.secret_search import find_secrets
 

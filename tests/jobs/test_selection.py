@@ -6,16 +6,17 @@ import pytest
 
 from taggants import pipeline
 from taggants.config import load_config
-from taggants.manifest import Plan
+from taggants.crafting.plan import Plan
 from taggants.run import Run
+from taggants.stages.keys import prepare_keys
 from taggants.training import scoring
 from tests.jobs.running import settings_in
 
 
 def plan_of(folder: Path, *settings: str) -> tuple[Run, Plan]:
     run = Run(load_config(None, settings_in(folder, *settings)))
-    pipeline.prepare_keys(run)
-    return run, pipeline.make_plan(run, pipeline.train_surrogates(run))
+    prepare_keys(run)
+    return run, pipeline.prepare(run)[1]
 
 
 def test_a_second_run_scores_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +25,7 @@ def test_a_second_run_scores_nothing_again(tmp_path: Path, monkeypatch: pytest.M
     def refuse(job: scoring.ScoringJob, windows: object) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(pipeline, "score_here", refuse)
+    monkeypatch.setattr("taggants.stages.plan.score_here", refuse)
     _, second = plan_of(tmp_path, "crafting.epsilon=32/255")
     assert second.shards == first.shards
 

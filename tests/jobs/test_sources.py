@@ -10,13 +10,15 @@ import pytest
 
 from taggants import pipeline, run
 from taggants.config import load_config
+from taggants.crafting.plan import Plan, Shard
 from taggants.data.digits import write_digits
 from taggants.data.image_codec import encode_png
 from taggants.data.image_folder import ImageFolder
 from taggants.data.webdataset import WebDataset
 from taggants.export import verify_export
-from taggants.manifest import Plan, Shard
 from taggants.run import Run, check
+from taggants.stages.export import _draw_contact_sheet
+from taggants.stages.keys import prepare_keys
 from tests.jobs.running import exit_code, load_job, settings_in
 from tests.jobs.test_bad_input import nothing_signed, one_sentence
 
@@ -61,10 +63,9 @@ def test_images_of_several_sizes_are_trained_on_and_scored_resized(tmp_path, lay
     check(job)
     assert isinstance(job.sources[0], ImageFolder if layout == "imagefolder" else WebDataset)
     assert job.model_size == (3, 16)
-    pipeline.prepare_keys(job)
+    prepare_keys(job)
     assert job.keys.images.shape == (3, 3, 16, 16)
-    surrogates = pipeline.train_surrogates(job)
-    plan = pipeline.make_plan(job, surrogates)
+    plan = pipeline.prepare(job)[1]
     assert sum(len(shard.sample_ids) for shard in plan.shards) == 9
     for shard in plan.shards:
         assert {int(job.index.labels[i]) for i in shard.sample_ids} == {int(job.keys.labels[shard.key_index])}
@@ -99,8 +100,8 @@ def test_contact_sheet_shows_the_middles_of_images_of_several_sizes(tmp_path, mo
     images = {i: original + np.uint8(5) for i, original in enumerate(originals)}
     shards = tuple(Shard(i, i, (i,), seed=0) for i in range(3))
     drawn = []
-    monkeypatch.setattr(pipeline, "draw_contact_sheet", lambda *pictures: drawn.extend(pictures) or b"")
-    pipeline._draw_contact_sheet(job, Plan("config", "data", "keys", "models", shards), images)
+    monkeypatch.setattr("taggants.stages.export.draw_contact_sheet", lambda *pictures: drawn.extend(pictures) or b"")
+    _draw_contact_sheet(job, Plan("config", "data", "keys", "models", shards), images)
     clean, signed, captions = drawn
     assert captions == ["cat"] * 3
     for shown, original, (top, left) in zip(clean, originals, ((11, 18), (7, 0), (0, 0)), strict=True):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from taggants import pipeline
 from taggants.config import load_config
+from taggants.crafting.plan import RunFolder
 from taggants.detection import Certificate
 from taggants.export import verify_export
 from taggants.keys import Registration
-from taggants.manifest import RunFolder
+from taggants.stages import keys as keys_stage
 from taggants.storage import Root
 from tests.jobs.running import JOBS, exit_code, load_job, settings_in
 
@@ -248,14 +248,14 @@ def test_two_jobs_on_one_run_folder(tmp_path, undisturbed, s3_environment, commi
 
 
 def test_keys_that_another_job_draws_at_this_moment_are_taken(tmp_path, monkeypatch):
-    draw = pipeline.create_key_file
+    draw = keys_stage.create_key_file
     drawn = []
 
     def draw_after_another(*place_and_spec):
         drawn.append(draw(*place_and_spec))
         draw(*place_and_spec)
 
-    monkeypatch.setattr(pipeline, "create_key_file", draw_after_another)
+    monkeypatch.setattr(keys_stage, "create_key_file", draw_after_another)
     registration = load_job("keys").main(load_config(None, settings_in(tmp_path))).registration
     assert [key_set.commitment for key_set in drawn] == [registration.keys_commitment]
 

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taggants.contact_sheet import draw_contact_sheet
 from taggants.detection import rank_p_value
 from taggants.errors import InputError
+from taggants.reporting.contact_sheet import draw_contact_sheet
 from taggants.storage import Root
 from taggants.sweep.power import cell_power, extrapolate_cell, false_positives, recommend, strongest_cell
 from taggants.sweep.report import MAX_IMAGE_WIDTH, render, repeat_command, write_report

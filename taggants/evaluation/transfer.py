@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from taggants.alignment import alignment, key_gradient, loss_gradient
+from taggants.crafting.plan import Plan
 from taggants.data.source import read_for_models
-from taggants.manifest import Plan
-from taggants.pipeline import suspect_job
-from taggants.progress import stage
+from taggants.reporting.progress import stage
 from taggants.run import Run
+from taggants.stages.evaluate import suspect_job
 from taggants.training.ray_trainer import load_trained, run_training
 
 _MICROBATCH = 16

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from taggants.codec import Codec, GroupedCodec, JpegCodec, LosslessCodec
 from taggants.perturbation import to_uint8
+from taggants.perturbation.codec import Codec, GroupedCodec, JpegCodec, LosslessCodec
 
 # Pillow's names of the sampling factors (horizontal, vertical) of the luma.
 SUBSAMPLING = {(1, 1): 0, (2, 1): 1, (2, 2): 2}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taggants.crafting.selection import check_capacity, check_classes, images_per_key, random_priorities, signing_sets
 from taggants.errors import InputError
-from taggants.signing import check_capacity, check_classes, images_per_key, random_priorities, signing_sets
 
 
 @given(

@@ -6,7 +6,7 @@ import scipy.stats
 from sklearn.linear_model import LogisticRegression
 
 from taggants.errors import InputError
-from taggants.harm import linear_probe, paired_difference, signed_loss_gap
+from taggants.evaluation.differences import linear_probe, paired_difference, signed_loss_gap
 
 SIGNED, CONTROL = [0.91, 0.93, 0.90, 0.95], [0.92, 0.935, 0.92, 0.945]
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from taggants.convolutions import DepthwiseConv2d, FewPixelsConv2d, TilingConv2d, speed_up_convolutions
+from taggants.alignment.convolutions import DepthwiseConv2d, FewPixelsConv2d, TilingConv2d, speed_up_convolutions
 from taggants.models import Precision
 
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.errors import InputError
-from taggants.manifest import Commit, Plan, RunFolder, Shard
 from taggants.storage import Root, encode_table
 
 PLAN = Plan(

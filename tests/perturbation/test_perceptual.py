@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision.models import alexnet
 
 from taggants.errors import InputError
-from taggants.perceptual import ImageQuality, Lpips, PerceptualTerm, image_quality, lpips_from_bytes, ssim
 from taggants.perturbation import psnr_db
+from taggants.perturbation.perceptual import ImageQuality, Lpips, PerceptualTerm, image_quality, lpips_from_bytes, ssim
 
 CONVS = {0: 0, 1: 3, 2: 6, 3: 8, 4: 10}
 """Our number of a convolution -> its index in torchvision's AlexNet."""

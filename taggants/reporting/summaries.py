@@ -11,11 +11,12 @@ from taggants.detection import Certificate, describe, holm
 
 if TYPE_CHECKING:
     from taggants.crafting.driver import DriveResult
+    from taggants.crafting.plan import Plan
+    from taggants.evaluation.rehearsal import Rehearsed
+    from taggants.evaluation.transfer import Transfer
     from taggants.keys import Registration
-    from taggants.manifest import Plan
-    from taggants.pipeline import ExportResult, Rehearsed
     from taggants.run import Run
-    from taggants.transfer import Transfer
+    from taggants.stages.export import ExportResult
 
 
 def opening(run: Run) -> str:

@@ -7,11 +7,18 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from taggants import pipeline, reports, transfer
+from taggants import pipeline
 from taggants.config import load_config
+from taggants.evaluation import transfer
+from taggants.evaluation.rehearsal import rehearse
+from taggants.evaluation.transfer import Transfer, measure_transfer, transfer_to_control
+from taggants.reporting import summaries
 from taggants.run import Run
+from taggants.stages.craft import craft
+from taggants.stages.evaluate import train_suspect
+from taggants.stages.export import export
+from taggants.stages.keys import prepare_keys
 from taggants.training.ray_trainer import load_trained
-from taggants.transfer import Transfer, measure_transfer, transfer_to_control
 from tests.jobs.running import settings_in
 
 
@@ -23,22 +30,21 @@ def flat_gradient(model: torch.nn.Module, images: np.ndarray, labels: list[int])
 def test_cosines_are_those_of_whole_sets_in_double_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "_MICROBATCH", 2)
     run = Run(load_config(None, settings_in(tmp_path)))
-    pipeline.prepare_keys(run)
-    surrogates = pipeline.train_surrogates(run)
-    plan = pipeline.make_plan(run, surrogates)
-    pipeline.craft(run, plan, surrogates)
-    export = pipeline.export(run, plan)
+    prepare_keys(run)
+    surrogates, plan = pipeline.prepare(run)
+    craft(run, plan, surrogates)
+    exported = export(run, plan)
     on_surrogate = measure_transfer(run, plan, load_trained(run.models, surrogates[0]))
-    assert np.mean(on_surrogate.after) == pytest.approx(export.alignment, abs=1e-4)
-    assert np.mean(on_surrogate.before) == pytest.approx(export.alignment_before, abs=1e-4)
+    assert np.mean(on_surrogate.after) == pytest.approx(exported.alignment, abs=1e-4)
+    assert np.mean(on_surrogate.before) == pytest.approx(exported.alignment_before, abs=1e-4)
 
-    control = load_trained(run.models, pipeline.train_suspect(run, "control", 0))
+    control = load_trained(run.models, train_suspect(run, "control", 0))
     measured = measure_transfer(run, plan, control)
     assert transfer_to_control(run, plan) is None  # of a run without controls
     with_control = Run(load_config(None, settings_in(tmp_path, "evaluation.num_controls=1")))
     assert transfer_to_control(with_control, plan) == measured
-    assert f"{np.mean(measured.before):.3f} -> {np.mean(measured.after):.3f}" in reports.rehearsed(
-        with_control, pipeline.rehearse(with_control), measured
+    assert f"{np.mean(measured.before):.3f} -> {np.mean(measured.after):.3f}" in summaries.rehearsed(
+        with_control, rehearse(with_control), measured
     )
     signed = run.sources[0].at(run.root.child("signed"))
     control = control.double()

@@ -13,10 +13,10 @@ from torch import nn
 from taggants.config import DataConfig
 from taggants.data.source import read_for_models
 from taggants.errors import InputError
-from taggants.harm import PairedDifference, linear_probe, paired_difference, signed_loss_gap
-from taggants.pipeline import train_suspects
-from taggants.progress import stage
+from taggants.evaluation.differences import PairedDifference, linear_probe, paired_difference, signed_loss_gap
+from taggants.reporting.progress import stage
 from taggants.run import Run
+from taggants.stages.evaluate import train_suspects
 from taggants.training.features import penultimate_features
 from taggants.training.loop import predict_scores
 from taggants.training.metrics import measure

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taggants.contact_sheet import MAX_COLUMNS, draw_contact_sheet, draw_keys
 from taggants.errors import InputError
+from taggants.reporting.contact_sheet import MAX_COLUMNS, draw_contact_sheet, draw_keys
 
 
 def picture(png: bytes) -> np.ndarray:

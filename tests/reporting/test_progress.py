@@ -8,7 +8,7 @@ import pytest
 from rich.table import Table
 
 from taggants import progress
-from taggants.progress import say, show, stage, write_json_lines
+from taggants.reporting.progress import say, show, stage, write_json_lines
 
 
 @pytest.fixture

@@ -1,0 +1,30 @@
+"""Detection on the owner's own victims and controls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taggants.detection import Certificate
+from taggants.run import Run
+from taggants.stages.evaluate import train_suspects
+from taggants.stages.verify import verify
+from taggants.suspects import CheckpointSuspect
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """One model of the owner's own evaluation. accuracy: on the test split, in [0, 1]."""
+
+    is_victim: bool
+    accuracy: float
+    certificate: Certificate
+
+
+def rehearse(run: Run) -> dict[str, Rehearsed]:
+    """Trains and tests the configured victims and controls; returns them by name, victims first."""
+    rehearsal = {}
+    for role, models in train_suspects(run).items():
+        for trained in models:
+            suspect = CheckpointSuspect(run.models.uri_of(trained.path), trained.path.partition("/")[0])
+            rehearsal[trained.name] = Rehearsed(role == "victim", trained.accuracy, verify(run, suspect))
+    return rehearsal

@@ -1,0 +1,75 @@
+"""Stage: the secret keys and the registration of the test.
+
+The key file is drawn once and kept; the registration in the run folder fixes keys, data, statistic and alpha.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from taggants.crafting.selection import check_capacity
+from taggants.errors import InputError
+from taggants.keys import Registration, create_key_file, derive_keys
+from taggants.reporting.contact_sheet import draw_keys
+from taggants.run import Run, read_registration, signing_size
+from taggants.storage import encode_json
+
+DEMONSTRATION_SECRET = hashlib.sha256(b"Data Taggants demonstration secret: public, so worthless as evidence").digest()
+
+
+def prepare_keys(run: Run) -> Registration:
+    """Creates the key file unless it exists, draws its picture beside it, and registers the test in the run folder.
+
+    Raises:
+        InputError: a class is too small for its keys, the key file holds the public demonstration secret and should not
+            (or the reverse), or the run folder holds another registration.
+    """
+    keys = run.config.keys
+    path = f"{keys.name}.json"
+    if not run.keys_root.exists(path):
+        secret = DEMONSTRATION_SECRET if keys.demonstration else None
+        try:
+            create_key_file(run.keys_root, path, run.key_spec, secret)
+        except InputError:
+            if not run.keys_root.exists(path):
+                raise
+            # else another driver drew it meanwhile: its keys are the keys
+    is_public = run.keys.commitment == derive_keys(DEMONSTRATION_SECRET, run.key_spec).commitment
+    if is_public != keys.demonstration:
+        found = "the public demonstration secret" if is_public else "a secret of its own"
+        raise InputError(
+            f"key file {run.keys_root.uri_of(path)} holds {found} but keys.demonstration = {str(keys.demonstration).lower()}; "
+            "choose another keys.name"
+        )
+    names = run.index.class_names
+    texts = [names[label] if names else str(label) for label in run.keys.labels]
+    run.keys_root.write_bytes(f"{keys.name}.png", draw_keys(run.keys.images, texts), private=True)
+    # After the keys are drawn and kept: drawing until they fit would leave labels that are not i.i.d. uniform.
+    check_capacity(run.index.labels, run.keys.labels, signing_size(run))
+    return register(run)
+
+
+def register(run: Run) -> Registration:
+    """Writes the registration of keys that are there, or finds the same one."""
+    keys, detection = run.config.keys, run.config.detection
+    registration = Registration(
+        keys_commitment=run.keys.commitment,
+        num_keys=keys.num_keys,
+        num_classes=run.index.num_classes,
+        dataset_fingerprint=run.index.fingerprint,
+        statistic=detection.statistic,
+        top_k=detection.top_k,
+        alpha=detection.alpha,
+    )
+    created = run.root.create_bytes("registration.json", encode_json(registration.to_json()))
+    earlier = registration if created else read_registration(run)
+    if earlier != registration:
+        # Before there is a plan nothing is signed: an image was mended since, and the run may start again.
+        is_new_start = earlier.keys_commitment == registration.keys_commitment and not run.root.exists("plan.json")
+        if not is_new_start:
+            raise InputError(
+                f"run folder {run.root.uri} is registered for other keys or data; use those, or another output.root or "
+                "keys.name"
+            )
+        run.root.write_bytes("registration.json", encode_json(registration.to_json()))
+    return registration

@@ -1,0 +1,81 @@
+"""What the stages that train models share: the job of one model, and training it with progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taggants.config import TrainingConfig
+from taggants.data.source import ImageSource
+from taggants.reporting.progress import say, stage
+from taggants.run import Run, model_spec
+from taggants.training.loop import EpochReport, Optimiser
+from taggants.training.ray_trainer import TrainedModel, TrainingJob, find_initial_weights, run_training
+from taggants.training.recipes import Recipe
+
+
+def training_job(
+    run: Run,
+    name: str,
+    training: TrainingConfig,
+    source: ImageSource,
+    fingerprint: str,
+    seed: int,
+    keep_epochs: tuple[int, ...] = (),
+) -> TrainingJob:
+    """Returns the training of a model of that name.
+
+    Raises:
+        InputError: there is no checkpoint at `training.init_from`.
+    """
+    recipe = Recipe(training.recipe, training.crop_padding, training.flip, run.index.num_classes)
+    return TrainingJob(
+        name=name,
+        spec=model_spec(run, training),
+        recipe=recipe,
+        optimiser=Optimiser(
+            training.num_epochs,
+            training.batch_size,
+            training.learning_rate,
+            training.weight_decay,
+            training.optimiser or recipe.parts.optimiser,
+            training.gradient_clip or recipe.parts.clip_norm,
+        ),
+        seed=seed,
+        train_source=source,
+        test_source=run.sources[1],
+        train_fingerprint=fingerprint,
+        test_fingerprint=run.sources[1].index().fingerprint,
+        num_threads=training.num_threads,
+        num_workers=training.num_workers,
+        precision=training.precision,
+        channels_last=training.channels_last,
+        device=training.device,
+        keep_epochs=keep_epochs,
+        image_size=run.config.data.image_size,
+        initial=None if training.init_from is None else find_initial_weights(training.init_from),
+        ema_decay=training.ema_decay,
+        compile=training.compile,
+        loader=training.loader,
+        num_readers=training.num_readers,
+    )
+
+
+def train_model(run: Run, job: TrainingJob) -> TrainedModel:
+    """Trains, resumes or finds the model; see `run_training`."""
+    epochs: list[int] = []
+    with stage(f"train {job.name}", job.optimiser.num_epochs, "epochs") as advance:
+
+        def show(report: EpochReport) -> None:
+            epochs.append(report.epoch)
+            advance(report.epoch + 1, f"loss {report.loss:.3f}")
+
+        trained = run_training(job, run.models, show)
+    found = not epochs and job.num_workers == 0
+    effort = "found done" if found else f"{trained.num_epochs} epochs in {trained.seconds:.0f} s"
+    say(f"train {job.name}: accuracy {trained.accuracy:.4f}, {effort}")
+    return trained
+
+
+def all_checkpoints(surrogates: Sequence[TrainedModel]) -> tuple[tuple[str, str], ...]:
+    """Path and SHA-256 of everything that is crafted on."""
+    return tuple(checkpoint for surrogate in surrogates for checkpoint in surrogate.checkpoints)

@@ -1,0 +1,92 @@
+"""Stage: which images carry which key, cut into shards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taggants.config import Config
+from taggants.crafting.plan import Plan, Shard
+from taggants.crafting.selection import random_priorities, signing_sets
+from taggants.export import check_originals
+from taggants.reporting.progress import stage
+from taggants.run import Run, signing_size
+from taggants.stages.model_training import all_checkpoints
+from taggants.storage import Root
+from taggants.training.ray_trainer import TrainedModel
+from taggants.training.recipes import hash_seed
+from taggants.training.scoring import Candidates, Scores, ScoringJob, ScoringPass, candidate_scores, score_here
+
+
+def make_plan(
+    run: Run, surrogates: Sequence[TrainedModel], clean_surrogates: Sequence[TrainedModel] | None = None
+) -> Plan:
+    """Chooses the signing sets, cuts them into shards of one key each and registers the plan in the run folder.
+
+    surrogates: what will be crafted on. clean_surrogates: those by whose scores images are chosen, where the surrogates have
+    learnt signed data: by the scores of those others would be signed every time. None: the same.
+
+    Raises:
+        InputError: the run folder holds another plan.
+    """
+    config = run.config
+    priorities = _priorities(run, surrogates if clean_surrogates is None else clean_surrogates)
+    sets = signing_sets(run.index.labels, run.keys.labels, signing_size(run), priorities)
+    check_originals(run.sources[0], np.sort(np.concatenate(sets)).tolist())
+    shards = tuple(
+        Shard(index, index, tuple(int(i) for i in ids), seed=hash_seed(config.seed, 1, index))
+        for index, ids in enumerate(sets)
+    )
+    ensemble = hashlib.sha256("".join(sha256 for _, sha256 in all_checkpoints(surrogates)).encode()).hexdigest()
+    plan = Plan(config.hash, run.index.fingerprint, run.keys.commitment, ensemble, shards)
+    run.folder.register_plan(plan)
+    return plan
+
+
+def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floating]:
+    """Higher for images to sign first; scores are means over the surrogates."""
+    config = run.config
+    selection = config.signing.selection
+    if selection == "random":
+        return random_priorities(run.index.num_rows, hash_seed(config.seed, 2))
+    job = ScoringJob(
+        models=run.models,
+        surrogates=tuple((surrogate.path, surrogate.sha256) for surrogate in surrogates),
+        source=run.sources[0],
+        dataset_fingerprint=run.index.fingerprint,
+        image_size=config.data.image_size,
+        function=selection,
+        device=config.crafting.device,
+        num_threads=config.crafting.num_threads,  # scores decide the plan: the same sums every time
+    )
+    labels, classes = run.index.labels, run.keys.labels
+    store = Root(config.output.root).child("scores")
+    with stage("score candidates", int(np.isin(labels, classes).sum()), "images") as advance:
+        return candidate_scores(
+            job, labels, classes, store, _scoring_pass(config), lambda num_done: advance(num_done, "")
+        )
+
+
+def _scoring_pass(config: Config) -> ScoringPass:
+    if config.execution.pool == "inline":
+        return score_here
+
+    def score(job: ScoringJob, windows: Sequence[Candidates]) -> Iterable[Scores]:
+        # Actors would take longer to start; and where they have GPUs, this process may have none.
+        if len(windows) == 1 and job.device == "cpu":
+            return score_here(job, windows)
+        from taggants.training.scoring_pool import score_on_ray
+
+        execution = config.execution
+        return score_on_ray(
+            job,
+            windows,
+            num_workers=execution.num_workers,
+            num_cpus=execution.num_cpus,
+            num_gpus=execution.num_gpus,
+        )
+
+    return score
