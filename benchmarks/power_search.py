@@ -31,7 +31,8 @@ from taggants.config import load_config
 from taggants.detection import Certificate, referenced_p_value
 from taggants.errors import FailedShards, InputError
 from taggants.evaluation.transfer import Transfer, measure_transfer
-from taggants.run import Run, check
+from taggants.run import Run
+from taggants.stages.check import check
 from taggants.stages.craft import craft
 from taggants.stages.evaluate import train_suspect
 from taggants.stages.export import ExportResult, export

@@ -16,7 +16,8 @@ from taggants.evaluation.rehearsal import rehearse
 from taggants.evaluation.transfer import transfer_to_control
 from taggants.reporting import summaries
 from taggants.reporting.progress import say
-from taggants.run import Run, check
+from taggants.run import Run
+from taggants.stages.check import check
 from taggants.stages.export import ExportResult
 from taggants.stages.keys import prepare_keys
 

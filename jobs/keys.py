@@ -12,7 +12,8 @@ from taggants.config import Config
 from taggants.keys import Registration
 from taggants.reporting import summaries
 from taggants.reporting.progress import say
-from taggants.run import Run, check
+from taggants.run import Run
+from taggants.stages.check import check
 from taggants.stages.keys import prepare_keys
 
 

@@ -7,6 +7,7 @@ where and on how many workers it runs, and how it is evaluated, is not.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from taggants.errors import InputError
+from taggants.registry import Registry
 
 
 def _fraction(value: object) -> object:
@@ -38,6 +40,16 @@ def _expand(value: object) -> object:
             raise ValueError(f"{value!r} names an environment variable that is not set; set it or write the path")
         return expanded
     return value
+
+
+def named_in(table: Registry[Any]) -> AfterValidator:
+    """Returns the check that a field names an entry of an extension point's table."""
+
+    def check(name: str) -> str:
+        table.find(name)
+        return name
+
+    return AfterValidator(check)
 
 
 FractionOf = Annotated[float, BeforeValidator(_fraction)]
@@ -508,6 +520,11 @@ class Config(Section):
     execution: ExecutionConfig = ExecutionConfig()
     output: OutputConfig = OutputConfig()
     sweep: SweepConfig = SweepConfig()
+    plugins: tuple[str, ...] = Field(
+        (),
+        description="Python modules that are imported first; each may register statistics, key families, layouts and so on; "
+        "workers must be able to import them too",
+    )
 
     @model_validator(mode="after")
     def _actors_have_gpus(self) -> Config:
@@ -558,10 +575,23 @@ def load_config(path: str | None, settings: Sequence[str] = ()) -> Config:
             raise InputError(f"config file {path!r} must hold sections such as 'crafting:', not {type(tree).__name__}")
     for setting in settings:
         _apply(tree, setting)
+    _import_plugins(tree.get("plugins"))
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(_one_sentence(error)) from None
+
+
+def _import_plugins(names: Any) -> None:
+    """Imports the modules that register extensions, before the tables are read; other values are left to the schema."""
+    for name in names if isinstance(names, list | tuple) else ():
+        try:
+            importlib.import_module(str(name))
+        except (ImportError, TypeError, ValueError) as error:
+            raise InputError(
+                f"plugins names the module {name!r}, which cannot be imported ({error}); install it, or add its folder to "
+                "PYTHONPATH"
+            ) from error
 
 
 def _apply(tree: dict[str, Any], setting: str) -> None:

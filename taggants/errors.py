@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """Bad input from the user: one sentence that names the value, what is allowed and the mend.
+    """Bad input from the user: one sentence that names the value, what is allowed and the fix.
 
     Jobs print the sentence and exit with code 2. Anything else that escapes a job is a bug or a failed shard: exit code 1.
     """

@@ -1,4 +1,4 @@
-"""One configured run: its data, keys and folder, and what can be checked of them before any work.
+"""One configured run: its data, keys and folder.
 
 runs/<config hash>/ config.json  registration.json  plan.json  attempts/  commits/  status.json  signed/
                     certificates/<suspect>.json  contact_sheet.png
@@ -10,19 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import itertools
 import os
 import subprocess
 from functools import cached_property
 
-import numpy as np
-import torch
-
-from taggants.augmentation import CropAndFlip
 from taggants.config import Config, DataConfig, TrainingConfig
 from taggants.crafting.plan import RunFolder
-from taggants.crafting.selection import check_classes, images_per_key
-from taggants.crafting.settings import augmentation_of
+from taggants.crafting.selection import images_per_key
 from taggants.data import SourceKind, open_source
 from taggants.data.digits import write_digits
 from taggants.data.parquet_source import ParquetSource
@@ -30,12 +24,10 @@ from taggants.data.source import DatasetIndex, ImageSource
 from taggants.data.subset import write_subset
 from taggants.data.torchvision_source import write_torchvision
 from taggants.errors import InputError
-from taggants.export import ExportManifest, check_originals, verify_export
+from taggants.export import ExportManifest, verify_export
 from taggants.keys import KeySet, KeySpec, Registration, load_key_set
-from taggants.models import ModelSpec, check_model, has_patches
+from taggants.models import ModelSpec, has_patches
 from taggants.storage import Root
-
-_NUM_SIZES_CHECKED = 16
 
 
 class Run:
@@ -188,96 +180,6 @@ def _git_commit() -> str | None:
     except OSError:  # a container has the package, and often no git
         return None
     return answer.stdout.strip() or None
-
-
-def check(run: Run) -> None:
-    """Checks what can be known before any work: that the run and key folders can be written, then the keys' spec, the models
-    and the augmentations against the images.
-
-    Raises:
-        InputError: the first misfit.
-    """
-    config = run.config
-    _check_files(config)
-    _check_devices(config)
-    for root in (run.root, run.keys_root):
-        root.check_writable()  # before the data are read, which may take an hour
-    image_size = run.model_size[1]
-    if config.data.image_size is None:
-        _check_one_size(run)
-    _check_same_classes(run.index, run.sources[1].index())
-    check_originals(run.sources[0], [0])
-    check_classes(run.index.labels, run.index.num_classes, signing_size(run))
-    assert run.key_spec.num_classes == run.index.num_classes
-    if config.detection.top_k >= run.index.num_classes:
-        raise InputError(
-            f"detection.top_k = {config.detection.top_k} must be below the number of classes, {run.index.num_classes}"
-        )
-    for section in (config.surrogate, config.evaluation.training):
-        CropAndFlip(section.crop_padding, section.flip).check(image_size)
-    augmentation_of(config, image_size).check(image_size)
-    for training in (*config.surrogate.trainings, config.evaluation.training):
-        check_model(model_spec(run, training))
-
-
-def _check_files(config: Config) -> None:
-    """What is read hours later, or not at all."""
-    for field, uri in (
-        ("crafting.lpips_weights", config.crafting.lpips_weights),
-        ("surrogate.init_from", config.surrogate.init_from),
-        ("evaluation.training.init_from", config.evaluation.training.init_from),
-    ):
-        if uri is None:
-            continue
-        root, name = Root.of_file(uri)
-        if not root.exists(name):
-            raise InputError(
-                f"{field} = {root.uri_of(name)} does not exist; give the path of the file, or leave it out"
-            )
-
-
-def _check_devices(config: Config) -> None:
-    """What this process does itself needs its own GPU; Ray gives its actors and tasks theirs."""
-    is_inline = config.execution.pool == "inline"
-    evaluation = config.evaluation.training
-    rehearses = config.evaluation.num_victims + config.evaluation.num_controls > 0
-    for field, device, is_here in (
-        ("crafting.device", config.crafting.device, is_inline),
-        ("surrogate.device", config.surrogate.device, config.surrogate.num_workers == 0),
-        ("evaluation.training.device", evaluation.device, rehearses and is_inline and evaluation.num_workers == 0),
-    ):
-        if device == "cuda" and is_here and not torch.cuda.is_available():
-            mend = "set surrogate.num_workers to 1" if field.startswith("surrogate") else "set execution.pool to ray"
-            raise InputError(
-                f"{field} = cuda but this machine has no CUDA device; {mend} for a cluster that has, or use cpu"
-            )
-
-
-def _check_one_size(run: Run) -> None:
-    """Looks at a few images of both splits; training reads them all, and names one of another size as well."""
-    channels, image_size = run.model_size
-    for split, source in zip(("training", "test"), run.sources, strict=True):
-        sample_ids = np.unique(np.linspace(0, source.num_rows - 1, _NUM_SIZES_CHECKED, dtype=np.int64)).tolist()
-        for sample_id, image in zip(sample_ids, source.read_sized(sample_ids), strict=True):
-            if image.shape != (channels, image_size, image_size):
-                raise InputError(
-                    f"{split} image {source.place_of(sample_id)} has shape {image.shape} but the first training image "
-                    f"{channels, image_size, image_size}; set data.image_size to the side in px that models take"
-                )
-
-
-def _check_same_classes(train: DatasetIndex, test: DatasetIndex) -> None:
-    if train.class_names and test.class_names and train.class_names != test.class_names:
-        only_in = [sorted(set(a) - set(b)) for a, b in itertools.permutations((train.class_names, test.class_names))]
-        listed = [f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" or "none" for names in only_in]
-        raise InputError(
-            f"classes of the training and test data differ, which would shift labels (only in training: {listed[0]}; only in "
-            f"test: {listed[1]}); use the same classes in the same order"
-        )
-    if int(test.labels.max()) >= train.num_classes:
-        raise InputError(
-            f"test label {int(test.labels.max())} is beyond the {train.num_classes} classes of the training data"
-        )
 
 
 def model_spec(run: Run, training: TrainingConfig) -> ModelSpec:

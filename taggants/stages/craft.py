@@ -15,12 +15,12 @@ from taggants.crafting.events import Pool
 from taggants.crafting.inline_pool import InlinePool
 from taggants.crafting.plan import Plan
 from taggants.crafting.reuse import CraftedShards, shard_addresses
-from taggants.crafting.settings import hardware_of, optimisation_of, perception_of
 from taggants.crafting.shard import Companions, CraftingJob, CraftingWorker
 from taggants.crafting.status import Status, watching
 from taggants.errors import InputError
 from taggants.reporting.progress import stage
 from taggants.run import Run
+from taggants.stages.crafting_settings import hardware_of, optimisation_of, perception_of
 from taggants.stages.model_training import all_checkpoints
 from taggants.storage import Root
 from taggants.training.ray_trainer import TrainedModel

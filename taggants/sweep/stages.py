@@ -20,13 +20,14 @@ from pydantic import TypeAdapter, ValidationError
 from taggants import pipeline
 from taggants.config import Config
 from taggants.crafting.driver import DriveResult
-from taggants.crafting.settings import optimisation_of
 from taggants.crafting.status import STATUS_PATH
 from taggants.detection import software_versions
 from taggants.errors import InputError
 from taggants.reporting.progress import say, stage
-from taggants.run import Run, check
+from taggants.run import Run
+from taggants.stages.check import check
 from taggants.stages.craft import craft
+from taggants.stages.crafting_settings import optimisation_of
 from taggants.stages.evaluate import suspect_job, train_suspect
 from taggants.stages.export import export
 from taggants.stages.keys import prepare_keys

@@ -16,7 +16,8 @@ from taggants.data.image_codec import encode_png
 from taggants.data.image_folder import ImageFolder
 from taggants.data.webdataset import WebDataset
 from taggants.export import verify_export
-from taggants.run import Run, check
+from taggants.run import Run
+from taggants.stages.check import check
 from taggants.stages.export import _draw_contact_sheet
 from taggants.stages.keys import prepare_keys
 from tests.jobs.running import exit_code, load_job, settings_in

@@ -1,0 +1,111 @@
+"""Stage: what can be known to fail before any work starts."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+
+from taggants.augmentation import CropAndFlip
+from taggants.config import Config
+from taggants.crafting.selection import check_classes
+from taggants.data.source import DatasetIndex
+from taggants.errors import InputError
+from taggants.export import check_originals
+from taggants.models import check_model
+from taggants.run import Run, model_spec, signing_size
+from taggants.stages.crafting_settings import augmentation_of
+from taggants.storage import Root
+
+_NUM_SIZES_CHECKED = 16
+
+
+def check(run: Run) -> None:
+    """Checks what can be known before any work: that the run and key folders can be written, then the keys' spec, the models
+    and the augmentations against the images.
+
+    Raises:
+        InputError: the first misfit.
+    """
+    config = run.config
+    _check_files(config)
+    _check_devices(config)
+    for root in (run.root, run.keys_root):
+        root.check_writable()  # before the data are read, which may take an hour
+    image_size = run.model_size[1]
+    if config.data.image_size is None:
+        _check_one_size(run)
+    _check_same_classes(run.index, run.sources[1].index())
+    check_originals(run.sources[0], [0])
+    check_classes(run.index.labels, run.index.num_classes, signing_size(run))
+    assert run.key_spec.num_classes == run.index.num_classes
+    if config.detection.top_k >= run.index.num_classes:
+        raise InputError(
+            f"detection.top_k = {config.detection.top_k} must be below the number of classes, {run.index.num_classes}"
+        )
+    for section in (config.surrogate, config.evaluation.training):
+        CropAndFlip(section.crop_padding, section.flip).check(image_size)
+    augmentation_of(config, image_size).check(image_size)
+    for training in (*config.surrogate.trainings, config.evaluation.training):
+        check_model(model_spec(run, training))
+
+
+def _check_files(config: Config) -> None:
+    """What is read hours later, or not at all."""
+    for field, uri in (
+        ("crafting.lpips_weights", config.crafting.lpips_weights),
+        ("surrogate.init_from", config.surrogate.init_from),
+        ("evaluation.training.init_from", config.evaluation.training.init_from),
+    ):
+        if uri is None:
+            continue
+        root, name = Root.of_file(uri)
+        if not root.exists(name):
+            raise InputError(
+                f"{field} = {root.uri_of(name)} does not exist; give the path of the file, or leave it out"
+            )
+
+
+def _check_devices(config: Config) -> None:
+    """What this process does itself needs its own GPU; Ray gives its actors and tasks theirs."""
+    is_inline = config.execution.pool == "inline"
+    evaluation = config.evaluation.training
+    rehearses = config.evaluation.num_victims + config.evaluation.num_controls > 0
+    for field, device, is_here in (
+        ("crafting.device", config.crafting.device, is_inline),
+        ("surrogate.device", config.surrogate.device, config.surrogate.num_workers == 0),
+        ("evaluation.training.device", evaluation.device, rehearses and is_inline and evaluation.num_workers == 0),
+    ):
+        if device == "cuda" and is_here and not torch.cuda.is_available():
+            mend = "set surrogate.num_workers to 1" if field.startswith("surrogate") else "set execution.pool to ray"
+            raise InputError(
+                f"{field} = cuda but this machine has no CUDA device; {mend} for a cluster that has, or use cpu"
+            )
+
+
+def _check_one_size(run: Run) -> None:
+    """Looks at a few images of both splits; training reads them all, and names one of another size as well."""
+    channels, image_size = run.model_size
+    for split, source in zip(("training", "test"), run.sources, strict=True):
+        sample_ids = np.unique(np.linspace(0, source.num_rows - 1, _NUM_SIZES_CHECKED, dtype=np.int64)).tolist()
+        for sample_id, image in zip(sample_ids, source.read_sized(sample_ids), strict=True):
+            if image.shape != (channels, image_size, image_size):
+                raise InputError(
+                    f"{split} image {source.place_of(sample_id)} has shape {image.shape} but the first training image "
+                    f"{channels, image_size, image_size}; set data.image_size to the side in px that models take"
+                )
+
+
+def _check_same_classes(train: DatasetIndex, test: DatasetIndex) -> None:
+    if train.class_names and test.class_names and train.class_names != test.class_names:
+        only_in = [sorted(set(a) - set(b)) for a, b in itertools.permutations((train.class_names, test.class_names))]
+        listed = [f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" or "none" for names in only_in]
+        raise InputError(
+            f"classes of the training and test data differ, which would shift labels (only in training: {listed[0]}; only in "
+            f"test: {listed[1]}); use the same classes in the same order"
+        )
+    if int(test.labels.max()) >= train.num_classes:
+        raise InputError(
+            f"test label {int(test.labels.max())} is beyond the {train.num_classes} classes of the training data"
+        )
