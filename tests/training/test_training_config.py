@@ -9,15 +9,10 @@ from taggants.errors import InputError
 from taggants.training.recipes import RECIPES
 
 
-def test_run_folders_of_before_later_fields_keep_their_name():
-    """The value was noted when the later fields did not exist; the default engine was then another."""
-    assert load_config(None, ["crafting.engine=double_backward"]).hash == "14e2b6b9712b8584"
-
-
 @pytest.mark.parametrize(
     "setting", ["optimiser=lamb", "gradient_clip=1", "ema_decay=0.9", "compile=true", "init_from=/m.safetensors"]
 )
-def test_later_fields_of_the_surrogate_make_another_run(setting):
+def test_what_decides_a_surrogate_makes_another_run(setting):
     assert load_config(None, [f"surrogate.{setting}"]).hash != Config().hash
     assert load_config(None, [f"evaluation.training.{setting}"]).hash == Config().hash
 

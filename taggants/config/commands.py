@@ -1,0 +1,59 @@
+"""Sections that change no signed byte: what single commands do, where the work runs and where results go."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from taggants.config.fields import Section, Uri
+
+
+class VerifyConfig(Section):
+    """What `jobs/verify.py` tests. Not hashed."""
+
+    suspects: tuple[Uri, ...] = Field((), description="checkpoints (model.safetensors) to test")
+
+
+class ExportConfig(Section):
+    """Where and how `jobs/export.py` writes the signed dataset again. Not hashed."""
+
+    layout: Literal["source", "parquet", "imagefolder", "webdataset"] = Field(
+        "source", description="files of the new copy; source: those of the dataset, of which untouched ones are copied"
+    )
+    destination: Uri | None = Field(None, description="empty folder or s3:// prefix; required by jobs/export.py")
+
+
+class TrainJobConfig(Section):
+    """Which model `jobs/train.py` trains. Not hashed."""
+
+    role: Literal["victim", "control"] = Field(
+        "victim", description="victim: on the signed export; control: on the clean source"
+    )
+    index: int = Field(0, ge=0, description="seed offset and name, as in victim-0")
+
+
+class ExecutionConfig(Section):
+    """Where the work runs. Never changes a result, so it is not hashed."""
+
+    pool: Literal["inline", "ray"] = Field("ray", description="craft in this process, or by Ray actors")
+    num_workers: int = Field(2, ge=1, description="crafting actors")
+    num_cpus: float = Field(1, ge=0, description="logical CPUs of one actor")
+    num_gpus: float = Field(0, ge=0, description="GPUs of one actor, may be a fraction")
+    max_failures: int = Field(2, ge=1, description="attempts of a shard that fails by itself")
+    max_losses: int = Field(5, ge=1, description="times a shard may be lost to dead workers; preemptions do not count")
+    max_shard_seconds: float | None = Field(
+        None, gt=0, description="a shard of a Ray actor that takes longer fails; null for no limit"
+    )
+
+
+class OutputConfig(Section):
+    """Where results go."""
+
+    root: Uri = Field("runs", description="folder or s3:// prefix that holds the run folders and prepared datasets")
+    log: Literal["text", "json"] = Field(
+        "text", description="what jobs print: lines for people, or one JSON object a line for log collectors"
+    )
+    private_manifest: bool = Field(
+        False, description="also list the signed rows in the export's manifest: keep such an export to yourself"
+    )

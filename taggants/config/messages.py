@@ -1,0 +1,27 @@
+"""What the schema has to complain about, as one sentence."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from taggants.config.tree import Config
+
+
+def one_sentence(error: ValidationError) -> str:
+    """The first of pydantic's complaints as one sentence, with the field's own description as the mend."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "config"
+    if first["type"] == "extra_forbidden":
+        model: Any = Config
+        for part in first["loc"][:-1]:
+            if isinstance(part, int):  # of a list of sections, which the step before has come to
+                continue
+            annotation = model.model_fields[part].annotation
+            model = next(iter(get_args(annotation)), annotation)  # the section of `Section | None`
+        return f"config field {where!r} does not exist; its section knows {', '.join(model.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    value = f" = {first['input']!r}" if isinstance(first["input"], str | int | float | bool) else ""
+    return f"config field {where!r}{value}: {message}{more}"

@@ -1,0 +1,104 @@
+"""Sections on what is signed with what: the dataset, the keys, the signing sets and the registered test."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from taggants.config.fields import FractionOf, Section, Uri
+
+
+class DataConfig(Section):
+    """The dataset to sign."""
+
+    source: Literal["digits", "parquet", "imagefolder", "webdataset", "torchvision"] = Field(
+        "digits",
+        description="scikit-learn's digits; Parquet files in the Hugging Face layout; one folder per class; tars; "
+        "a dataset that torchvision downloads",
+    )
+    root: Uri | None = Field(
+        None,
+        description="folder or s3:// prefix of the files; $NAME is expanded; null with digits; with torchvision the local "
+        "folder of its own files, null for a temporary one",
+    )
+    dataset: str | None = Field(None, description="class in torchvision.datasets, as CIFAR10; only with torchvision")
+    train: str = Field(
+        "train.parquet",
+        description="training split under root: a file, a prefix of several, or the folder of class folders",
+    )
+    test: str = Field("test.parquet", description="test split under root, likewise; it serves for accuracies only")
+    image_column: str = Field("image", description="struct<bytes, path> or binary column of encoded images (Parquet)")
+    label_column: str = Field("label", description="integer column of class labels (Parquet)")
+    channels: Literal[1, 3] = Field(1, description="1 for grey images, 3 for colour")
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        description="side in px that models take: images of other sizes are resized (shorter side) and centre-cropped for "
+        "training and testing, while signing works on the native files; null: all images have one square size",
+    )
+    num_classes: int | None = Field(None, ge=2, description="use only classes below this; null for all; Parquet only")
+    images_per_class: int | None = Field(
+        None, ge=1, description="use only the first images of each class; null for all; Parquet only"
+    )
+
+    @model_validator(mode="after")
+    def _fields_of_the_source(self) -> DataConfig:
+        if self.source != "torchvision" and (self.root is None) != (self.source == "digits"):
+            raise ValueError(
+                f"data.root is required with data.source={self.source}"
+                if self.root is None
+                else "data.root must be null with data.source=digits"
+            )
+        if self.source == "torchvision" and "://" in (self.root or ""):
+            raise ValueError("data.root must be a local folder or null with data.source=torchvision")
+        if (self.dataset is None) == (self.source == "torchvision"):
+            raise ValueError("data.dataset is required with data.source=torchvision and must be null without")
+        is_subset = self.num_classes is not None or self.images_per_class is not None
+        if is_subset and self.source in ("imagefolder", "webdataset"):
+            raise ValueError(
+                f"data.num_classes and data.images_per_class must be null with data.source={self.source}: subsets are made "
+                "of Parquet files only; leave files out of a copy instead"
+            )
+        return self
+
+
+class KeysConfig(Section):
+    """The secret keys. The key file lies under a root of its own, apart from every run folder."""
+
+    root: Uri = Field("secrets", description="private folder; the key file in it has mode 0600")
+    name: str = Field("digits", pattern=r"^[A-Za-z0-9_-]+$", description="file name of the key file, without .json")
+    num_keys: int = Field(16, ge=1, le=1_000, description="K; hits needed for a given p fall as a share of K")
+    family: Literal["block", "smooth"] = Field(
+        "block", description="uniform noise in cells, nearest (paper) or bicubic"
+    )
+    cell_size: int = Field(1, ge=1, description="pixels along one side of a noise cell")
+    demonstration: bool = Field(
+        False,
+        description="derive the secret from a public sentence: repeatable, but anybody can forge; never for a real dataset",
+    )
+
+
+class SigningConfig(Section):
+    """The signing sets. Exactly one of budget and images_per_key is set."""
+
+    budget: FractionOf | None = Field(None, gt=0, le=1, description="fraction of the training set that may be signed")
+    images_per_key: int | None = Field(None, ge=1, description="images that carry each key")
+    selection: Literal["random", "gradient_norm", "loss"] = Field(
+        "gradient_norm",
+        description="by largest surrogate gradient norm or loss (Witches' Brew, Sleeper Agent), or at random",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> SigningConfig:
+        if (self.budget is None) == (self.images_per_key is None):
+            raise ValueError("set exactly one of signing.budget and signing.images_per_key; the other must be null")
+        return self
+
+
+class DetectionConfig(Section):
+    """The test, fixed before any suspect is queried and written into the public registration."""
+
+    statistic: Literal["rank", "hits"] = Field("rank", description="which of the two exact p-values decides")
+    top_k: int = Field(1, ge=1, description="a hit is a key label within the suspect's top k")
+    alpha: float = Field(1e-3, gt=0, lt=1, description="a suspect with p <= alpha is detected")

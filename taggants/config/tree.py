@@ -1,0 +1,66 @@
+"""The whole configuration and its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pydantic import Field, model_validator
+
+from taggants.config.commands import ExecutionConfig, ExportConfig, OutputConfig, TrainJobConfig, VerifyConfig
+from taggants.config.crafting import CraftingConfig
+from taggants.config.fields import Section
+from taggants.config.signing import DataConfig, DetectionConfig, KeysConfig, SigningConfig
+from taggants.config.sweep import SweepConfig
+from taggants.config.training import EvaluationConfig, SurrogateConfig
+
+
+class Config(Section):
+    """One run."""
+
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="of the surrogate, the signing sets and the crafting; never of the keys"
+    )
+    data: DataConfig = DataConfig()
+    keys: KeysConfig = KeysConfig()
+    signing: SigningConfig = SigningConfig(images_per_key=7)
+    surrogate: SurrogateConfig = SurrogateConfig()
+    crafting: CraftingConfig = CraftingConfig()
+    detection: DetectionConfig = DetectionConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    verify: VerifyConfig = VerifyConfig()
+    export: ExportConfig = ExportConfig()
+    train: TrainJobConfig = TrainJobConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    output: OutputConfig = OutputConfig()
+    sweep: SweepConfig = SweepConfig()
+    plugins: tuple[str, ...] = Field(
+        (),
+        description="Python modules that are imported first; each may register statistics, key families, layouts and so on; "
+        "workers must be able to import them too",
+    )
+
+    @model_validator(mode="after")
+    def _actors_have_gpus(self) -> Config:
+        if self.crafting.device == "cuda" and self.execution.pool == "ray" and self.execution.num_gpus == 0:
+            raise ValueError(
+                "crafting.device=cuda needs execution.num_gpus above 0, may be a fraction: Ray hides GPUs from actors without"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ray_loads_where_ray_runs(self) -> Config:
+        for name, training in (("surrogate", self.surrogate), ("evaluation.training", self.evaluation.training)):
+            if training.loader == "ray" and self.execution.pool == "inline":
+                raise ValueError(f"{name}.loader=ray needs execution.pool=ray; loader torch needs no Ray")
+        return self
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over the sections that decide the signed bytes and the registration; names the run folder."""
+        sections = {"seed", "data", "keys", "signing", "surrogate", "crafting", "detection"}
+        where = {"root"}  # where data and keys lie is not what they are: the registration holds that
+        without = {"data": where, "keys": where, "surrogate": SurrogateConfig.immaterial_fields}
+        decisive = self.model_dump(mode="json", include=sections, exclude=without)
+        canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
