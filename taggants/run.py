@@ -41,7 +41,10 @@ class Run:
 
     @cached_property
     def sources(self) -> tuple[ImageSource, ImageSource]:
-        """The training and test files; what is no file yet, and subsets, are first written under the output root, once."""
+        """The training and test files; what is no file yet, and subsets, are first written under the output root, once.
+
+        Without a test split, both are the training files.
+        """
         return _sources(self.config.data, Root(self.config.output.root).child("datasets"))
 
     @cached_property
@@ -153,7 +156,8 @@ def _sources(data: DataConfig, prepared: Root) -> tuple[ImageSource, ImageSource
         columns = {"image_column": data.image_column, "label_column": data.label_column}
         return open_source(kind, root, files, channels=data.channels, **columns)
 
-    train, test = source(root, data.train), source(root, data.test)
+    train = source(root, data.train)
+    test = train if data.test is None else source(root, data.test)
     if data.num_classes is None and data.images_per_class is None:
         return train, test
     assert isinstance(train, ParquetSource), "checked by the configuration"
@@ -163,8 +167,11 @@ def _sources(data: DataConfig, prepared: Root) -> tuple[ImageSource, ImageSource
     part = f"{hashlib.sha256(content.encode()).hexdigest()[:12]}-{num_classes}-{data.images_per_class or 'all'}"
     subset = prepared.child(f"subset-{part}")
     write_subset(train, subset, "train.parquet", num_classes=num_classes, images_per_class=data.images_per_class)
+    train_part = source(subset, "train.parquet")
+    if data.test is None:
+        return train_part, train_part
     write_subset(test, subset, "test.parquet", num_classes=num_classes, images_per_class=None)
-    return source(subset, "train.parquet"), source(subset, "test.parquet")
+    return train_part, source(subset, "test.parquet")
 
 
 def _spec_text(spec: KeySpec) -> str:

@@ -27,7 +27,11 @@ class DataConfig(Section):
         "train.parquet",
         description="training split under root: a file, a prefix of several, or the folder of class folders",
     )
-    test: str = Field("test.parquet", description="test split under root, likewise; it serves for accuracies only")
+    test: str | None = Field(
+        "test.parquet",
+        description="test split under root, likewise; it serves for accuracies only; null: there is none, and accuracies are "
+        "those on the training images",
+    )
     image_column: str = Field("image", description="struct<bytes, path> or binary column of encoded images (Parquet)")
     label_column: str = Field("label", description="integer column of class labels (Parquet)")
     channels: Literal[1, 3] = Field(1, description="1 for grey images, 3 for colour")
@@ -54,6 +58,8 @@ class DataConfig(Section):
             raise ValueError("data.root must be a local folder or null with data.source=torchvision")
         if (self.dataset is None) == (self.source == "torchvision"):
             raise ValueError("data.dataset is required with data.source=torchvision and must be null without")
+        if self.test is None and self.source in ("digits", "torchvision"):
+            raise ValueError(f"data.test must not be null with data.source={self.source}, which has a test split")
         is_subset = self.num_classes is not None or self.images_per_class is not None
         if is_subset and self.source in ("imagefolder", "webdataset"):
             raise ValueError(

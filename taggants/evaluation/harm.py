@@ -70,8 +70,10 @@ def measure_harm(run: Run, confidence: float = 0.95) -> HarmReport:
     Seeds that have only one of both are left out.
 
     Raises:
-        InputError: no pair of a victim and a control, nothing exported yet, or a probe of other channels.
+        InputError: no pair of a victim and a control, no test split, nothing exported yet, or a probe of other channels.
     """
+    if run.config.data.test is None:
+        raise InputError("data.test is null but what signing costs is measured on a test split; name one")
     evaluation = run.config.evaluation
     num_pairs = min(evaluation.num_victims, evaluation.num_controls)
     if num_pairs == 0:

@@ -72,7 +72,8 @@ def train_model(run: Run, job: TrainingJob) -> TrainedModel:
         trained = run_training(job, run.models, show)
     found = not epochs and job.num_workers == 0
     effort = "found done" if found else f"{trained.num_epochs} epochs in {trained.seconds:.0f} s"
-    say(f"train {job.name}: accuracy {trained.accuracy:.4f}, {effort}")
+    measured = "accuracy" if run.config.data.test is not None else "accuracy on its training images"
+    say(f"train {job.name}: {measured} {trained.accuracy:.4f}, {effort}")
     return trained
 
 

@@ -1,0 +1,187 @@
+"""A configuration for a dataset that was looked at: values that worked on data of its size, with the reason for each.
+
+They are starting points: nobody has measured them on the dataset at hand. Where a rule follows a measurement, it is that of a
+preset: digits (8 px, 64/255, 7 images a key), CIFAR-100 (32 px, 16/255, 25 images a key), the paper's ImageNet (1 image in
+1,000, 10 keys).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from taggants.data.inspection import Inspection
+from taggants.errors import InputError
+
+_MAX_SIGNED_SHARE = 0.1
+_CAPACITY_RISK = 1e-3
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """tree: sections of fields, as a YAML file holds them. reasons: by dotted field, why it has its value."""
+
+    tree: Mapping[str, Mapping[str, Any]]
+    reasons: Mapping[str, str]
+
+
+def suggest(inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu") -> Suggestion:
+    """Returns a configuration for a dataset: keys by its classes, budget by its class sizes, models and bound by its pixels.
+
+    Victims and controls, and where results go, are left at their defaults; `evaluation.training` is that of the surrogate.
+
+    Args:
+        inspection: of the dataset.
+        device: where models are trained and taggants crafted.
+
+    Raises:
+        InputError: fewer than two classes, too few images, or a class too small to carry a key.
+    """
+    size = _model_size(inspection)
+    num_keys, images_per_key, why_keys, why_images = _keys_and_images(inspection, size)
+    epsilon, why_epsilon = _epsilon(size)
+    model, why_model = _model(size)
+    num_epochs, batch_size = _schedule(inspection.num_images)
+    augmentation = {"crop_padding": 4 if size >= 24 else 0, "flip": inspection.channels == 3}
+    speed: dict[str, Any] = {"channels_last": model != "cnn", "device": device}
+    if device == "cuda":
+        speed["precision"] = "bfloat16"
+    training = {
+        "model": model,
+        "num_epochs": num_epochs,
+        "batch_size": batch_size,
+        "learning_rate": 1e-3,
+        **augmentation,
+        **speed,
+    }
+    tree = {
+        "data": {
+            "source": inspection.layout,
+            "root": inspection.root,
+            "train": inspection.train,
+            "test": inspection.test,
+            "image_column": inspection.image_column,
+            "label_column": inspection.label_column,
+            "channels": inspection.channels,
+            "image_size": None if inspection.one_size == size else size,
+        },
+        "keys": {"name": _name_of(inspection.root), "num_keys": num_keys, "cell_size": min(8, max(1, size // 8))},
+        "signing": {"images_per_key": images_per_key, "budget": None},
+        "surrogate": training,
+        "crafting": {
+            "epsilon": epsilon,
+            "num_steps": 150 if size < 24 else 80 if size < 128 else 250,
+            **augmentation,
+            **speed,
+        },
+        "evaluation": {"training": dict(training)},
+    }
+    reasons = {
+        "keys.num_keys": why_keys,
+        "signing.images_per_key": why_images,
+        "crafting.epsilon": why_epsilon,
+        "surrogate.model": why_model,
+        "surrogate.num_epochs": f"for {inspection.num_images} training images",
+        "surrogate.flip": "mirroring keeps a photograph's class, but not always a letter's or digit's",
+    }
+    if inspection.one_size is None:
+        reasons["data.image_size"] = (
+            f"images differ in size or are not square: models take them at {size} px, the files are signed as they are"
+        )
+    elif inspection.one_size != size:
+        reasons["data.image_size"] = (
+            f"models take the images of {inspection.one_size} px at {size} px, the files are signed as they are"
+        )
+    if inspection.test is None:
+        reasons["data.test"] = "no test split was found: accuracies are those on the training images"
+    return Suggestion(tree, reasons)
+
+
+def _model_size(inspection: Inspection) -> int:
+    """Returns the side in px at which models take the images: their own, or a usual one near it if it is no one size."""
+    if inspection.one_size is not None and inspection.one_size <= 256:
+        return inspection.one_size
+    shorter_sides = sorted(min(size) for size in inspection.sizes)
+    median = shorter_sides[len(shorter_sides) // 2]
+    return next(size for size, above in ((224, 128), (64, 48), (32, 0)) if median >= above)
+
+
+def _keys_and_images(inspection: Inspection, size: int) -> tuple[int, int, str, str]:
+    """Returns the number of keys, the images that carry each, and why."""
+    num_classes, smallest = inspection.num_classes, min(inspection.class_sizes)
+    if num_classes < 2:
+        raise InputError(f"{inspection.root} has one class; a key's label says something only among two or more")
+    # A key label is guessed with probability 1 / num_classes: fewer classes, more keys for the same p-value.
+    num_keys = next(keys for keys, classes in ((10, 20), (16, 8), (32, 4), (64, 2)) if num_classes >= classes)
+    wanted = max(25 if size >= 24 else 7, inspection.num_images // 1000 // num_keys)
+    while True:
+        most = int(_MAX_SIGNED_SHARE * inspection.num_images / num_keys)
+        fitting = smallest // _most_keys_of_a_class(num_keys, num_classes)
+        images_per_key = min(wanted, most, fitting)
+        if images_per_key >= 5 or num_keys <= 8:
+            break
+        num_keys //= 2
+    if most < 1:
+        raise InputError(
+            f"{inspection.root} has {inspection.num_images} training images, too few: {num_keys} keys would need at least "
+            f"{round(num_keys / _MAX_SIGNED_SHARE)}, so that at most {_MAX_SIGNED_SHARE:.0%} of them are signed"
+        )
+    if fitting < 1:
+        label = inspection.class_sizes.index(smallest)
+        name = inspection.class_names[label] if inspection.class_names else str(label)
+        raise InputError(
+            f"class {name!r} of {inspection.root} has {smallest} of {inspection.num_images} training images, too few to carry "
+            "keys; add images or leave the class out"
+        )
+    limit = {wanted: "as strong as in the presets of such images", fitting: f"the smallest class has {smallest} images"}
+    share = num_keys * images_per_key / inspection.num_images
+    why_images = (
+        f"{share:.2%} of the training images are signed; "
+        f"{limit.get(images_per_key, f'at most {_MAX_SIGNED_SHARE:.0%} are')}"
+    )
+    return num_keys, images_per_key, f"for {num_classes} classes", why_images
+
+
+def _most_keys_of_a_class(num_keys: int, num_classes: int) -> int:
+    """Returns how many keys one class gets at most, but for draws of probability 1e-3 (union bound over binomial tails)."""
+    p = 1 / num_classes
+    tail, count = 1.0, 0
+    while tail * num_classes > _CAPACITY_RISK and count < num_keys:
+        tail -= math.comb(num_keys, count) * p**count * (1 - p) ** (num_keys - count)  # P(more than `count`)
+        count += 1
+    return count if tail * num_classes > _CAPACITY_RISK else count - 1
+
+
+def _epsilon(size: int) -> tuple[str, str]:
+    if size <= 12:
+        return "64/255", "so few pixels hold little: visible on a close look"
+    if size < 24:
+        return "32/255", "between the digits' 64/255 at 8 px and the paper's 16/255 at 224 px"
+    return "16/255", "the paper's bound"
+
+
+def _model(size: int) -> tuple[str, str]:
+    if size < 24:
+        return "cnn", "small enough for these images; use what you expect of others if you know it"
+    if size < 128:
+        return "timm/resnet10t", "learns such images on a few CPU cores; use what you expect of others if you know it"
+    return "timm/resnet18", "learns such images on one GPU; use what you expect of others if you know it"
+
+
+def _schedule(num_images: int) -> tuple[int, int]:
+    """Returns epochs and batch size: from 5,000 steps for small datasets to the 30 epochs that ImageNet needs at least."""
+    if num_images < 2_000:
+        return 60, 16
+    if num_images < 20_000:
+        return 25, 64
+    return (20, 128) if num_images < 200_000 else (30, 256)
+
+
+def _name_of(root: str) -> str:
+    """Returns a name for the key file from the last part of the dataset's address."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(root).name).strip("-")
+    return name[:60] or "dataset"

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from taggants.config import Config
+from taggants.data.inspection import Inspection
+from taggants.errors import InputError
+from taggants.suggestion import _most_keys_of_a_class, suggest
+
+DIGITS = Inspection(
+    layout="parquet",
+    root="/data/my digits!",
+    train="train.parquet",
+    test="test.parquet",
+    image_column="image",
+    label_column="label",
+    num_images=1297,
+    num_test_images=500,
+    class_sizes=(123, 129, 120, 144, 123, 129, 130, 138, 132, 129),
+    class_names=None,
+    channels=1,
+    sizes=((8, 8),),
+    encodings=("PNG",),
+)
+
+
+def like(num_images: int, num_classes: int, *sizes: tuple[int, int], channels: int = 3) -> Inspection:
+    class_sizes = (num_images // num_classes,) * num_classes
+    return replace(DIGITS, num_images=sum(class_sizes), class_sizes=class_sizes, sizes=sizes, channels=channels)
+
+
+def configured(inspection: Inspection) -> Config:
+    return Config.model_validate(yaml.safe_load(yaml.safe_dump(dict(suggest(inspection).tree))))
+
+
+def test_digits_get_what_the_demo_measured() -> None:
+    config = configured(DIGITS)
+    assert (config.keys.num_keys, config.signing.images_per_key) == (16, 7)
+    assert config.keys.name == "my-digits"
+    assert config.crafting.epsilon == 64 / 255
+    assert config.surrogate.model == config.evaluation.training.model == "cnn"
+    assert not config.surrogate.flip
+    assert config.data.image_size is None
+
+
+def test_imagenet_gets_the_papers_strength() -> None:
+    config = configured(like(1_281_000, 1000, (375, 500), (500, 375)))
+    assert (config.keys.num_keys, config.signing.images_per_key) == (10, 128)
+    assert config.crafting.epsilon == 16 / 255
+    assert config.data.image_size == 224
+    assert config.surrogate.flip
+
+
+@pytest.mark.parametrize(
+    ("inspection", "image_size"),
+    [
+        (like(5000, 10, (32, 32)), None),
+        (like(5000, 10, (512, 512)), 224),
+        (like(5000, 10, (60, 80), (80, 60)), 64),
+        (like(5000, 10, (30, 40), (28, 28)), 32),
+    ],
+)
+def test_models_take_the_size_of_the_images_or_a_usual_one(inspection: Inspection, image_size: int | None) -> None:
+    assert configured(inspection).data.image_size == image_size
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 5, 10, 40, 1000])
+@pytest.mark.parametrize("per_class", [60, 600])
+def test_every_key_finds_its_images_in_nearly_every_draw(num_classes: int, per_class: int) -> None:
+    config = configured(like(num_classes * per_class, num_classes, (32, 32)))
+    num_keys, per_key = config.keys.num_keys, config.signing.images_per_key
+    assert per_key is not None
+    assert num_keys * per_key <= 0.1 * num_classes * per_class + 1e-9
+    drawn = np.random.default_rng(0).integers(0, num_classes, (2000, num_keys))
+    most = [np.bincount(labels).max() for labels in drawn]
+    assert np.mean(np.array(most) * per_key > per_class) <= 0.005
+
+
+def test_fewer_classes_get_more_keys() -> None:
+    counts = [configured(like(60_000, num_classes, (32, 32))).keys.num_keys for num_classes in (2, 5, 10, 100)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+
+
+@pytest.mark.parametrize(("num_keys", "num_classes"), [(1, 2), (16, 10), (64, 2), (10, 1000)])
+def test_most_keys_of_a_class_is_the_smallest_bound_of_that_risk(num_keys: int, num_classes: int) -> None:
+    from scipy.stats import binom
+
+    most = _most_keys_of_a_class(num_keys, num_classes)
+    assert num_classes * binom.sf(most, num_keys, 1 / num_classes) <= 1e-3
+    assert num_classes * binom.sf(most - 1, num_keys, 1 / num_classes) > 1e-3
+
+
+def test_refuses_what_cannot_be_signed() -> None:
+    with pytest.raises(InputError, match="one class"):
+        suggest(like(100, 1, (8, 8)))
+    with pytest.raises(InputError, match="50 training images, too few: 8 keys would need at least 80"):
+        suggest(like(50, 5, (8, 8)))
+    with pytest.raises(InputError, match=r"class '3' of .* has 1 of 1175 training images"):
+        suggest(replace(DIGITS, num_images=1175, class_sizes=(123, 129, 120, 1, 123, 129, 130, 138, 132, 129)))
+
+
+def test_every_reason_speaks_of_a_suggested_field() -> None:
+    suggestion = suggest(replace(like(5000, 10, (60, 80), (80, 60)), test=None))
+    assert {"data.image_size", "data.test"} <= set(suggestion.reasons)
+    for field in suggestion.reasons:
+        section, name = field.split(".")
+        assert name in suggestion.tree[section]
+
+
+def test_a_gpu_is_used_if_asked_for() -> None:
+    config = suggest(like(50_000, 10, (32, 32)), device="cuda").tree
+    assert {config[section]["device"] for section in ("surrogate", "crafting")} == {"cuda"}
+    assert config["crafting"]["precision"] == "bfloat16"
