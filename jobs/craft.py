@@ -1,59 +1,8 @@
-"""Signs a dataset: keys, surrogate, crafting, export; then rehearses detection on victims and controls of its own.
+"""`taggants craft`, as a file for `ray job submit -- python jobs/craft.py`; --help explains it."""
 
-Safe to start again after any interruption: what is done is found in the run folder, the rest is done now.
-"""
+import sys
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-from taggants import pipeline
-from taggants.cli import ray_cluster, run_job
-from taggants.config import Config
-from taggants.crafting.driver import DriveResult
-from taggants.detection import Certificate
-from taggants.evaluation.rehearsal import rehearse
-from taggants.evaluation.transfer import transfer_to_control
-from taggants.reporting import summaries
-from taggants.reporting.progress import say
-from taggants.run import Run
-from taggants.stages.check import check
-from taggants.stages.export import ExportResult
-from taggants.stages.keys import prepare_keys
-
-
-@dataclass(frozen=True)
-class CraftResult:
-    """run: uri of the run folder. export: None when a shard failed for good."""
-
-    run: str
-    drive: DriveResult
-    export: ExportResult | None
-    certificates: dict[str, Certificate]
-
-    @property
-    def exit_code(self) -> int:
-        return 1 if self.drive.failed else 0
-
-
-def main(config: Config) -> CraftResult:
-    """Runs every stage that is not done yet."""
-    run = Run(config)
-    check(run)
-    say(summaries.opening(run))
-    run.write_config()
-    registration = prepare_keys(run)
-    say(summaries.registered(run, registration))
-    with ray_cluster(config):
-        signing = pipeline.sign(run)
-        if signing.export is None:
-            return CraftResult(run.root.uri, signing.drive, None, {})
-        rehearsal = rehearse(run)
-        transfer = transfer_to_control(run, signing.plan)
-    say(summaries.rehearsed(run, rehearsal, transfer))
-    certificates = {name: outcome.certificate for name, outcome in rehearsal.items()}
-    return CraftResult(run.root.uri, signing.drive, signing.export, certificates)
-
+from taggants.cli import main
 
 if __name__ == "__main__":
-    run_job(main, __doc__)
+    sys.exit(main(["craft", *sys.argv[1:]]))

@@ -131,6 +131,7 @@ class Run:
             {
                 "config": self.config.model_dump(mode="json"),
                 "config_hash": self.config.hash,
+                "directory": os.getcwd(),  # of relative roots
                 "git_commit": _git_commit(),
                 "versions": {
                     name: importlib.metadata.version(name) for name in ("taggants", "torch", "ray", "numpy", "timm")

@@ -6,15 +6,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from taggants.config.fields import FractionOf, Section, UnitFraction, Uri
+from taggants.config.fields import PixelBound, Section, UnitFraction, Uri
 
 
 class CraftingConfig(Section):
     """The perturbations. Every field is part of the plan, the microbatch and thread count because they change rounding."""
 
-    epsilon: FractionOf = Field(
-        64 / 255, ge=1 / 255, le=1, description="L-infinity bound, pixels in [0, 1]; paper 16/255"
-    )
+    epsilon: PixelBound = Field(64 / 255, description="L-infinity bound, pixels in [0, 1]; paper 16/255")
     num_steps: int = Field(150, ge=1, le=100_000, description="optimiser steps of each restart; paper's release 250")
     step_size: float = Field(0.4, gt=0, le=10, description="first step in units of epsilon")
     milestones: tuple[UnitFraction, ...] = Field(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from taggants.registry import Registry
 
@@ -21,6 +22,14 @@ def _fraction(value: object) -> object:
     return value
 
 
+def _bound(value: object) -> object:
+    """As `_fraction`; refuses a number of 8-bit levels."""
+    number = _fraction(value)
+    if isinstance(number, int | float) and 1 < number <= 255 and number == int(number):
+        raise ValueError(f"pixels are in [0, 1]; write {int(number)}/255 for {int(number)} of 255 levels")
+    return number
+
+
 def _expand(value: object) -> object:
     """Expands $NAME in a path or URI; an unset variable is an error, not an empty string."""
     if isinstance(value, str):
@@ -31,22 +40,40 @@ def _expand(value: object) -> object:
     return value
 
 
-def named_in(table: Registry[Any]) -> AfterValidator:
-    """Returns the check that a field names an entry of an extension point's table."""
+@dataclass(frozen=True)
+class NamedIn:
+    """The check that a field names an entry of an extension point's table."""
 
-    def check(name: str) -> str:
-        table.find(name)
+    table: Registry[Any]
+
+    def __call__(self, name: str) -> str:
+        self.table.find(name)
         return name
 
-    return AfterValidator(check)
+
+def named_in(table: Registry[Any]) -> AfterValidator:
+    """Returns the annotation of a field that names an entry of an extension point's table."""
+    return AfterValidator(NamedIn(table))
 
 
 FractionOf = Annotated[float, BeforeValidator(_fraction)]
 UnitFraction = Annotated[FractionOf, Field(ge=0, le=1)]
+PixelBound = Annotated[float, BeforeValidator(_bound), Field(ge=1 / 255, le=1)]
 Uri = Annotated[str, BeforeValidator(_expand)]
 
 
 class Section(BaseModel):
-    """Frozen, and an unknown field is an error."""
+    """Frozen; an unknown field is an error, and one value stands for a list of one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        lists = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
+        return {
+            name: [value] if name in lists and not isinstance(value, list | tuple | None) else value
+            for name, value in values.items()
+        }

@@ -1,8 +1,10 @@
-"""A configuration from a file and settings."""
+"""A configuration from a file, settings or the folder of a run."""
 
 from __future__ import annotations
 
 import importlib
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,23 @@ from pydantic import ValidationError
 from taggants.config.messages import one_sentence
 from taggants.config.tree import Config
 from taggants.errors import InputError
+from taggants.storage import Root
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e3 is a number, as in YAML 1.2, and a key that stands twice in one place is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is set twice; leave one", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def load_config(path: str | None, settings: Sequence[str] = ()) -> Config:
@@ -24,17 +43,67 @@ def load_config(path: str | None, settings: Sequence[str] = ()) -> Config:
     tree: Any = {}
     if path is not None:
         try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            tree = _read_yaml(Path(path).read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"config file {path!r} cannot be read ({error}); give the path of a YAML file") from error
         except yaml.YAMLError as error:
-            raise InputError(f"config file {path!r} is not YAML ({' '.join(str(error).split())}); mend it") from error
+            raise InputError(f"config file {path!r} is not YAML: {' '.join(str(error).split())}") from error
         except (ValueError, RecursionError) as error:  # dates that do not exist, absurd nesting
             raise InputError(f"config file {path!r} holds a value that YAML cannot read ({error}); quote it") from error
         if isinstance(tree, dict) and {"config", "config_hash"} <= set(tree):
             tree = tree["config"]  # the config.json of a run
         if not isinstance(tree, dict):
             raise InputError(f"config file {path!r} must hold sections such as 'crafting:', not {type(tree).__name__}")
+    return _validated(tree, settings)
+
+
+def load_run_config(run_folder: str, settings: Sequence[str] = ()) -> Config:
+    """Returns the configuration of the run in a folder, as its config.json tells it, with the folder's place as output root.
+
+    Relative roots of data and keys are looked for where the run was made, else in the working directory.
+
+    Args:
+        run_folder: path or s3:// URI.
+        settings: on top, of fields that do not decide the signed bytes: where it runs, how it is evaluated.
+
+    Raises:
+        InputError: the folder is none of a run, was renamed or made by another version, or a setting makes another run.
+    """
+    root = Root(run_folder)
+    if not root.exists("config.json"):
+        raise InputError(f"{root.uri} is no run folder: it holds no config.json; give one that `taggants craft` made")
+    record = root.read_json("config.json")
+    if not isinstance(record, dict) or not {"config", "config_hash", "directory"} <= set(record):
+        raise InputError(f"{root.uri_of('config.json')} is not what `taggants craft` writes; restore it")
+    output_root, _, name = root.uri.rpartition("/")
+    if name != record["config_hash"]:
+        raise InputError(f"run folder {root.uri} was renamed; give it back its name {record['config_hash']}")
+    tree = record["config"]
+    config = _validated(tree, ())
+    if config.hash != name:
+        version = record.get("versions", {}).get("taggants")
+        raise InputError(f"run {root.uri} was made by another version of taggants, {version}; use that version")
+    tree["output"]["root"] = output_root or "/"
+    for section in (tree["data"], tree["keys"], tree["evaluation"].get("probe") or {}):
+        if section.get("root") is not None:
+            section["root"] = _where_it_lies(section["root"], record["directory"])
+    changed = _validated(tree, settings)
+    if changed.hash != name:
+        for setting in settings:
+            if _validated(tree, [setting]).hash != name:
+                raise InputError(
+                    f"--set {setting!r} makes another run than {root.uri}; start it with --config or --preset"
+                )
+    return changed
+
+
+def _where_it_lies(root: str, directory: str) -> str:
+    there = os.path.join(directory, os.path.expanduser(root))
+    return there if "://" not in root and os.path.exists(there) else root
+
+
+def _validated(tree: dict[str, Any], settings: Sequence[str]) -> Config:
+    tree = dict(tree)
     for setting in settings:
         _apply(tree, setting)
     _import_plugins(tree.get("plugins"))
@@ -68,6 +137,10 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
             raise InputError(f"--set {setting!r}: {section!r} is a value, not a section")
         branch[section] = branch = dict(inner)  # a copy: a YAML alias makes one section of two
     try:
-        branch[name] = yaml.safe_load(value)
+        branch[name] = _read_yaml(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"--set {setting!r}: the value is not YAML; quote it") from error
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)

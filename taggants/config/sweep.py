@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from taggants.config.fields import FractionOf, Section
+from taggants.config.fields import PixelBound, Section
 
 
 class SweptVictim(Section):
@@ -32,9 +32,7 @@ class SweepConfig(Section):
         (),
         description="instead of keys.num_keys; the keys are nested, only the most are crafted, unless surrogates are retrained",
     )
-    epsilons: tuple[Annotated[FractionOf, Field(ge=1 / 255, le=1)], ...] = Field(
-        (), description="instead of crafting.epsilon"
-    )
+    epsilons: tuple[PixelBound, ...] = Field((), description="instead of crafting.epsilon")
     engines: tuple[Literal["double_backward", "jvp", "central", "one_sided"], ...] = Field(
         (), description="instead of crafting.engine"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -113,6 +114,12 @@ def say(text: str, **fields: Any) -> None:
         print(json_line(text, **fields), file=console.file, flush=True)
     else:
         console.print(text, markup=False)
+
+
+def say_error(sentence: str) -> None:
+    """Prints to stderr why a command ends."""
+    console.file.flush()
+    print(json_line(sentence, "error") if _writes_json else f"error: {sentence}", file=sys.stderr)
 
 
 def show(table: Table) -> None:

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from taggants.crafting.plan import Plan
     from taggants.evaluation.rehearsal import Rehearsed
     from taggants.evaluation.transfer import Transfer
+    from taggants.export import ExportManifest
     from taggants.keys import Registration
     from taggants.run import Run
     from taggants.stages.export import ExportResult
+    from taggants.sweep.stages import Sweep
+    from taggants.training.ray_trainer import TrainedModel
 
 
 def opening(run: Run) -> str:
@@ -53,7 +56,7 @@ def crafted(plan: Plan, drive: DriveResult) -> str:
     for shard, reason in sorted(drive.failed.items()):
         text += f"\ncraft: shard {shard} failed for good: {reason}"
     if drive.failed:
-        text += "\ncraft: nothing was exported; mend the cause and run the same command again"
+        text += "\ncraft: nothing was exported; fix the cause and run the same command again"
     return text
 
 
@@ -68,6 +71,32 @@ def exported(run: Run, export: ExportResult) -> str:
         f"export: mean alignment of the signing sets with their keys {export.alignment_before:.3f} -> {export.alignment:.3f}\n"
         f"export: look at {run.root.uri_of('contact_sheet.png')}"
     )
+
+
+def exported_again(destination: str, manifest: ExportManifest, num_signed: int) -> str:
+    return (
+        f"export: {destination}, {manifest.num_rows} rows in {len(manifest.files)} files ({manifest.layout}), "
+        f"{num_signed} signed, re-read and checked\nexport: fingerprint {manifest.fingerprint}"
+    )
+
+
+def trained(model: TrainedModel, checkpoint: str) -> str:
+    text = f"checkpoint {checkpoint}"
+    if model.metrics is None:
+        return text
+    return (
+        f"worst class {model.metrics.worst_class_accuracy:.4f}, calibration error {model.metrics.calibration_error:.4f}, "
+        f"loss {model.metrics.mean_loss:.4f}\n{text}"
+    )
+
+
+def sweep_opening(sweep: Sweep) -> str:
+    return f"sweep   {sweep.root.uri}\n        {len(sweep.cells)} cells of {sweep.config.sweep.num_victims} victims"
+
+
+def sweep_failed(reasons: Sequence[tuple[int, str]]) -> str:
+    lines = [f"sweep: shard {shard} failed for good: {reason}" for shard, reason in reasons]
+    return "\n".join([*lines, "sweep: fix the cause and run the same command again"])
 
 
 def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed], transfer: Transfer | None = None) -> str:

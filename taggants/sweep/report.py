@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,8 @@ def render(results: SweepResults, images: Mapping[str, bytes] | None = None) -> 
 def repeat_command(results: SweepResults, cell: Cell) -> str:
     """A shell command that makes the models of one cell anew: the sweep's own options, then the settings of the cell."""
     words = shlex.split(results.command)
-    words = [word.removesuffix("sweep.py") + "craft.py" if word.endswith("sweep.py") else word for word in words]
+    program = 1  # after "python" or "taggants"
+    words[program] = re.sub(r"sweep(\.py)?$", r"craft\1", words[program])
     return shlex.join([*words, *(word for setting in cell.settings for word in ("--set", setting))])
 
 

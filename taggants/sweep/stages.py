@@ -216,7 +216,7 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
     drive = craft(run, plan, surrogates)
     if drive.failed:
         shard, reason = sorted(drive.failed.items())[0]
-        raise InputError(f"shard {shard} of cell {cell.name} failed for good: {reason}; mend the cause and start again")
+        raise InputError(f"shard {shard} of cell {cell.name} failed for good: {reason}; fix the cause and start again")
     exported = export(run, plan)
     config = sweep.config.sweep
     controls = [_tested(sweep, run, "control", index) for index in range(config.num_controls)]

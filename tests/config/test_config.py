@@ -9,7 +9,7 @@ import yaml
 from taggants.config import Config, Section, load_config
 from taggants.errors import InputError
 
-CONFIGS = Path(__file__).parent.parent / "jobs" / "configs"
+CONFIGS = Path(__file__).parents[2] / "taggants" / "presets"
 
 
 def test_defaults_are_the_digits_preset():
@@ -39,11 +39,17 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("crafting.epsilom=0.1", "'crafting.epsilom' does not exist; its section knows epsilon,"),
-        ("craft.epsilon=0.1", "'craft' does not exist; its section knows seed, data,"),
+        (
+            "crafting.epsilom=0.1",
+            "'crafting.epsilom' does not exist; did you mean 'epsilon'? its section knows epsilon,",
+        ),
+        ("crafting.epsilon=16", "'crafting.epsilon' = 16: pixels are in [0, 1]; write 16/255 for 16 of 255 levels"),
+        ("sweep.epsilons=[8/255, 16]", "'sweep.epsilons.1' = 16: pixels are in [0, 1]; write 16/255"),
+        ("crafting={epsilon: 0.1, epsilon: 0.2}", "the value is not YAML"),
+        ("craft.epsilon=0.1", "'craft' does not exist; did you mean 'crafting'? its section knows seed, data,"),
         (
             "crafting.epsilon=300/255",
-            "'crafting.epsilon' = 1.1764705882352942: Input should be less than or equal to 1",
+            "'crafting.epsilon' = '300/255' must be less than or equal to 1",
         ),
         ("crafting.epsilon=0", "greater than or equal to 0.0039"),
         ("crafting.epsilon=1/0", "unable to parse"),
@@ -65,7 +71,7 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
         ("keys=[", "the value is not YAML"),
     ],
 )
-def test_bad_settings_are_one_sentence_that_names_field_and_mend(setting, sentence):
+def test_bad_settings_are_one_sentence_that_names_field_and_fix(setting, sentence):
     with pytest.raises(InputError) as caught:
         load_config(None, ["seed=0", setting])
     assert sentence in str(caught.value)
@@ -78,6 +84,24 @@ def test_bad_files_are_refused(tmp_path, content):
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=r"config file .*c\.yaml"):
+        load_config(str(file))
+
+
+def test_numbers_and_lists_may_be_written_short():
+    config = load_config(
+        None,
+        ["crafting.step_size=1e-1", "surrogate.num_epochs=1e2", "sweep.num_keys=8", "verify.suspects=a.safetensors"],
+    )
+    assert (config.crafting.step_size, config.surrogate.num_epochs) == (0.1, 100)
+    assert config.sweep.num_keys == (8,)
+    assert config.verify.suspects == ("a.safetensors",)
+    assert load_config(None, ["sweep.victims={model: cnn_wide}"]).sweep.victims[0].model == "cnn_wide"
+
+
+def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("crafting: {num_steps: 5}\nkeys: {num_keys: 3}\ncrafting: {num_views: 1}\n")
+    with pytest.raises(InputError, match=r"'crafting' is set twice; leave one .*line 1"):
         load_config(str(file))
 
 

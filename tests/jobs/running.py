@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
-from taggants.cli import run_job
+from taggants.cli import main
+from taggants.cli.commands import COMMANDS
 
 JOBS = Path(__file__).parent.parent.parent / "jobs"
 
@@ -24,13 +23,8 @@ TINY = (
 
 
 def load_job(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"job_{name}", JOBS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """Returns the module of a command, whose `main` takes a configuration."""
+    return COMMANDS[name]
 
 
 def settings_in(folder: Path, *settings: str) -> list[str]:
@@ -39,13 +33,4 @@ def settings_in(folder: Path, *settings: str) -> list[str]:
 
 def exit_code(job: str, settings: list[str]) -> int:
     """Calls the job as `python jobs/JOB.py --set ...` does and returns its exit code."""
-    module = load_job(job)
-    before = sys.argv
-    sys.argv = [job, *(word for setting in settings for word in ("--set", setting))]
-    try:
-        run_job(module.main, module.__doc__)
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    raise AssertionError("run_job always exits")
+    return main([job, *(word for setting in settings for word in ("--set", setting))])

@@ -60,7 +60,7 @@ def dataset(tmp_path):
     ("setting", "sentence"),
     [
         ("crafting.epsilom=0.1", "config field 'crafting.epsilom' does not exist"),
-        ("crafting.epsilon=2", "config field 'crafting.epsilon' = 2: Input should be less than or equal to 1"),
+        ("crafting.epsilon=2", "config field 'crafting.epsilon' = 2: pixels are in [0, 1]; write 2/255"),
         ("surrogate.model=resnet999", "model 'resnet999' does not exist"),
         ("surrogate.model=timm/vit_tiny_patch16_224", "does not take 1 channels of 8 px"),
         ("detection.top_k=10", "detection.top_k = 10 must be below the number of classes, 10"),
@@ -68,7 +68,7 @@ def dataset(tmp_path):
         ("crafting.crop_padding=8", "crop padding 8 must be below the image size 8"),
         ("evaluation.training.crop_padding=8", "crop padding 8 must be below the image size 8"),
         ("data.num_classes=11", "num_classes is 11"),
-        ("crafting.milestones=[2]", "crafting.milestones.0' = 2: Input should be less than or equal to 1"),
+        ("crafting.milestones=[2]", "crafting.milestones.0' = 2 must be less than or equal to 1"),
         ("data.train=2024-13-45", "the value is not YAML"),
         ("surrogate.num_threads=100000000000", "surrogate.num_threads"),
     ],
@@ -155,7 +155,7 @@ def test_run_folder_of_another_plan(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("job", "settings", "sentence"),
     [
-        ("verify", [], "verify.suspects is empty"),
+        ("verify", [], "no suspect is named"),
         ("verify", ["verify.suspects=[/nowhere/model.safetensors]"], "has no registration.json; run jobs/craft.py"),
         ("train", [], "run jobs/craft.py with this configuration first"),
         ("craft", ["data.source=parquet", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
@@ -284,7 +284,7 @@ def test_jpeg_that_is_damaged_while_a_run_crafts_costs_its_shard_alone(tmp_path,
     [reason] = [line for line in captured.out.splitlines() if "shard 1 failed for good" in line]
     assert f"{path} (sample " in reason
     assert "cannot be decoded" in reason
-    assert "nothing was exported; mend the cause and run the same command again" in captured.out
+    assert "nothing was exported; fix the cause and run the same command again" in captured.out
     assert not list(tmp_path.glob("runs/*/signed"))
     commits = {path: path.read_bytes() for path in tmp_path.glob("runs/*/commits/*")}
     assert len(commits) == 2

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from taggants.cli.configuration import preset_path
 from taggants.config import load_config
-from tests.jobs.running import JOBS, load_job
+from tests.jobs.running import load_job
 
 # What makes the presets large or needs a GPU; everything else stays as it is.
 SMALL = (
@@ -47,7 +48,7 @@ def test_the_parts_of_an_imagenet_preset_run(real_data, tmp_path, preset, capsys
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.read())
     places = (f"data.root={tmp_path}/imagenet", f"output.root={tmp_path}/runs", f"keys.root={tmp_path}/secrets")
-    config = load_config(str(JOBS / "configs" / f"{preset}.yaml"), [*places, *SMALL])
+    config = load_config(preset_path(preset), [*places, *SMALL])
     assert config.surrogate.loader == config.evaluation.training.loader == "torch"
     assert config.evaluation.training.recipe in ("resnet-a2", "deit3")
     assert load_job("craft").main(config).exit_code == 0

@@ -19,7 +19,7 @@ from taggants.storage import Root
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(600)]
 
-CONFIGS = "jobs/configs"
+CONFIGS = "taggants/presets"
 EPSILON = 16
 
 

@@ -91,7 +91,7 @@ def made_up(num_victims: int = 3, num_controls: int = 8) -> SweepResults:
     cells[12] = replace(cells[12], victims=cells[12].victims[:2], stopped="p-values of the first 2 above 0.2")
     return SweepResults(
         config={"seed": 0, "keys": {"num_keys": 20, "name": "cifar100"}, "crafting": {"epsilon": 16 / 255}},
-        command="python jobs/sweep.py --config jobs/configs/sweep_cifar100.yaml --set 'output.root=/data/my runs'",
+        command="python jobs/sweep.py --config taggants/presets/sweep_cifar100.yaml --set 'output.root=/data/my runs'",
         alphas=(1e-2, 1e-3, 1e-6),
         wanted_power=0.8,
         statistic="rank",
@@ -406,7 +406,7 @@ def test_embedded_results_make_the_same_page(results: SweepResults, page: str, t
 def test_command_repeats_a_cell(results: SweepResults, tree: Element) -> None:
     cell = results.cells[12]
     words = shlex.split(repeat_command(results, cell))
-    assert words[:4] == ["python", "jobs/craft.py", "--config", "jobs/configs/sweep_cifar100.yaml"]
+    assert words[:4] == ["python", "jobs/craft.py", "--config", "taggants/presets/sweep_cifar100.yaml"]
     assert words[4:6] == ["--set", "output.root=/data/my runs"]
     assert words[6::2] == ["--set"] * 3
     assert tuple(words[7::2]) == cell.settings

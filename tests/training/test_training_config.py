@@ -25,10 +25,13 @@ def test_every_recipe_can_be_asked_for():
     ("setting", "sentence"),
     [
         ("evaluation.training.recipe=fine-tune", "recipe fine-tune needs init_from, the model.safetensors"),
-        ("surrogate.ema_decay=1", "'surrogate.ema_decay' = 1: Input should be less than 1"),
+        ("surrogate.ema_decay=1", "'surrogate.ema_decay' = 1 must be less than 1"),
         ("evaluation.gpus_per_model=0", "greater than 0"),
         ("evaluation.probe={source: parquet}", "data.root is required with data.source=parquet"),
-        ("evaluation.probe={sauce: digits}", "'evaluation.probe.sauce' does not exist; its section knows source,"),
+        (
+            "evaluation.probe={sauce: digits}",
+            "'evaluation.probe.sauce' does not exist; did you mean 'source'. its section knows source,",
+        ),
     ],
 )
 def test_bad_values_are_named(setting, sentence):

@@ -1,0 +1,64 @@
+"""Tests suspects with the secret keys of a crafted run and writes one certificate each.
+
+For example: taggants verify RUN path/to/model.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from taggants.cli.configuration import add_config_arguments, read_config
+from taggants.errors import InputError
+
+if TYPE_CHECKING:
+    from taggants.config import Config
+    from taggants.detection import Certificate
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    certificates: tuple[Certificate, ...]
+    exit_code: int = 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser, run_folder=True)
+    parser.add_argument(
+        "suspects",
+        metavar="SUSPECT",
+        nargs="*",
+        help="model.safetensors to test, a path or s3:// URI (verify.suspects)",
+    )
+
+
+def run(given: argparse.Namespace) -> int:
+    if given.run_folder is not None and (given.config or given.preset):  # which run it is, is said already
+        given.suspects.insert(0, given.run_folder)
+        given.run_folder = None
+    config = read_config(given)
+    if given.suspects:
+        suspects = config.verify.model_copy(update={"suspects": tuple(given.suspects)})
+        config = config.model_copy(update={"verify": suspects})
+    return main(config).exit_code
+
+
+def main(config: Config) -> VerifyResult:
+    """Reads every suspect before it queries the first, so that a bad path or a wrong class count changes nothing."""
+    from taggants.reporting import summaries
+    from taggants.reporting.progress import say
+    from taggants.run import Run, read_registration
+    from taggants.stages.verify import verify_all
+    from taggants.suspects import CheckpointSuspect
+
+    if not config.verify.suspects:
+        raise InputError("no suspect is named; name at least one checkpoint: taggants verify RUN model.safetensors")
+    run = Run(config)
+    read_registration(run)
+    suspects = [CheckpointSuspect(uri) for uri in config.verify.suspects]
+    certificates = verify_all(run, suspects)
+    for certificate in certificates:
+        say(summaries.certified(run, certificate))
+    say(summaries.several_suspects(certificates))
+    return VerifyResult(tuple(certificates))

@@ -1,0 +1,57 @@
+"""Parses the command line, runs the command and turns what it raises into exit codes.
+
+Exit code 0: done. 2: bad input, one sentence on stderr. 1: a shard failed for good, or a bug (with its traceback). 130:
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from taggants import __version__
+from taggants.cli.commands import COMMANDS
+from taggants.errors import FailedShards, InputError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of `taggants` with one subparser a command."""
+    parser = argparse.ArgumentParser(
+        prog="taggants",
+        description="Sign an image dataset so that models trained on it can be recognised from outside.",
+        epilog="Start with `taggants demo`. Every command explains itself: taggants COMMAND --help",
+    )
+    parser.add_argument("--version", action="version", version=f"taggants {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        assert module.__doc__ is not None, "the docstring is the help"
+        command = commands.add_parser(
+            name,
+            help=module.__doc__.partition("\n")[0].rstrip("."),
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run, command=command)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command line (without words, that of this process) and returns its exit code."""
+    parser = build_parser()
+    given, unparsed = parser.parse_known_args(words)
+    if unparsed and "suspects" in given and not any(word.startswith("-") for word in unparsed):
+        given.suspects += unparsed  # argparse loses positional words that stand after an option
+    elif unparsed:
+        given.command.error(f"unrecognised arguments: {' '.join(unparsed)}")
+    try:
+        return int(given.run(given))
+    except (InputError, FailedShards) as error:
+        from taggants.reporting.progress import say_error
+
+        say_error(str(error))
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
