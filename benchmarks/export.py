@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from taggants.data.image_codec import encode_png
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.export import export_dataset
 from taggants.storage import Root
 

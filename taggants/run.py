@@ -17,12 +17,10 @@ from functools import cached_property
 from taggants.config import Config, DataConfig, TrainingConfig
 from taggants.crafting.plan import RunFolder
 from taggants.crafting.selection import images_per_key
-from taggants.data import SourceKind, open_source
-from taggants.data.digits import write_digits
-from taggants.data.parquet_source import ParquetSource
+from taggants.data import open_source
+from taggants.data.layouts import layout_of
+from taggants.data.prepared import PREPARED
 from taggants.data.source import DatasetIndex, ImageSource
-from taggants.data.subset import write_subset
-from taggants.data.torchvision_source import write_torchvision
 from taggants.errors import InputError
 from taggants.export import ExportManifest, verify_export
 from taggants.keys import KeySet, KeySpec, Registration, load_key_set
@@ -141,38 +139,35 @@ class Run:
 
 
 def _sources(data: DataConfig, prepared: Root) -> tuple[ImageSource, ImageSource]:
-    kind: SourceKind = "parquet"
-    if data.source == "digits":
-        root = prepared.child("digits")
-        write_digits(root)
-    elif data.source == "torchvision":
-        assert data.dataset is not None, "checked by the configuration"
-        root = prepared.child(f"torchvision-{data.dataset}")
-        write_torchvision(data.dataset, root, download_folder=data.root)
+    layout = data.source
+    if data.source in PREPARED:
+        layout = "parquet"
+        root = prepared.child(data.source if data.dataset is None else f"{data.source}-{data.dataset}")
+        PREPARED[data.source].write(root, data.dataset, data.root)
     else:
         assert data.root is not None, "checked by the configuration"
-        root, kind = Root(data.root), data.source
+        root = Root(data.root)
 
-    def source(root: Root, files: str) -> ImageSource:
+    def source(root: Root, layout: str, files: str) -> ImageSource:
         columns = {"image_column": data.image_column, "label_column": data.label_column}
-        return open_source(kind, root, files, channels=data.channels, **columns)
+        return open_source(layout, root, files, channels=data.channels, **columns)
 
-    train = source(root, data.train)
-    test = train if data.test is None else source(root, data.test)
+    train = source(root, layout, data.train)
+    test = train if data.test is None else source(root, layout, data.test)
     if data.num_classes is None and data.images_per_class is None:
         return train, test
-    assert isinstance(train, ParquetSource), "checked by the configuration"
-    assert isinstance(test, ParquetSource)
     num_classes = data.num_classes or train.index().num_classes
     content = f"{train.index().fingerprint} {test.index().fingerprint} {data.image_column} {data.label_column}"
     part = f"{hashlib.sha256(content.encode()).hexdigest()[:12]}-{num_classes}-{data.images_per_class or 'all'}"
     subset = prepared.child(f"subset-{part}")
-    write_subset(train, subset, "train.parquet", num_classes=num_classes, images_per_class=data.images_per_class)
-    train_part = source(subset, "train.parquet")
+    layout_of(train).write_subset(
+        train, subset, "train.parquet", num_classes=num_classes, images_per_class=data.images_per_class
+    )
+    train_part = source(subset, "parquet", "train.parquet")
     if data.test is None:
         return train_part, train_part
-    write_subset(test, subset, "test.parquet", num_classes=num_classes, images_per_class=None)
-    return train_part, source(subset, "test.parquet")
+    layout_of(test).write_subset(test, subset, "test.parquet", num_classes=num_classes, images_per_class=None)
+    return train_part, source(subset, "parquet", "test.parquet")
 
 
 def _spec_text(spec: KeySpec) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from taggants.config.fields import Section, Uri
+from taggants.config.fields import Section, Uri, named_in
+from taggants.data.layouts import LAYOUTS
 
 
 class VerifyConfig(Section):
@@ -18,8 +19,8 @@ class VerifyConfig(Section):
 class ExportConfig(Section):
     """Where and how `jobs/export.py` writes the signed dataset again. Not hashed."""
 
-    layout: Literal["source", "parquet", "imagefolder", "webdataset"] = Field(
-        "source", description="files of the new copy; source: those of the dataset, of which untouched ones are copied"
+    layout: Annotated[str, named_in(LAYOUTS)] | None = Field(
+        None, description="files of the new copy; null: those of the dataset, of which untouched ones are copied"
     )
     destination: Uri | None = Field(None, description="empty folder or s3:// prefix; required by jobs/export.py")
 

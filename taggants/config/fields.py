@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from taggants.errors import InputError
 from taggants.registry import Registry
 
 
@@ -40,20 +41,26 @@ def _expand(value: object) -> object:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NamedIn:
-    """The check that a field names an entry of an extension point's table."""
+    """The check that a field names an entry of an extension point's table, or of one of several."""
 
-    table: Registry[Any]
+    tables: tuple[Registry[Any], ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for table in self.tables for name in table]
 
     def __call__(self, name: str) -> str:
-        self.table.find(name)
+        if name not in self.names:
+            kind = " or ".join(table.kind for table in self.tables)
+            raise InputError(f"{kind} {name!r} does not exist; use one of {', '.join(self.names)}")
         return name
 
 
-def named_in(table: Registry[Any]) -> AfterValidator:
-    """Returns the annotation of a field that names an entry of an extension point's table."""
-    return AfterValidator(NamedIn(table))
+def named_in(*tables: Registry[Any]) -> AfterValidator:
+    """Returns the annotation of a field that names an entry of an extension point's table, or of one of several."""
+    return AfterValidator(NamedIn(tables))
 
 
 FractionOf = Annotated[float, BeforeValidator(_fraction)]

@@ -84,7 +84,7 @@ def _fields(section: type[Section]) -> Iterator[tuple[str, FieldInfo, str]]:
 def _values(annotation: Any, metadata: Any = ()) -> str:
     for part in metadata:
         if isinstance(part, AfterValidator) and isinstance(part.func, NamedIn):
-            return " or ".join(part.func.table)
+            return " or ".join(part.func.names)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _values(arguments[0], [*metadata, *_flat(arguments[1:])])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from taggants.config.fields import FractionOf, Section, Uri
+from taggants.config.fields import FractionOf, Section, Uri, named_in
+from taggants.data.layouts import LAYOUTS
+from taggants.data.prepared import PREPARED
 
 
 class DataConfig(Section):
     """The dataset to sign."""
 
-    source: Literal["digits", "parquet", "imagefolder", "webdataset", "torchvision"] = Field(
+    source: Annotated[str, named_in(PREPARED, LAYOUTS)] = Field(
         "digits",
         description="scikit-learn's digits; Parquet files in the Hugging Face layout; one folder per class; tars; "
         "a dataset that torchvision downloads",
@@ -48,23 +50,24 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _fields_of_the_source(self) -> DataConfig:
-        if self.source != "torchvision" and (self.root is None) != (self.source == "digits"):
-            raise ValueError(
-                f"data.root is required with data.source={self.source}"
-                if self.root is None
-                else "data.root must be null with data.source=digits"
-            )
-        if self.source == "torchvision" and "://" in (self.root or ""):
-            raise ValueError("data.root must be a local folder or null with data.source=torchvision")
-        if (self.dataset is None) == (self.source == "torchvision"):
-            raise ValueError("data.dataset is required with data.source=torchvision and must be null without")
-        if self.test is None and self.source in ("digits", "torchvision"):
-            raise ValueError(f"data.test must not be null with data.source={self.source}, which has a test split")
+        prepared = PREPARED.get(self.source)
+        of_source = f"with data.source={self.source}"
+        if prepared is None and self.root is None:
+            raise ValueError(f"data.root is required {of_source}")
+        if prepared is not None and prepared.root == "none" and self.root is not None:
+            raise ValueError(f"data.root must be null {of_source}")
+        if prepared is not None and "://" in (self.root or ""):
+            raise ValueError(f"data.root must be a local folder or null {of_source}")
+        has_datasets = prepared is not None and prepared.has_datasets
+        if (self.dataset is None) == has_datasets:
+            raise ValueError(f"data.dataset {'is required' if has_datasets else 'must be null'} {of_source}")
+        if prepared is not None and self.test is None:
+            raise ValueError(f"data.test must not be null {of_source}, which has a test split")
         is_subset = self.num_classes is not None or self.images_per_class is not None
-        if is_subset and self.source in ("imagefolder", "webdataset"):
+        if is_subset and prepared is None and not LAYOUTS[self.source].has_subsets:
             raise ValueError(
-                f"data.num_classes and data.images_per_class must be null with data.source={self.source}: subsets are made "
-                "of Parquet files only; leave files out of a copy instead"
+                f"data.num_classes and data.images_per_class must be null {of_source}: subsets are made of Parquet files "
+                "only; leave files out of a copy instead"
             )
         return self
 

@@ -131,7 +131,8 @@ class CraftingWorker:
         job, device = self._job, self._device
         key_label = torch.tensor(int(job.key_labels[shard.key_index]), device=device)
         key_image = torch.from_numpy(job.key_images[shard.key_index].copy()).to(device)
-        originals = job.source.read_sized(shard.sample_ids)
+        encoded = job.source.read_encoded(shard.sample_ids)
+        originals = job.source.decode(encoded, shard.sample_ids)
         canvas, sizes = on_canvas(originals)
         if job.optimisation.evaluation.output_size is None and canvas.shape[1:] != key_image.shape:
             raise InputError(
@@ -147,7 +148,7 @@ class CraftingWorker:
             labels=key_label.expand(len(images)),
             image_ids=torch.tensor(shard.sample_ids, dtype=torch.int64, device=device),
             sizes=None if sizes is None else sizes.to(device),
-            codec=codec_for(job.source.read_encoded(shard.sample_ids)).to(device),
+            codec=codec_for(encoded).to(device),
             mixing=self._companions,
             perceptual=perceptual,
         )

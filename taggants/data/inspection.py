@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from taggants.data import SourceKind, open_source
-from taggants.data.image_folder import ImageFolder
-from taggants.data.parquet_source import ParquetSource, class_names_of, json_metadata, label_feature_of
+from taggants.data import open_source
+from taggants.data.layouts import LAYOUTS
+from taggants.data.layouts.parquet.source import ParquetSource, json_metadata, label_feature_of
 from taggants.data.source import IMAGE_SUFFIXES, ImageSource, suffix_of
 from taggants.errors import InputError
 from taggants.storage import Root
@@ -34,7 +34,7 @@ class Inspection:
     """What was found in a dataset. Nothing was hashed, and of the images only the headers of a few were read.
 
     Attributes:
-        layout: "parquet", "imagefolder" or "webdataset", as `data.source`.
+        layout: a name in `LAYOUTS`, as `data.source`.
         root: folder or s3:// prefix, as `data.root`.
         train: training split below it, as `data.train`.
         test: test split, as `data.test`; None if there is none.
@@ -49,7 +49,7 @@ class Inspection:
         encodings: Pillow's names of their formats ("JPEG", "PNG"), the commonest first.
     """
 
-    layout: SourceKind
+    layout: str
     root: str
     train: str
     test: str | None
@@ -106,14 +106,15 @@ def inspect_dataset(
         train = file if train is None else train
     names = [name for name in root.list() if not any(part.startswith(".") for part in name.split("/"))]
     layout = _layout_of(root, names)
-    split_names = _folders_of_classes(names) if layout == "imagefolder" else _of_suffix(names, layout)
+    suffix = LAYOUTS[layout].suffix
+    split_names = [name for name in names if suffix_of(name) == suffix] if suffix else _folders_of_classes(names)
     if train is None:
-        train = _split(root, split_names, TRAIN_NAMES, layout)
+        train = _split(root, split_names, TRAIN_NAMES, are_files=bool(suffix))
         if train is None:
             raise InputError(
                 f"{root.uri} holds only a test split by the names of its files; name the training split yourself"
             )
-        test = _split(root, split_names, TEST_NAMES, layout) if test is None else test
+        test = _split(root, split_names, TEST_NAMES, are_files=bool(suffix)) if test is None else test
     columns = _columns(root, train, image_column, label_column) if layout == "parquet" else ("image", "label")
 
     def source(split: str) -> ImageSource:
@@ -123,7 +124,7 @@ def inspect_dataset(
     labels = training.labels()
     if not len(labels) or labels.min() < 0:
         raise InputError(f"the training split {train!r} of {root.uri} has no images, or a negative label; correct it")
-    class_names = _class_names(training)
+    class_names = training.class_names()
     class_sizes = np.bincount(labels, minlength=len(class_names or ()))
     modes, sizes, encodings = _look_at_images(training)
     return Inspection(
@@ -143,14 +144,12 @@ def inspect_dataset(
     )
 
 
-def _layout_of(root: Root, names: Sequence[str]) -> SourceKind:
+def _layout_of(root: Root, names: Sequence[str]) -> str:
     found = Counter(suffix_of(name) for name in names)
-    if found["parquet"]:
-        return "parquet"
-    if found["tar"]:
-        return "webdataset"
-    if any(suffix in IMAGE_SUFFIXES for suffix in found):
-        return "imagefolder"
+    # Images may lie beside files that hold the dataset, such as a picture of it.
+    for name, layout in sorted(LAYOUTS.items(), key=lambda entry: entry[1].suffix is None):
+        if any(suffix in found for suffix in ([layout.suffix] if layout.suffix else IMAGE_SUFFIXES)):
+            return name
     listed = ", ".join(f"{count} .{suffix}" for suffix, count in found.most_common(3) if suffix) or "no files"
     raise InputError(
         f"{root.uri} holds no dataset that can be read ({listed}); give a folder of Parquet files, of uncompressed tars, or "
@@ -158,17 +157,12 @@ def _layout_of(root: Root, names: Sequence[str]) -> SourceKind:
     )
 
 
-def _of_suffix(names: Sequence[str], layout: SourceKind) -> list[str]:
-    suffix = {"parquet": "parquet", "webdataset": "tar"}[layout]
-    return [name for name in names if suffix_of(name) == suffix]
-
-
 def _folders_of_classes(names: Sequence[str]) -> list[str]:
     """Returns the folders below the root that hold class folders: a class may be called "train", too."""
     return sorted({name.split("/")[0] for name in names if suffix_of(name) in IMAGE_SUFFIXES and name.count("/") > 1})
 
 
-def _split(root: Root, names: Sequence[str], words: Sequence[str], layout: SourceKind) -> str | None:
+def _split(root: Root, names: Sequence[str], words: Sequence[str], *, are_files: bool) -> str | None:
     """Returns the split whose files or folder carry one of the words, in the form of `data.train`; None if there is none.
 
     The training split is everything where no name carries a word of any split.
@@ -177,9 +171,9 @@ def _split(root: Root, names: Sequence[str], words: Sequence[str], layout: Sourc
     for name in names:
         parts = set(re.split(r"[^a-z]+", name.lower()))
         word = next((word for word in (*TRAIN_NAMES, *TEST_NAMES) if word in parts), None)
-        if word is not None and (layout != "imagefolder" or name.lower() == word):
+        if word is not None and (are_files or name.lower() == word):
             by_word.setdefault(word, []).append(name)
-    if layout == "imagefolder" and not by_word:
+    if not are_files and not by_word:
         return "" if words is TRAIN_NAMES else None
     if by_word:
         chosen = next((by_word[word] for word in words if word in by_word), [])
@@ -236,14 +230,6 @@ def _only(uri: str, candidates: Sequence[str], preferred: Sequence[str], kind: s
         found = f"columns {', '.join(candidates)} may hold them" if candidates else f"no {wanted} column does"
         raise InputError(f"{uri} does not tell which column holds the {kind}s ({found}); name it as {kind}_column")
     return candidates[0]
-
-
-def _class_names(source: ImageSource) -> tuple[str, ...] | None:
-    if isinstance(source, ImageFolder):
-        return tuple(name for name, _ in source.class_sizes)
-    if isinstance(source, ParquetSource):
-        return class_names_of(_schema(source.root, source.file_names[0]), source.label_column)
-    return None
 
 
 def _look_at_images(source: ImageSource) -> tuple[list[str], list[tuple[int, int]], list[str]]:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -74,60 +74,20 @@ class DatasetIndex:
         return len(self.labels)
 
 
-class ImageSource(Protocol):
-    """An image classification dataset under a root. It pickles without its index; a copy reads the same samples.
+class ImageSource(abc.ABC):
+    """An image classification dataset under a root; the layouts are its subclasses, which read encoded images. It pickles
+    without its index; a copy reads the same samples.
+
+    Attributes:
+        layout: the name of its layout in `taggants.data.layouts.LAYOUTS`.
+        root: where the files lie.
+        channels: 1 or 3 converts every image; None keeps greyscale images at 1 channel and RGB images at 3.
 
     Raises:
         InputError: from any method: a file is missing, damaged or not what the layout wants; the sentence names it.
     """
 
-    @property
-    def root(self) -> Root:
-        """Where the files lie."""
-
-    @property
-    def channels(self) -> int | None:
-        """1 or 3 converts every image; None keeps greyscale images at 1 channel and RGB images at 3."""
-
-    @property
-    def num_rows(self) -> int:
-        """The number of images."""
-
-    @property
-    def how_read(self) -> tuple[str | int | None, ...]:
-        """What decides the pixels and labels besides the files: part of the identity of what is made from them."""
-
-    def at(self, root: Root) -> Self:
-        """Returns: the files of the same names under another root, for instance those of an export."""
-
-    def index(self) -> DatasetIndex:
-        """Reads the labels and hashes the files, once for this object; decodes no image."""
-
-    def labels(self) -> NDArray[np.int64]:
-        """Returns: int64 [N], as in `index`, but without hashing a file for it."""
-
-    def place_of(self, sample_id: int) -> str:
-        """Returns: where a sample lies, in words for a message."""
-
-    def read_encoded(self, sample_ids: Sequence[int]) -> list[bytes]:
-        """Returns: the encoded images in the order asked for."""
-
-    def read_sized(self, sample_ids: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Returns: per sample id uint8 [C, H_i, W_i], the decoded image in its own size."""
-
-    def read_images(self, sample_ids: Sequence[int]) -> NDArray[np.uint8]:
-        """Returns: uint8 [n, C, H, W], the decoded images; they have to be of one size."""
-
-    def read_resized(self, sample_ids: Sequence[int], size: int) -> NDArray[np.uint8]:
-        """Returns: uint8 [n, C, size, size], the decoded images after `resize_and_crop`."""
-
-    def read_all(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Returns: all images, uint8 [N, C, H, W], and their labels, int64 [N]; the images have to be of one size."""
-
-
-class EncodedSource(abc.ABC):
-    """An `ImageSource` as far as it follows from reading encoded images; the layouts are its subclasses."""
-
+    layout: ClassVar[str]
     root: Root
     channels: int | None
     # What an object learned and would be too much to send to every worker.
@@ -144,6 +104,19 @@ class EncodedSource(abc.ABC):
     @abc.abstractmethod
     def num_rows(self) -> int:
         """The number of images."""
+
+    @property
+    @abc.abstractmethod
+    def how_read(self) -> tuple[str | int | None, ...]:
+        """What decides the pixels and labels besides the files: part of the identity of what is made from them."""
+
+    @abc.abstractmethod
+    def at(self, root: Root) -> Self:
+        """Returns: the files of the same names under another root, for instance those of an export."""
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Returns: as in `index`, the class names by label, but without hashing a file for it."""
+        return None
 
     @abc.abstractmethod
     def place_of(self, sample_id: int) -> str:
@@ -193,7 +166,10 @@ class EncodedSource(abc.ABC):
         Raises:
             InputError: a sample id is out of range, or an image is damaged.
         """
-        encoded = self.read_encoded(sample_ids)
+        return self.decode(self.read_encoded(sample_ids), sample_ids)
+
+    def decode(self, encoded: Sequence[bytes], sample_ids: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Returns: what `read_sized` returns, of images that `read_encoded` returned already."""
         return [self._decode(data, int(sample_id)) for data, sample_id in zip(encoded, sample_ids, strict=True)]
 
     def read_images(self, sample_ids: Sequence[int]) -> NDArray[np.uint8]:

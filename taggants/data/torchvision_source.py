@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from taggants.data.image_codec import encode_png
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.storage import Root
 

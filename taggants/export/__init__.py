@@ -6,7 +6,7 @@ readers of a JPEG see is therefore not the signed image itself but its decoded f
 
 from __future__ import annotations
 
-from taggants.export.dataset import Layout, export_dataset, read_signed
+from taggants.export.dataset import export_dataset, read_signed
 from taggants.export.manifest import MANIFEST_PATH, ExportedFile, ExportManifest, verify_export
 from taggants.export.originals import check_originals
 
@@ -14,7 +14,6 @@ __all__ = [
     "MANIFEST_PATH",
     "ExportManifest",
     "ExportedFile",
-    "Layout",
     "check_originals",
     "export_dataset",
     "read_signed",

@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants.data import SourceKind
-from taggants.data.image_folder import ImageFolder
-from taggants.data.parquet_source import ParquetSource
-from taggants.data.source import EncodedSource, ImageSource
-from taggants.data.webdataset import WebDataset
+from taggants.data.layouts import LAYOUTS, layout_of
+from taggants.data.signed_images import Signed
+from taggants.data.source import ImageSource
 from taggants.errors import InputError
-from taggants.export.conversion import class_folders, convert
-from taggants.export.image_folder import FolderLayout
+from taggants.export.conversion import convert
 from taggants.export.manifest import (
     MANIFEST_PATH,
     ExportedFile,
@@ -27,13 +23,9 @@ from taggants.export.manifest import (
     verify_export,
     write_manifest,
 )
-from taggants.export.originals import Signed, check_signed
-from taggants.export.parquet import ParquetLayout
-from taggants.export.rewriting import FileLayout, check_complete, refuse_unsigned_files, write_files
-from taggants.export.tar import TarLayout
+from taggants.export.originals import check_signed
+from taggants.export.rewriting import check_complete, refuse_unsigned_files, write_files
 from taggants.storage import Root
-
-Layout: TypeAlias = Literal["source", "parquet", "imagefolder", "webdataset"]
 
 
 def export_dataset(
@@ -41,7 +33,7 @@ def export_dataset(
     signed: Signed,
     destination: Root,
     *,
-    layout: Layout = "source",
+    layout: str | None = None,
     private: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ExportManifest:
@@ -61,20 +53,22 @@ def export_dataset(
             channels that replaces a greyscale image has to be grey, and is stored in one channel. A mapping that reads
             images when asked, from several threads, keeps them out of memory.
         destination: the folder to write, without other files.
-        layout: "source" for that of the source.
+        layout: a name in `LAYOUTS`; None for that of the source.
         private: list the signed sample ids in the manifest, and let only the owner read that (mode 0600, local only).
         on_progress: called with (rows done, all rows) after each row group, copied file or few images.
 
     Returns: the manifest.
 
     Raises:
-        InputError: before anything is written: there are no signed images, a sample id is unknown, a shape differs, an
-            original is neither a plain PNG nor a plain JPEG (`replaceable_shape`), or the destination cannot be written,
-            is or lies in the source, or holds another dataset, the unsigned one or other files.
+        InputError: before anything is written: there is no such layout, there are no signed images, a sample id is
+            unknown, a shape differs, an original is neither a plain PNG nor a plain JPEG (`replaceable_shape`), or the
+            destination cannot be written, is or lies in the source, or holds another dataset, the unsigned one or other
+            files.
         RuntimeError: a file written does not read back as intended; there is no manifest then.
     """
-    kind = kind_of(source)
-    new_kind: SourceKind = kind if layout == "source" else layout
+    old_layout = layout_of(source)
+    new_name = layout or source.layout
+    new_layout = LAYOUTS.find(new_name)
     _refuse_source(source, destination)
     is_complete = destination.exists(MANIFEST_PATH)
     if not is_complete:
@@ -82,38 +76,42 @@ def export_dataset(
     check_signed(source, signed)
     advance = _counter(source.num_rows, on_progress)
     source_fingerprint = source.index().fingerprint
-    class_names = source.index().class_names if new_kind != kind else None
+    class_names = source.index().class_names if new_layout is not old_layout else None
     files: tuple[ExportedFile, ...]
     if is_complete:
-        complete = _verify_same(source, destination, new_kind, source_fingerprint)
+        complete = _verify_same(source, destination, new_name, source_fingerprint)
         files = complete.files
-    if new_kind == kind:
-        file_layout = _file_layout(source)
+    if new_layout is old_layout:
+
+        def own_names() -> set[str]:
+            return {name for name, _ in old_layout.files(source)}
+
         if is_complete:
             # Unsigned originals beside it, say, would be read as a part of it.
-            _refuse_other_files(destination, lambda: {MANIFEST_PATH, *(name for name, _ in file_layout.files())})
-            check_complete(source, file_layout, signed, destination, files)
+            _refuse_other_files(destination, lambda: {MANIFEST_PATH, *own_names()})
+            check_complete(source, signed, destination, files)
         else:
-            _refuse_other_files(destination, lambda: {name for name, _ in file_layout.files()})
-            refuse_unsigned_files(source, file_layout, signed, destination)
-            files = write_files(source, file_layout, signed, destination, advance)
+            _refuse_other_files(destination, own_names)
+            refuse_unsigned_files(source, signed, destination)
+            files = write_files(source, signed, destination, advance)
     else:
-        assert isinstance(source, EncodedSource)
-        if new_kind == "imagefolder":
-            class_folders(source.index())  # refuses what a folder cannot hold
+        new_layout.check_can_hold(source.index())
         if is_complete:
             _refuse_other_files(destination, lambda: {MANIFEST_PATH, *(file.path for file in files)})
-            if convert(source, signed, destination, new_kind, advance, only_hash=True) != files:
+            if convert(source, signed, destination, new_layout, advance, only_hash=True) != files:
                 raise InputError(
                     f"{destination.uri} holds an export with other signed images or of other versions of Pillow or "
                     "pyarrow; give an empty folder."
                 )
         else:
-            _refuse_files_of_other_layouts(destination, new_kind)
-            files = convert(source, signed, destination, new_kind, advance)
+            # Before the names are known: a broken-off conversion left only files of its own kind.
+            _refuse_other_files(
+                destination, lambda: {path for path in destination.list() if new_layout.is_new_file(path)}
+            )
+            files = convert(source, signed, destination, new_layout, advance)
             _refuse_other_files(destination, lambda: {file.path for file in files})
     manifest = ExportManifest(
-        layout=new_kind,
+        layout=new_name,
         source_fingerprint=source_fingerprint,
         fingerprint=fingerprint_of(files),
         num_rows=sum(file.num_rows for file in files),
@@ -140,28 +138,12 @@ def read_signed(source: ImageSource, destination: Root, sample_ids: Sequence[int
         InputError: the export is not complete or of another layout, or a sample id is unknown.
     """
     layout = read_manifest(destination).layout
-    if layout != kind_of(source):
+    if layout != source.layout:
         raise InputError(
-            f"{destination.uri} is an export as {layout}, not as {kind_of(source)}; give one in the layout of the source."
+            f"{destination.uri} is an export as {layout}, not as {source.layout}; give one in the layout of the source."
         )
     images = source.at(destination).read_sized(sample_ids)
     return {int(sample_id): image for sample_id, image in zip(sample_ids, images, strict=True)}
-
-
-def kind_of(source: ImageSource) -> SourceKind:
-    """Returns: the layout of a source."""
-    if isinstance(source, ParquetSource):
-        return "parquet"
-    return "imagefolder" if isinstance(source, ImageFolder) else "webdataset"
-
-
-def _file_layout(source: ImageSource) -> FileLayout:
-    if isinstance(source, ParquetSource):
-        return ParquetLayout(source)
-    if isinstance(source, ImageFolder):
-        return FolderLayout(source)
-    assert isinstance(source, WebDataset), source
-    return TarLayout(source)
 
 
 def _counter(num_rows: int, on_progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
@@ -179,26 +161,24 @@ def _counter(num_rows: int, on_progress: Callable[[int, int], None] | None) -> C
     return advance
 
 
-def _verify_same(source: ImageSource, destination: Root, kind: SourceKind, source_fingerprint: str) -> ExportManifest:
+def _verify_same(source: ImageSource, destination: Root, layout: str, source_fingerprint: str) -> ExportManifest:
     manifest = read_manifest(destination)
     if manifest.source_fingerprint != source_fingerprint:
         raise InputError(
             f"{destination.uri} holds an export of the dataset {manifest.source_fingerprint}, not of "
             f"{source_fingerprint}; give an empty folder."
         )
-    if manifest.layout != kind:
+    if manifest.layout != layout:
         raise InputError(
-            f"{destination.uri} holds an export as {manifest.layout}, not as {kind}; give an empty folder."
+            f"{destination.uri} holds an export as {manifest.layout}, not as {layout}; give an empty folder."
         )
     return verify_export(destination)
 
 
 def _refuse_source(source: ImageSource, destination: Root) -> None:
-    folder = source.root.uri
-    if isinstance(source, ImageFolder) and source.folder:
-        folder = source.root.uri_of(source.folder)
-    inside_folder = isinstance(source, ImageFolder) and f"{_real(destination.uri)}/".startswith(f"{_real(folder)}/")
-    if inside_folder or _real(destination.uri) == _real(source.root.uri):
+    folder = layout_of(source).folder_of(source)
+    is_inside = bool(folder) and f"{_real(destination.uri)}/".startswith(f"{_real(folder)}/")
+    if is_inside or _real(destination.uri) == _real(source.root.uri):
         raise InputError(
             f"{destination.uri} is the folder of the source or lies in it, so its originals would be lost or mixed with "
             "signed images; give an empty folder elsewhere."
@@ -216,12 +196,3 @@ def _refuse_other_files(destination: Root, own_names: Callable[[], set[str]]) ->
         raise InputError(
             f"{destination.uri_of(others[0])} is no part of this export; delete it, or give an empty folder."
         )
-
-
-def _refuse_files_of_other_layouts(destination: Root, kind: SourceKind) -> None:
-    """Before the names of a conversion are known: a broken-off one left only files of its own kind."""
-    suffix = {"parquet": ".parquet", "webdataset": ".tar", "imagefolder": ""}[kind]
-    for name in destination.list():
-        is_own = name.count("/") == 1 if kind == "imagefolder" else name.startswith("train-") and name.endswith(suffix)
-        if not is_own:
-            raise InputError(f"{destination.uri_of(name)} is no part of this export; give an empty folder.")

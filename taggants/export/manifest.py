@@ -6,16 +6,12 @@ import functools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from taggants.data import SourceKind
+from taggants.data.layouts import LAYOUTS, Layout
 from taggants.data.source import dataset_fingerprint
 from taggants.errors import InputError
 from taggants.export.side_by_side import map_in_order
-from taggants.export.tar import hash_and_count
 from taggants.storage import Root
 
 MANIFEST_PATH = "manifest.json"
@@ -38,7 +34,7 @@ class ExportManifest:
     """What an export consists of; of an image folder it lists every image, about 300 bytes each in memory.
 
     Attributes:
-        layout: of the files.
+        layout: of the files, a name in `LAYOUTS`.
         source_fingerprint: fingerprint of the dataset that was signed.
         fingerprint: fingerprint of the signed dataset.
         num_rows: rows over all files.
@@ -49,7 +45,7 @@ class ExportManifest:
             the signing.
     """
 
-    layout: SourceKind
+    layout: str
     source_fingerprint: str
     fingerprint: str
     num_rows: int
@@ -64,12 +60,9 @@ class ExportManifest:
         Raises:
             InputError: it is none.
         """
-        if (
-            not isinstance(value, dict)
-            or value.get("format") != _FORMAT
-            or value.get("layout") not in get_args(SourceKind)
-        ):
+        if not isinstance(value, dict) or value.get("format") != _FORMAT:
             raise InputError(f"The manifest is not of the format {_FORMAT}; export the dataset again.")
+        LAYOUTS.find(str(value.get("layout")))
         try:
             class_names, signed_sample_ids = value.get("class_names"), value.get("signed_sample_ids")
             return cls(
@@ -145,7 +138,7 @@ def verify_export(destination: Root) -> ExportManifest:
     """
     manifest = read_manifest(destination)
     sizes = destination.sizes()
-    check = functools.partial(_check_file, destination, manifest.layout, sizes)
+    check = functools.partial(_check_file, destination, LAYOUTS.find(manifest.layout), sizes)
     num_rows = sum(map_in_order(check, manifest.files, num_threads=16))
     if (fingerprint_of(manifest.files), num_rows) != (manifest.fingerprint, manifest.num_rows):
         raise InputError(
@@ -154,22 +147,16 @@ def verify_export(destination: Root) -> ExportManifest:
     return manifest
 
 
-def _check_file(destination: Root, layout: SourceKind, sizes: dict[str, int], file: ExportedFile) -> int:
+def _check_file(destination: Root, layout: Layout[Any], sizes: dict[str, int], file: ExportedFile) -> int:
     """Returns: the number of rows of a file that is as the manifest says."""
     uri = destination.uri_of(file.path)
     if file.path not in sizes:
         raise InputError(f"{uri} is in the manifest but missing; {EXPORT_AGAIN}")
     if sizes[file.path] != file.size_bytes:
         raise InputError(f"{uri} has {sizes[file.path]} bytes, its manifest says {file.size_bytes}; {EXPORT_AGAIN}")
-    num_rows = 1
-    if layout == "webdataset":
-        sha256, num_rows = hash_and_count(destination, file.path)
-    else:
-        sha256 = destination.sha256(file.path)
+    sha256, num_rows = layout.hash_and_count(destination, file.path)
     if sha256 != file.sha256:
         raise InputError(f"{uri} has SHA-256 {sha256}, its manifest says {file.sha256}; {EXPORT_AGAIN}")
-    if layout == "parquet":
-        num_rows = _num_rows(destination, file.path)
     if num_rows != file.num_rows:
         raise InputError(f"{uri} has {num_rows} rows, its manifest says {file.num_rows}; {EXPORT_AGAIN}")
     return num_rows
@@ -178,11 +165,3 @@ def _check_file(destination: Root, layout: SourceKind, sizes: dict[str, int], fi
 def fingerprint_of(files: Iterable[ExportedFile]) -> str:
     """Returns: the fingerprint of the dataset that the files make up."""
     return dataset_fingerprint((file.path, file.sha256, file.num_rows) for file in files)
-
-
-def _num_rows(root: Root, path: str) -> int:
-    with root.open_input(path) as handle:
-        try:
-            return int(pq.ParquetFile(handle).metadata.num_rows)
-        except pa.ArrowInvalid:
-            raise InputError(f"{root.uri_of(path)} is not a whole Parquet file; {EXPORT_AGAIN}") from None

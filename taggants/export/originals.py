@@ -1,18 +1,17 @@
-"""Signed images in the place of their originals: what fits, how it is stored, and whether it was."""
+"""Whether signed images can take the place of their originals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants.data.image_codec import decode_image, encode_like, is_jpeg, replaceable_shape, without_pixels
+from taggants.data.image_codec import is_jpeg, replaceable_shape
+from taggants.data.signed_images import Signed
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
 
-Signed: TypeAlias = Mapping[int, NDArray[np.uint8]]  # images [C, H, W] by sample id, or by row in a file
 _CHUNK = 512
 
 
@@ -52,23 +51,6 @@ def originals_of(source: ImageSource, sample_ids: Sequence[int]) -> Iterator[tup
     for start in range(0, len(sample_ids), _CHUNK):
         part = sample_ids[start : start + _CHUNK]
         yield from zip(part, source.read_encoded(part), strict=True)
-
-
-def replaced(original: bytes, image: NDArray[np.uint8]) -> bytes:
-    """Returns: the signed image in a file like its original, in the channels of that."""
-    return encode_like(image[: replaceable_shape(original)[0]], like=original)
-
-
-def is_replaced(original: bytes, data: bytes, image: NDArray[np.uint8]) -> bool:
-    """Returns: whether `data` is the original but for the pixels, and reads as the image does once it is stored there."""
-    try:
-        # By pixels, not bytes: another version of the encoder may write the same pixels otherwise.
-        expected = image[: replaceable_shape(original)[0]]
-        if is_jpeg(original):
-            expected = decode_image(encode_like(expected, like=original))
-        return without_pixels(data) == without_pixels(original) and np.array_equal(decode_image(data), expected)
-    except InputError:  # it cannot be read
-        return False
 
 
 def _check_fits(source: ImageSource, sample_id: int, original: bytes, image: NDArray[np.uint8]) -> None:

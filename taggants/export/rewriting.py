@@ -6,41 +6,21 @@ import bisect
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, Protocol, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from taggants.data.layouts import layout_of
+from taggants.data.signed_images import Signed
 from taggants.data.source import ImageSource, dataset_fingerprint, hash_now
 from taggants.errors import InputError
 from taggants.export.manifest import ExportedFile
-from taggants.export.originals import Signed
 from taggants.export.side_by_side import map_in_order
 from taggants.storage import Root
 
 _Task: TypeAlias = tuple[str, int, Signed]  # name, number of rows and signed rows of a file
 _HASHED_BYTES = 2**18  # still in the processor's cache when it is written
-
-
-class FileLayout(Protocol):
-    """What a layout knows of its files."""
-
-    @property
-    def num_threads(self) -> int:
-        """How many files to work on at once."""
-
-    @property
-    def is_written_in_order(self) -> bool:
-        """Whether the caller's thread writes one file after another, while others check what it wrote."""
-
-    def files(self) -> Iterator[tuple[str, int]]:
-        """Yields: name and number of rows of each file, in the order of the sample ids."""
-
-    def write(self, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
-        """Writes a file with the images of some rows replaced; yields how many rows each step wrote."""
-
-    def difference(self, name: str, rows: Signed, destination: Root) -> str | None:
-        """Returns: the first way in which a file is not the source's with the signed images in place; None if it is."""
 
 
 class HashedSink(io.RawIOBase):
@@ -86,11 +66,11 @@ class _RowsOfFile(Mapping[int, NDArray[np.uint8]]):
         return len(self._sample_ids)
 
 
-def files_with_rows(layout: FileLayout, signed: Signed) -> Iterator[tuple[str, int, Signed]]:
+def files_with_rows(source: ImageSource, signed: Signed) -> Iterator[tuple[str, int, Signed]]:
     """Yields: per file its name, number of rows and signed images by row in it."""
     sample_ids = sorted(int(i) for i in signed)
     first = 0
-    for name, num_rows in layout.files():
+    for name, num_rows in layout_of(source).files(source):
         start, end = (bisect.bisect_left(sample_ids, edge) for edge in (first, first + num_rows))
         yield name, num_rows, _RowsOfFile(signed, sample_ids[start:end], first)
         first += num_rows
@@ -98,7 +78,6 @@ def files_with_rows(layout: FileLayout, signed: Signed) -> Iterator[tuple[str, i
 
 def write_files(
     source: ImageSource,
-    layout: FileLayout,
     signed: Signed,
     destination: Root,
     advance: Callable[[int], None],
@@ -119,20 +98,21 @@ def write_files(
     def begin(task: _Task) -> tuple[_Task, HashedSink | None]:
         """Writes a file to be rewritten, unless it is there: then it may be right."""
         name, _, rows = task
-        written = _written(layout, name, rows, destination, advance) if rows and name not in present else None
+        written = _written(source, name, rows, destination, advance) if rows and name not in present else None
         return task, written
 
     def finish(begun: tuple[_Task, HashedSink | None]) -> tuple[ExportedFile, str]:
         """Returns: what was exported, and the SHA-256 of the file that it comes from."""
         (name, num_rows, rows), written = begun
         if rows:
-            exported = _rewritten(layout, name, num_rows, rows, destination, written, advance)
+            exported = _rewritten(source, name, num_rows, rows, destination, written, advance)
             return exported, hash_now(source, name)  # after all reading of it
         exported = _copied(source, name, num_rows, destination, present.get(name))
         advance(num_rows)
         return exported, exported.sha256
 
-    tasks = files_with_rows(layout, signed)
+    tasks = files_with_rows(source, signed)
+    layout = layout_of(source)
     if layout.is_written_in_order:
         answers = map_in_order(finish, map(begin, tasks), num_threads=layout.num_threads)
     else:
@@ -148,17 +128,17 @@ def write_files(
 
 
 def _written(
-    layout: FileLayout, name: str, rows: Signed, destination: Root, advance: Callable[[int], None]
+    source: ImageSource, name: str, rows: Signed, destination: Root, advance: Callable[[int], None]
 ) -> HashedSink:
     with destination.writing(name) as file:
         sink = HashedSink(file)
-        for num_written in layout.write(name, rows, cast(BinaryIO, sink)):
+        for num_written in layout_of(source).rewrite(source, name, rows, cast(BinaryIO, sink)):
             advance(num_written)
     return sink
 
 
 def _rewritten(
-    layout: FileLayout,
+    source: ImageSource,
     name: str,
     num_rows: int,
     rows: Signed,
@@ -168,11 +148,11 @@ def _rewritten(
 ) -> ExportedFile:
     """Checks a file that was written, or that was there and stays if it is right."""
     if written is None:
-        if _difference(layout, name, rows, destination) is None:
+        if _difference(source, name, rows, destination) is None:
             advance(num_rows)
             return ExportedFile(name, destination.sha256(name), destination.size_bytes(name), num_rows)
-        written = _written(layout, name, rows, destination, advance)
-    difference = _difference(layout, name, rows, destination)
+        written = _written(source, name, rows, destination, advance)
+    difference = _difference(source, name, rows, destination)
     exported = written.exported(name, num_rows)
     # Of the bytes too: statistics or padding that storage spoilt would not show in the rows.
     if difference is None and destination.sha256(name) != exported.sha256:
@@ -182,9 +162,9 @@ def _rewritten(
     return exported
 
 
-def _difference(layout: FileLayout, name: str, rows: Signed, destination: Root) -> str | None:
+def _difference(source: ImageSource, name: str, rows: Signed, destination: Root) -> str | None:
     try:
-        return layout.difference(name, rows, destination)
+        return layout_of(source).difference(source, name, rows, destination)
     except InputError as error:  # it is no file of this layout at all
         return str(error)
 
@@ -201,12 +181,12 @@ def _copied(
     return ExportedFile(name, destination.sha256(name), destination.size_bytes(name), num_rows)
 
 
-def refuse_unsigned_files(source: ImageSource, layout: FileLayout, signed: Signed, destination: Root) -> None:
+def refuse_unsigned_files(source: ImageSource, signed: Signed, destination: Root) -> None:
     """Raises:
     InputError: a file to be rewritten is there unsigned: the destination is the source by another name.
     """
     present = destination.sizes()
-    for name, _, rows in files_with_rows(layout, signed) if present else ():
+    for name, _, rows in files_with_rows(source, signed) if present else ():
         if (
             rows
             and name in present
@@ -216,9 +196,7 @@ def refuse_unsigned_files(source: ImageSource, layout: FileLayout, signed: Signe
             raise InputError(f"{destination.uri_of(name)} is the unsigned file; give an empty folder to export to.")
 
 
-def check_complete(
-    source: ImageSource, layout: FileLayout, signed: Signed, destination: Root, files: tuple[ExportedFile, ...]
-) -> None:
+def check_complete(source: ImageSource, signed: Signed, destination: Root, files: tuple[ExportedFile, ...]) -> None:
     """Checks that the files of a complete export, which are as its manifest says, are those of this one.
 
     Raises:
@@ -226,11 +204,11 @@ def check_complete(
     """
     other = InputError(f"{destination.uri} holds an export with other signed images; give an empty folder.")
     originals: list[tuple[str, str, int]] = []
-    expected = list(files_with_rows(layout, signed))
+    expected = list(files_with_rows(source, signed))
     if [(name, num_rows) for name, num_rows, _ in expected] != [(file.path, file.num_rows) for file in files]:
         raise other
     for file, (name, num_rows, rows) in zip(files, expected, strict=True):
-        if rows and _difference(layout, name, rows, destination) is not None:
+        if rows and _difference(source, name, rows, destination) is not None:
             raise other
         originals.append((name, hash_now(source, name) if rows else file.sha256, num_rows))
     if dataset_fingerprint(originals) != source.index().fingerprint:

@@ -58,7 +58,7 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
         ("data={source: imagefolder}", "data.root is required with data.source=imagefolder"),
         ("data.root=/somewhere", "data.root must be null with data.source=digits"),
         ("data.source=torchvision", "data.dataset is required with data.source=torchvision"),
-        ("data.dataset=CIFAR10", "data.dataset is required with data.source=torchvision and must be null without"),
+        ("data.dataset=CIFAR10", "data.dataset must be null with data.source=digits"),
         ("data={source: torchvision, dataset: CIFAR10, root: 's3://b/c'}", "data.root must be a local folder"),
         ("data={source: webdataset, root: /w, num_classes: 5}", "subsets are made of Parquet files only"),
         ("data={source: imagefolder, root: /w, images_per_class: 5}", "subsets are made of Parquet files only"),

@@ -20,7 +20,7 @@ from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.crafting.reuse import CraftedShards, described, shard_addresses
 from taggants.crafting.shard import Companions, CraftingJob, Hardware, Perception
 from taggants.crafting.signing_set import Optimisation
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.keys import KeySpec, derive_keys
 from taggants.storage import Root
 from tests.s3_server import S3Server

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from taggants.data.digits import write_digits
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.storage import Root
 

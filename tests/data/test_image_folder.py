@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from taggants.data.image_codec import encode_png
-from taggants.data.image_folder import ImageFolder
+from taggants.data.layouts.image_folder import ImageFolder
 from taggants.data.source import dataset_fingerprint
 from taggants.errors import InputError
 from taggants.storage import Root

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from taggants.data.image_codec import decode_image, encode_png
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.storage import Root
 

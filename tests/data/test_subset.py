@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from taggants.data.image_codec import encode_png
-from taggants.data.parquet_source import ParquetSource
-from taggants.data.subset import write_subset
+from taggants.data.layouts.parquet.source import ParquetSource
+from taggants.data.layouts.parquet.subset import write_subset
 from taggants.errors import InputError
 from taggants.storage import Root
 

@@ -10,7 +10,7 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.torchvision_source import write_torchvision
 from taggants.errors import InputError
 from taggants.storage import Root

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from taggants.data.image_codec import encode_png
+from taggants.data.layouts.webdataset.source import WebDataset
 from taggants.data.source import dataset_fingerprint
-from taggants.data.webdataset import WebDataset
 from taggants.errors import InputError
 from taggants.storage import Root
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.storage import Root
 from tests.export.datasets import CODECS, NUM_ROWS, encoded, pixels, write
 

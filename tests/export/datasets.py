@@ -7,14 +7,14 @@ import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from taggants.data import SourceKind, open_source
+from taggants.data import open_source
 from taggants.data.image_codec import decode_image, encode_like
 from taggants.data.source import ImageSource
 from taggants.storage import Root
@@ -118,7 +118,7 @@ def source_in(layout: str, root: Root) -> ImageSource:
         write(root, "train-0.parquet", PICTURES[:2], row_group_size=3)
         write(root, "train-1.parquet", PICTURES[2:], row_group_size=3)
     files = {"imagefolder": "train", "webdataset": "x-", "parquet": "train"}[layout]
-    return open_source(cast(SourceKind, layout), root, files, channels=3)
+    return open_source(layout, root, files, channels=3)
 
 
 def signed_of(source: ImageSource) -> dict[int, np.ndarray]:

@@ -4,22 +4,19 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
-from taggants.data import SourceKind, open_source
+from taggants.data import open_source
 from taggants.data.image_codec import encode_png
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts import numbered_files
+from taggants.data.layouts.image_folder import class_folders
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.source import DatasetIndex
 from taggants.errors import InputError
-from taggants.export import (
-    Layout,
-    conversion,
-    export_dataset,
-    verify_export,
-)
+from taggants.export import export_dataset, verify_export
 from taggants.storage import Root
 from tests.export.datasets import (
     BAD,
@@ -40,12 +37,12 @@ from tests.export.datasets import (
 def test_a_conversion_keeps_encoded_images_and_labels(
     layout: str, new_layout: str, tmp_path: Path, destination: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "LARGEST_FILE_BYTES", 5_000)
+    monkeypatch.setattr(numbered_files, "LARGEST_FILE_BYTES", 5_000)
     source = source_in(layout, Root(str(tmp_path / "source")))
     signed = signed_of(source)
-    manifest = export_dataset(source, signed, destination, layout=cast(Layout, new_layout), private=True)
+    manifest = export_dataset(source, signed, destination, layout=new_layout, private=True)
     files = {"parquet": "train", "imagefolder": "train" if layout == new_layout else "", "webdataset": ""}[new_layout]
-    exported = open_source(cast(SourceKind, new_layout), destination, files, channels=3)
+    exported = open_source(new_layout, destination, files, channels=3)
     assert sorted(held_by(exported)) == sorted(expected_of(source, signed))
     assert manifest.fingerprint == exported.index().fingerprint
     assert (manifest.layout, manifest.num_rows) == (new_layout, 7)
@@ -56,7 +53,7 @@ def test_a_conversion_keeps_encoded_images_and_labels(
         assert len(manifest.files) > 2  # none is too large
         assert manifest.class_names == source.index().class_names
     before = state(destination)
-    assert export_dataset(source, signed, destination, layout=cast(Layout, new_layout), private=True) == manifest
+    assert export_dataset(source, signed, destination, layout=new_layout, private=True) == manifest
     assert state(destination) == before
 
 
@@ -68,7 +65,7 @@ def test_a_broken_off_conversion_is_finished(new_layout: str, tmp_path: Path, de
     manifest = convert()
     whole = {name: destination.sha256(name) for name in destination.list()}
     with pytest.raises(InputError, match="holds an export with other signed images"):
-        export_dataset(source, {min(signed): signed[min(signed)]}, destination, layout=cast(Layout, new_layout))
+        export_dataset(source, {min(signed): signed[min(signed)]}, destination, layout=new_layout)
     destination.delete("manifest.json")
     destination.write_bytes(manifest.files[0].path, b"half")
     assert convert() == manifest
@@ -107,12 +104,12 @@ def test_a_conversion_that_reads_back_otherwise_gets_no_manifest(
 )
 def test_class_folders_are_sorted_as_the_labels_are(names: tuple[str, ...] | None, folders: tuple[str, ...]) -> None:
     index = DatasetIndex(np.array([2, 0, 1]), ("f",), (0, 3), 3, names, "")
-    assert conversion.class_folders(index) == folders
+    assert tuple(class_folders(index)) == folders
 
 
 def test_numbered_class_folders_are_as_wide_as_the_last() -> None:
     index = DatasetIndex(np.arange(11), ("f",), (0, 11), 11, None, "")
-    assert conversion.class_folders(index)[9:] == ("09", "10")
+    assert tuple(class_folders(index))[9:] == ("09", "10")
 
 
 def test_a_class_without_images_cannot_be_a_folder(tmp_path: Path, destination: Root) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from taggants.data.image_codec import decode_image
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.export import (
     export_dataset,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.export import (
     ExportManifest,

@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from taggants.data.digits import write_digits
 from taggants.data.image_codec import decode_image, encode_png
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.export import (
     export_dataset,
     verify_export,

@@ -3,16 +3,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 
 from taggants.data.image_codec import encode_png
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.export import (
-    Layout,
     export_dataset,
 )
 from taggants.storage import Root
@@ -98,5 +96,5 @@ def test_a_folder_of_other_files_is_left_alone(layout: str, tmp_path: Path, dest
     source = source_in("parquet", Root(str(tmp_path / "source")))
     destination.write_bytes("notes.txt", b"mine")
     with pytest.raises(InputError, match=r"notes\.txt is no part of this export"):
-        export_dataset(source, signed_of(source), destination, layout=cast(Layout, layout))
+        export_dataset(source, signed_of(source), destination, layout=layout)
     assert destination.list() == ["notes.txt"]

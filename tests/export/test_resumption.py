@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from taggants.data.image_codec import encode_png
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.export import (
     export_dataset,

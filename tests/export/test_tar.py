@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from taggants.data.image_codec import encode_like, encode_png
-from taggants.data.webdataset import WebDataset
+from taggants.data.layouts.webdataset.source import WebDataset
 from taggants.export import (
     export_dataset,
 )

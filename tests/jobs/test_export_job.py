@@ -29,7 +29,7 @@ def one_sentence(capsys) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("layout", ["source", "parquet", "imagefolder", "webdataset"])
+@pytest.mark.parametrize("layout", ["null", "parquet", "imagefolder", "webdataset"])
 def test_the_signed_images_in_any_layout(crafted, tmp_path, layout):
     folder, craft_result = crafted
     destination = tmp_path / "copy"
@@ -38,7 +38,7 @@ def test_the_signed_images_in_any_layout(crafted, tmp_path, layout):
     assert verify_export(Root(str(destination))) == result.manifest
     signed = craft_result.export.signed
     first = open_source("parquet", signed, "train.parquet")
-    kind = "parquet" if layout == "source" else layout
+    kind = "parquet" if layout == "null" else layout
     files = {"parquet": "train.parquet", "imagefolder": "", "webdataset": ""}[kind]
     copy = open_source(kind, Root(str(destination)), files)
     held = [sorted(zip(s.read_encoded(range(1297)), s.index().labels.tolist(), strict=True)) for s in (first, copy)]

@@ -8,13 +8,14 @@ import tarfile
 import numpy as np
 import pytest
 
-from taggants import pipeline, run
+from taggants import pipeline
 from taggants.config import load_config
 from taggants.crafting.plan import Plan, Shard
+from taggants.data import prepared
 from taggants.data.digits import write_digits
 from taggants.data.image_codec import encode_png
-from taggants.data.image_folder import ImageFolder
-from taggants.data.webdataset import WebDataset
+from taggants.data.layouts.image_folder import ImageFolder
+from taggants.data.layouts.webdataset.source import WebDataset
 from taggants.export import verify_export
 from taggants.run import Run
 from taggants.stages.check import check
@@ -142,7 +143,7 @@ def test_torchvision_dataset_is_written_once_under_the_output_root(tmp_path, mon
         written.append((name, root.uri, download_folder))
         write_digits(root)
 
-    monkeypatch.setattr(run, "write_torchvision", write)
+    monkeypatch.setattr(prepared, "write_torchvision", write)
     settings = ["data.source=torchvision", "data.dataset=MNIST", f"data.root={tmp_path}/cache", "data.num_classes=4"]
     job = Run(load_config(None, settings_in(tmp_path, *settings)))
     check(job)

@@ -16,7 +16,7 @@ import torch
 
 from taggants.data.digits import write_digits
 from taggants.data.image_codec import encode_png
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.source import resize_and_crop
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model, model_from_checkpoint

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from taggants.data.digits import write_digits
-from taggants.data.parquet_source import ParquetSource
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model, checkpoint_bytes
 from taggants.storage import Root

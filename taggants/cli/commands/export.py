@@ -33,7 +33,7 @@ class ExportJobResult:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser, run_folder=True)
     parser.add_argument("--to", metavar="DESTINATION", help="empty folder or s3:// prefix (export.destination)")
-    parser.add_argument("--layout", help="source, parquet, imagefolder or webdataset (export.layout)")
+    parser.add_argument("--layout", help="such as webdataset (export.layout)")
 
 
 def run(given: argparse.Namespace) -> int:

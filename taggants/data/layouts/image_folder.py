@@ -8,18 +8,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import Any, BinaryIO, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from taggants.data.layouts.layout import Layout, Sample
+from taggants.data.signed_images import Signed, is_replaced, replaced
 from taggants.data.source import (
     IMAGE_SUFFIXES,
     DatasetIndex,
-    EncodedSource,
+    ImageSource,
     dataset_fingerprint,
     read_side_by_side,
     sha256_of,
@@ -30,7 +32,7 @@ from taggants.storage import Root
 
 
 @dataclass(frozen=True)
-class ImageFolder(EncodedSource):
+class ImageFolder(ImageSource):
     """A dataset whose images lie, at any depth, in one folder per class; the folder's name is the class name.
 
     Files are images by their suffix (`IMAGE_SUFFIXES`, in any case), whatever their content; others, and hidden files and
@@ -47,11 +49,13 @@ class ImageFolder(EncodedSource):
             name that cannot be read, or a file that is missing or changed; the sentence names it.
     """
 
+    layout: ClassVar[str] = "imagefolder"
+
     root: Root
     folder: str = ""
     channels: int | None = None
 
-    _not_pickled: ClassVar[tuple[str, ...]] = (*EncodedSource._not_pickled, "_paths")
+    _not_pickled: ClassVar[tuple[str, ...]] = (*ImageSource._not_pickled, "_paths")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,12 +73,12 @@ class ImageFolder(EncodedSource):
         found = self._list(self.folder)
         if not found:
             raise InputError(
-                f"There are no class folders in {self._uri}; give a folder that holds one folder of images per class."
+                f"There are no class folders in {self.uri}; give a folder that holds one folder of images per class."
             )
         for name, paths in found.items():
             if not paths:
                 raise InputError(
-                    f"Class {name!r} in {self._uri} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); remove the "
+                    f"Class {name!r} in {self.uri} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); remove the "
                     "folder or restore its images."
                 )
         self._paths.update(found)
@@ -92,9 +96,9 @@ class ImageFolder(EncodedSource):
     @property
     def how_read(self) -> tuple[str | int | None, ...]:
         """The layout and channels."""
-        return "imagefolder", self.channels
+        return self.layout, self.channels
 
-    def at(self, root: Root) -> ImageFolder:
+    def at(self, root: Root) -> Self:
         """Returns: the folder of the same name under another root."""
         return dataclasses.replace(self, root=root)
 
@@ -119,13 +123,17 @@ class ImageFolder(EncodedSource):
         """
         return read_side_by_side(self.root.read_bytes, [self.path_of(int(sample_id)) for sample_id in sample_ids])
 
+    def class_names(self) -> tuple[str, ...]:
+        """Returns: the names of the class folders, sorted."""
+        return tuple(name for name, _ in self.class_sizes)
+
     def _make_index(self) -> DatasetIndex:
         return DatasetIndex(
             labels=self._read_labels(),
             files=tuple(_joined(self.folder, name) for name, _ in self.class_sizes),
             file_offsets=self.class_offsets,
             num_classes=len(self.class_sizes),
-            class_names=tuple(name for name, _ in self.class_sizes),
+            class_names=self.class_names(),
             fingerprint=dataset_fingerprint(self._hashed_files()),
         )
 
@@ -152,7 +160,7 @@ class ImageFolder(EncodedSource):
         paths = self._paths[name]
         if len(paths) != size:
             raise InputError(
-                f"Class {name!r} in {self._uri} has {len(paths)} images but had {size} when it was indexed; restore "
+                f"Class {name!r} in {self.uri} has {len(paths)} images but had {size} when it was indexed; restore "
                 "them, or start a new run."
             )
         return paths
@@ -191,9 +199,88 @@ class ImageFolder(EncodedSource):
         )
 
     @property
-    def _uri(self) -> str:
+    def uri(self) -> str:
+        """The uri of the folder of class folders."""
         return self.root.uri_of(self.folder) if self.folder else self.root.uri
 
 
 def _joined(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
+
+
+class ImageFolderLayout(Layout[ImageFolder]):
+    """One folder per class and one file per image. New ones are `<class>/00000042.jpg`, the folders sorted as the labels."""
+
+    def open(
+        self, root: Root, files: str, *, channels: int | None, image_column: str, label_column: str
+    ) -> ImageFolder:
+        return ImageFolder(root, files, channels)
+
+    def folder_of(self, source: ImageFolder) -> str:
+        return source.uri
+
+    def files(self, source: ImageFolder) -> Iterator[tuple[str, int]]:
+        for sample_id in range(source.num_rows):
+            yield source.path_of(sample_id), 1
+
+    def rewrite(self, source: ImageFolder, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
+        sink.write(replaced(source.root.read_bytes(name), rows[0]))
+        yield 1
+
+    def difference(self, source: ImageFolder, name: str, rows: Signed, destination: Root) -> str | None:
+        is_signed = is_replaced(source.root.read_bytes(name), destination.read_bytes(name), rows[0])
+        return None if is_signed else "it does not hold its signed image"
+
+    def hash_and_count(self, root: Root, path: str) -> tuple[str, int]:
+        return root.sha256(path), 1
+
+    def check_can_hold(self, index: DatasetIndex) -> None:
+        class_folders(index)
+
+    def new_files(self, index: DatasetIndex, samples: Iterable[Sample]) -> Iterator[tuple[str, list[Sample]]]:
+        folders = tuple(class_folders(index))
+        for sample in samples:
+            yield f"{folders[sample.label]}/{sample.name}", [sample]
+
+    def is_new_file(self, path: str) -> bool:
+        return path.count("/") == 1
+
+    def write(self, index: DatasetIndex, samples: list[Sample], sink: BinaryIO) -> None:
+        sink.write(samples[0].data)
+
+    def read(self, index: DatasetIndex, root: Root, path: str) -> Iterator[Sample]:
+        folder, _, name = path.partition("/")
+        yield Sample(name, root.read_bytes(path), class_folders(index)[folder])
+
+    def reading_order(self, path: str) -> Any:
+        return path.split("/")  # by class first; within one, names rise with the sample ids
+
+
+@functools.lru_cache(maxsize=1)  # asked for once per file
+def class_folders(index: DatasetIndex) -> dict[str, int]:
+    """Returns: a folder name per label and its label, sorted, since readers number the classes of a folder by name: the
+    class names if they are sorted and may be folders, else the label in digits, followed by the name.
+
+    Raises:
+        InputError: a class has no images, which would shift the labels of those after it.
+    """
+    counts = np.bincount(index.labels, minlength=index.num_classes)
+    if not counts.all():
+        label = int(np.argmin(counts))
+        raise InputError(
+            f"Class {label} of {index.num_classes} has no images, and an image folder cannot hold an empty class; export "
+            "to Parquet or WebDataset."
+        )
+    names = index.class_names
+    if not names or list(names) != sorted(set(names)) or not all(_may_be_folder(name) for name in names):
+        width = len(str(index.num_classes - 1))
+        plain = ["".join(c if c.isalnum() and c.isascii() else "_" for c in name) for name in names or ()]
+        endings = [f"_{name[:100]}" for name in plain] or [""] * index.num_classes
+        names = tuple(f"{label:0{width}d}{ending}" for label, ending in enumerate(endings))
+    return {name: label for label, name in enumerate(names)}
+
+
+def _may_be_folder(name: str) -> bool:
+    return (
+        name.isprintable() and len(name.encode()) < 200 and not name.startswith(".") and "/" not in name and bool(name)
+    )

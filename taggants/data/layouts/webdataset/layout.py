@@ -1,4 +1,4 @@
-"""Tars of a WebDataset with some images replaced: every other byte, headers included, stays as it is."""
+"""The WebDataset layout: tars with some images replaced, whose every other byte stays as it is, and new tars."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import io
 import itertools
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO
 
 import pyarrow as pa
 
-from taggants.data.source import IMAGE_SUFFIXES, PIECE_BYTES
-from taggants.data.webdataset import HashedFile, WebDataset
+from taggants.data.layouts.layout import Layout, Sample
+from taggants.data.layouts.numbered_files import is_numbered, numbered_files
+from taggants.data.layouts.webdataset.source import HashedFile, WebDataset
+from taggants.data.signed_images import Signed, is_replaced, replaced
+from taggants.data.source import IMAGE_SUFFIXES, PIECE_BYTES, DatasetIndex
 from taggants.errors import InputError
-from taggants.export.originals import Signed, is_replaced, replaced
 from taggants.storage import Root
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -23,23 +25,21 @@ _SIZE_FIELD = slice(124, 136)  # POSIX.1-1988 ustar header
 _CHECKSUM_FIELD = slice(148, 156)
 
 
-class TarLayout:
-    """Rewrites and compares the tars of a WebDataset."""
+class WebDatasetLayout(Layout[WebDataset]):
+    """Uncompressed tars. New ones are `train-00000.tar` and so on, of pairs `00000042.jpg` and `00000042.cls`; they have
+    no place for class names."""
 
+    suffix = "tar"
     num_threads = 4
-    is_written_in_order = False
 
-    def __init__(self, source: WebDataset) -> None:
-        self._source = source
+    def open(self, root: Root, files: str, *, channels: int | None, image_column: str, label_column: str) -> WebDataset:
+        return WebDataset(root, (files,) if files.endswith(f".{self.suffix}") else files, channels)
 
-    def files(self) -> Iterator[tuple[str, int]]:
-        """Yields: name and number of images of each tar, in the order of the sample ids."""
-        for name, (start, end) in zip(
-            self._source.file_names, itertools.pairwise(self._source.file_offsets), strict=True
-        ):
+    def files(self, source: WebDataset) -> Iterator[tuple[str, int]]:
+        for name, (start, end) in zip(source.file_names, itertools.pairwise(source.file_offsets), strict=True):
             yield name, end - start
 
-    def write(self, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
+    def rewrite(self, source: WebDataset, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
         """Writes a tar with the images of some rows replaced.
 
         Yields: how many rows a step wrote.
@@ -47,11 +47,11 @@ class TarLayout:
         Raises:
             InputError: the header of such an image is of a rare kind that holds its size elsewhere.
         """
-        root = self._source.root
+        root = source.root
         end, size_bytes = _end_of_members(root, name)
         done = position = change = 0
         with root.open_input(name) as handle:
-            for row, (start, size) in self._places(name, rows).items():
+            for row, (start, size) in _places(source, name, rows).items():
                 _copy(handle, sink, position, start - _BLOCK)
                 data = replaced(bytes(handle.read_at(size, start)), rows[row])
                 header = _with_size(bytes(handle.read_at(_BLOCK, start - _BLOCK)), size, len(data))
@@ -70,13 +70,12 @@ class TarLayout:
             if not any(tail) and len(tail) == _tail(end):
                 tail = bytes(_tail(end + change))
             sink.write(tail)
-        yield dict(self.files())[name] - done
+        yield dict(self.files(source))[name] - done
 
-    def difference(self, name: str, rows: Signed, destination: Root) -> str | None:
-        """Returns: the first way in which a tar is not the source's with the signed images in place; None if it is."""
-        places = {start: row for row, (start, _) in self._places(name, rows).items()}
+    def difference(self, source: WebDataset, name: str, rows: Signed, destination: Root) -> str | None:
+        places = {start: row for row, (start, _) in _places(source, name, rows).items()}
         try:
-            with _members(self._source.root, name) as old_tar, _members(destination, name) as new_tar:
+            with _members(source.root, name) as old_tar, _members(destination, name) as new_tar:
                 for old, new in itertools.zip_longest(old_tar, new_tar):
                     if old is None or new is None:
                         return "the number of members differs"
@@ -91,37 +90,60 @@ class TarLayout:
                 old_end, new_end = old_tar.offset, new_tar.offset
         except tarfile.TarError:
             return "it is damaged"
-        old_tail = self._source.root.size_bytes(name) - old_end
+        old_tail = source.root.size_bytes(name) - old_end
         new_tail = destination.size_bytes(name) - new_end
         if new_tail != (_tail(new_end) if old_tail == _tail(old_end) else old_tail):
             return "the padding at its end differs"
         return None
 
-    def _places(self, name: str, rows: Signed) -> dict[int, tuple[int, int]]:
-        """Returns: by row the first byte and the size in bytes of each signed image, rising."""
-        first = self._source.file_offsets[self._source.file_names.index(name)]
-        found = {row: self._source.locate(first + row)[1:] for row in rows}
-        return dict(sorted(found.items(), key=lambda place: place[1]))
+    def hash_and_count(self, root: Root, path: str) -> tuple[str, int]:
+        with root.open_input(path) as handle:  # once for both
+            hashed = HashedFile(handle)
+            stream = io.BufferedReader(hashed, PIECE_BYTES)
+            num_images = 0
+            try:
+                with tarfile.open(fileobj=stream, mode="r|") as tar:
+                    num_images = sum(_is_image(member) for member in tar)
+            except tarfile.TarError:
+                num_images = -1
+            while stream.read(PIECE_BYTES):
+                pass
+            return hashed.digest.hexdigest(), num_images
 
+    def new_files(self, index: DatasetIndex, samples: Iterable[Sample]) -> Iterator[tuple[str, list[Sample]]]:
+        return numbered_files(samples, self.suffix)
 
-def hash_and_count(root: Root, path: str) -> tuple[str, int]:
-    """Returns: the SHA-256 of a tar and its number of images, from reading it once.
+    def is_new_file(self, path: str) -> bool:
+        return is_numbered(path, self.suffix)
 
-    Raises:
-        InputError: it is no tar.
-    """
-    with root.open_input(path) as handle:
-        hashed = HashedFile(handle)
-        stream = io.BufferedReader(hashed, PIECE_BYTES)
-        num_images = 0
+    def write(self, index: DatasetIndex, samples: list[Sample], sink: BinaryIO) -> None:
+        with tarfile.open(fileobj=sink, mode="w|", format=tarfile.USTAR_FORMAT, bufsize=PIECE_BYTES) as tar:
+            for sample in samples:
+                label_name = f"{sample.name.partition('.')[0]}.cls"
+                for name, content in ((sample.name, sample.data), (label_name, str(sample.label).encode())):
+                    member = tarfile.TarInfo(name)  # time 0, nobody's: nothing but the samples decides the bytes
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+    def read(self, index: DatasetIndex, root: Root, path: str) -> Iterator[Sample]:
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                num_images = sum(_is_image(member) for member in tar)
-        except tarfile.TarError:
-            num_images = -1  # the hash says so too
-        while stream.read(PIECE_BYTES):
-            pass
-        return hashed.digest.hexdigest(), num_images
+            with _members(root, path) as tar:
+                name, data = "", b""
+                for member in tar:
+                    content = _content(tar, member) if member.isreg() else b""
+                    if member.name.endswith(".cls"):
+                        yield Sample(name, data, int(content))
+                    else:
+                        name, data = member.name, content
+        except (tarfile.TarError, ValueError):
+            raise InputError(f"{root.uri_of(path)} is damaged.") from None
+
+
+def _places(source: WebDataset, name: str, rows: Signed) -> dict[int, tuple[int, int]]:
+    """Returns: by row the first byte and the size in bytes of each signed image, rising."""
+    first = source.file_offsets[source.file_names.index(name)]
+    found = {row: source.locate(first + row)[1:] for row in rows}
+    return dict(sorted(found.items(), key=lambda place: place[1]))
 
 
 def _is_image(member: tarfile.TarInfo) -> bool:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 
 from taggants.data.source import (
     PIECE_BYTES,
-    EncodedSource,
+    DatasetIndex,
     FileHash,
+    ImageSource,
     SampleError,
+    dataset_fingerprint,
     files_or_prefix,
     read_side_by_side,
     sha256_of,
 )
-from taggants.data.source import DatasetIndex as DatasetIndex
-from taggants.data.source import dataset_fingerprint as dataset_fingerprint
 from taggants.errors import InputError
 from taggants.storage import Root
 
@@ -38,7 +38,7 @@ _BATCH_ROWS = 64
 
 
 @dataclass(frozen=True)
-class ParquetSource(EncodedSource):
+class ParquetSource(ImageSource):
     """A dataset of Parquet files with an image column and an integer label column.
 
     It pickles without its index; what it learned of the files' row groups goes along.
@@ -53,6 +53,8 @@ class ParquetSource(EncodedSource):
     Raises:
         InputError: from any method: there is no such file or column, or a file is damaged; the sentence names it.
     """
+
+    layout: ClassVar[str] = "parquet"
 
     root: Root
     files: tuple[str, ...] | str
@@ -88,9 +90,14 @@ class ParquetSource(EncodedSource):
         """The columns and channels."""
         return self.image_column, self.label_column, self.channels
 
-    def at(self, root: Root) -> ParquetSource:
+    def at(self, root: Root) -> Self:
         """Returns: the files of the same names under another root."""
         return dataclasses.replace(self, root=root, files=self.file_names)
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Returns: those of the first file."""
+        with self.open_file(self.file_names[0]) as file:
+            return class_names_of(file.schema_arrow, self.label_column)
 
     def _make_index(self) -> DatasetIndex:
         """Raises:
@@ -210,7 +217,7 @@ class ParquetSource(EncodedSource):
 
         Yields: the open file.
         """
-        with self.root.open_input(name) as handle, _damage_named(self.root.uri_of(name)):
+        with self.root.open_input(name) as handle, damage_named(self.root.uri_of(name)):
             file = pq.ParquetFile(handle, pre_buffer=not in_pieces, buffer_size=PIECE_BYTES if in_pieces else 0)
             self._check_columns(name, file.schema_arrow)
             yield file
@@ -314,7 +321,8 @@ def _is_binary(data_type: pa.DataType) -> bool:
 
 
 @contextmanager
-def _damage_named(uri: str) -> Iterator[None]:
+def damage_named(uri: str) -> Iterator[None]:
+    """Turns what pyarrow raises for a damaged file into an InputError that names it."""
     damaged = f"{uri} is damaged or not a whole Parquet file; write or fetch it again."
     try:
         yield

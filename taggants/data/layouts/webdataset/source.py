@@ -16,7 +16,7 @@ import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +26,8 @@ from taggants.data.source import (
     IMAGE_SUFFIXES,
     PIECE_BYTES,
     DatasetIndex,
-    EncodedSource,
     FileHash,
+    ImageSource,
     dataset_fingerprint,
     files_or_prefix,
     read_side_by_side,
@@ -49,7 +49,7 @@ class _Tar:
 
 
 @dataclass(frozen=True)
-class WebDataset(EncodedSource):
+class WebDataset(ImageSource):
     """A dataset of uncompressed tar files with one image and one label per key.
 
     Each tar is read once from start to end, for its index and its hash together; after that an image is one ranged read.
@@ -65,6 +65,8 @@ class WebDataset(EncodedSource):
         InputError: from any method: there is no such file, it is damaged or cut off, or a key is there twice or lacks its
             image or label; the sentence names file and key.
     """
+
+    layout: ClassVar[str] = "webdataset"
 
     root: Root
     files: tuple[str, ...] | str = ""
@@ -91,9 +93,9 @@ class WebDataset(EncodedSource):
     @property
     def how_read(self) -> tuple[str | int | None, ...]:
         """The layout and channels."""
-        return "webdataset", self.channels
+        return self.layout, self.channels
 
-    def at(self, root: Root) -> WebDataset:
+    def at(self, root: Root) -> Self:
         """Returns: the files of the same names under another root."""
         return dataclasses.replace(self, root=root, files=self.file_names)
 

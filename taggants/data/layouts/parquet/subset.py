@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from taggants.data.parquet_source import ParquetSource, json_metadata, label_feature_of, writer_like
+from taggants.data.layouts.parquet.source import ParquetSource, json_metadata, label_feature_of, writer_like
 from taggants.errors import InputError
 from taggants.storage import Root
 

@@ -1,56 +1,73 @@
-"""Parquet files with some images replaced, a row group at a time."""
+"""The Parquet layout: files with some images replaced, a row group at a time, and new files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from taggants.data.parquet_source import ParquetSource, writer_like
-from taggants.export.originals import Signed, is_replaced, replaced
+from taggants.data.layouts.layout import Layout, Sample
+from taggants.data.layouts.numbered_files import is_numbered, numbered_files
+from taggants.data.layouts.parquet.source import ParquetSource, damage_named, writer_like
+from taggants.data.layouts.parquet.subset import write_subset
+from taggants.data.signed_images import Signed, is_replaced, replaced
+from taggants.data.source import DatasetIndex
+from taggants.errors import InputError
 from taggants.storage import Root
 
 _BATCH_BYTES = 2 * 2**20  # small enough to be used again from the processor's cache
+_ROW_GROUP_ROWS = 100  # as Hugging Face's datasets writes images
+_IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
-class ParquetLayout:
-    """Rewrites and compares the files of a Parquet dataset."""
+class ParquetLayout(Layout[ParquetSource]):
+    """Parquet files with an image and a label column. New files are `train-00000.parquet` and so on, of rows (image:
+    struct<bytes, path>, label), with class names as the Hugging Face ClassLabel."""
 
+    suffix = "parquet"
     # pyarrow's own threads stay out of it, and one thread writes: memory that one allocates and another frees, or of the
     # size of a row group in a thread's own arena, goes back to the system and comes back cleared, which took as much time
     # as the work itself.
     num_threads = 2
     is_written_in_order = True
+    has_subsets = True
 
-    def __init__(self, source: ParquetSource) -> None:
-        self._source = source
+    def open(
+        self, root: Root, files: str, *, channels: int | None, image_column: str, label_column: str
+    ) -> ParquetSource:
+        return ParquetSource(
+            root, (files,) if files.endswith(f".{self.suffix}") else files, image_column, label_column, channels
+        )
 
-    def files(self) -> Iterator[tuple[str, int]]:
-        """Yields: name and number of rows of each file, in the order of the sample ids."""
-        for name, row_group_rows in zip(self._source.file_names, self._source.row_group_rows, strict=True):
+    def write_subset(
+        self, source: ParquetSource, root: Root, path: str, *, num_classes: int, images_per_class: int | None
+    ) -> None:
+        write_subset(source, root, path, num_classes=num_classes, images_per_class=images_per_class)
+
+    def files(self, source: ParquetSource) -> Iterator[tuple[str, int]]:
+        for name, row_group_rows in zip(source.file_names, source.row_group_rows, strict=True):
             yield name, sum(row_group_rows)
 
-    def write(self, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
+    def rewrite(self, source: ParquetSource, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
         """Writes a file with the images of some rows replaced; schema, row groups and codecs are the source's.
 
         Yields: the number of rows of each row group, once it is written.
         """
-        with self._source.open_file(name) as file, writer_like(file, sink, file.schema_arrow) as writer:
+        with source.open_file(name) as file, writer_like(file, sink, file.schema_arrow) as writer:
             start = 0
             for row_group in range(file.num_row_groups):
                 table = file.read_row_group(row_group, use_threads=False)
-                column = table.schema.get_field_index(self._source.image_column)
+                column = table.schema.get_field_index(source.image_column)
                 images = _replace_images(table.column(column), _rows_of(rows, start, table.num_rows))
                 signed_table = table.set_column(column, table.schema.field(column), images)
                 writer.write_table(signed_table, row_group_size=max(table.num_rows, 1))
                 start += table.num_rows
                 yield table.num_rows
 
-    def difference(self, name: str, rows: Signed, destination: Root) -> str | None:
-        """Returns: the first way in which a file is not the source's with the signed images in place; None if it is."""
-        source = self._source
+    def difference(self, source: ParquetSource, name: str, rows: Signed, destination: Root) -> str | None:
         with source.open_file(name) as before, source.at(destination).open_file(name) as after:
             if not after.schema_arrow.equals(before.schema_arrow, check_metadata=True):
                 return "the schema differs"
@@ -72,6 +89,44 @@ class ParquetLayout:
                         return f"row {start + row} does not hold its signed image"
                 start += old.num_rows
         return None
+
+    def hash_and_count(self, root: Root, path: str) -> tuple[str, int]:
+        sha256 = root.sha256(path)
+        try:
+            with root.open_input(path) as handle, damage_named(root.uri_of(path)):
+                return sha256, int(pq.ParquetFile(handle).metadata.num_rows)
+        except InputError:
+            return sha256, -1
+
+    def new_files(self, index: DatasetIndex, samples: Iterable[Sample]) -> Iterator[tuple[str, list[Sample]]]:
+        return numbered_files(samples, self.suffix)
+
+    def is_new_file(self, path: str) -> bool:
+        return is_numbered(path, self.suffix)
+
+    def write(self, index: DatasetIndex, samples: list[Sample], sink: BinaryIO) -> None:
+        schema = _new_schema(index.class_names)
+        with pq.ParquetWriter(sink, schema) as writer:
+            for start in range(0, len(samples), _ROW_GROUP_ROWS):
+                part = samples[start : start + _ROW_GROUP_ROWS]
+                images = pa.array([{"bytes": sample.data, "path": sample.name} for sample in part], _IMAGE_TYPE)
+                labels = pa.array([sample.label for sample in part], pa.int64())
+                writer.write_table(pa.table([images, labels], schema=schema))
+
+    def read(self, index: DatasetIndex, root: Root, path: str) -> Iterator[Sample]:
+        with root.open_input(path) as handle, damage_named(root.uri_of(path)):
+            for batch in pq.ParquetFile(handle).iter_batches(_ROW_GROUP_ROWS):
+                for row in batch.to_pylist():
+                    yield Sample(row["image"]["path"], row["image"]["bytes"], row["label"])
+
+
+def _new_schema(class_names: tuple[str, ...] | None) -> pa.Schema:
+    label: dict[str, Any] = {"_type": "Value", "dtype": "int64"}
+    if class_names is not None:
+        label = {"_type": "ClassLabel", "names": list(class_names)}
+    features = {"image": {"_type": "Image"}, "label": label}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema({"image": _IMAGE_TYPE, "label": pa.int64()}, metadata=metadata)
 
 
 def _side_by_side(before: pq.ParquetFile, after: pq.ParquetFile) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:

@@ -1,0 +1,1 @@
+"""Parquet files in the Hugging Face layout: reading them, and writing them."""
