@@ -131,9 +131,7 @@ class Run:
                 "config_hash": self.config.hash,
                 "directory": os.getcwd(),  # of relative roots
                 "git_commit": _git_commit(),
-                "versions": {
-                    name: importlib.metadata.version(name) for name in ("taggants", "torch", "ray", "numpy", "timm")
-                },
+                "versions": {name: _version(name) for name in ("taggants", "torch", "ray", "numpy", "timm")},
             },
         )
 
@@ -173,6 +171,14 @@ def _sources(data: DataConfig, prepared: Root) -> tuple[ImageSource, ImageSource
 def _spec_text(spec: KeySpec) -> str:
     size = f"{spec.channels}x{spec.image_size}x{spec.image_size}"
     return f"{spec.num_keys} {spec.family} keys of {size} px (cell {spec.cell_size}) for {spec.num_classes} classes"
+
+
+def _version(name: str) -> str | None:
+    """None: it is not installed, as Ray where everything runs inline and this package where it runs from its source."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git_commit() -> str | None:

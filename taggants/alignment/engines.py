@@ -9,10 +9,9 @@ gates (`activation_pattern.gate_kinks`) keep the pattern of theta, so that the d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from taggants.alignment.activation_pattern import ActivationPattern, has_gates, recorded, replayed
 from taggants.alignment.gradients import Base, Gradient, inner, trainable_parameters
+from taggants.registry import Registry
 
 _TWICE_DIFFERENTIABLE_ATTENTION = partial(sdpa_kernel, SDPBackend.MATH)
 
@@ -170,7 +170,9 @@ def _step_length(model: nn.Module, direction: Gradient, step: float | None) -> T
 
 def _moved(weights: dict[str, Tensor], direction: Gradient, h: Tensor) -> dict[str, Tensor]:
     """New tensors: the model's own weights are never touched."""
-    return {name: weight + h * v for (name, weight), v in zip(weights.items(), direction, strict=True)}
+    moved = torch._foreach_mul(direction, h)
+    torch._foreach_add_(moved, list(weights.values()))
+    return dict(zip(weights, moved, strict=True))
 
 
 STEP_OF_SMOOTH = 3e-4
@@ -188,12 +190,10 @@ on a trained CNN and CIFAR-100 images the alignment gained by one step along the
 
 _KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardswish, nn.Hardtanh)
 
-ENGINES: Mapping[str, PixelGradientEngine] = MappingProxyType(
-    {
-        "double_backward": PixelGradientEngine(double_backward),
-        "jvp": PixelGradientEngine(forward_over_reverse),
-        "central": PixelGradientEngine(central_difference, is_first_order=True),
-        "one_sided": PixelGradientEngine(one_sided_difference, needs_base=True, is_first_order=True),
-    }
-)
+ENGINES: Registry[PixelGradientEngine] = Registry("engine")
 """The engines that a configuration can name."""
+
+ENGINES.register("double_backward", PixelGradientEngine(double_backward))
+ENGINES.register("jvp", PixelGradientEngine(forward_over_reverse))
+ENGINES.register("central", PixelGradientEngine(central_difference, is_first_order=True))
+ENGINES.register("one_sided", PixelGradientEngine(one_sided_difference, needs_base=True, is_first_order=True))

@@ -6,7 +6,7 @@ step replays the first one's, and a resumed or moved shard computes the same ima
 
 from taggants.augmentation.colour import ColourJitter, ThreeAugment
 from taggants.augmentation.composition import Augmentation, Compose
-from taggants.augmentation.draws import random_fractions, random_words
+from taggants.augmentation.draws import random_words
 from taggants.augmentation.geometry import CropAndFlip, RandomResizedCrop, ResizeAndCentreCrop
 from taggants.augmentation.mixing import MixAugment, Mixing
 
@@ -20,6 +20,5 @@ __all__ = [
     "RandomResizedCrop",
     "ResizeAndCentreCrop",
     "ThreeAugment",
-    "random_fractions",
     "random_words",
 ]

@@ -47,9 +47,10 @@ class ThreeAugment:
         Raises:
             InputError: neither 1 nor 3 channels.
         """
-        draws = Draws(image_ids, seed, step, view)
-        kind = draws.below(3, _FIRST_STREAM_OF_THREE)[:, None, None, None]
-        sigma = _SIGMA[0] + (_SIGMA[1] - _SIGMA[0]) * draws.fractions(_FIRST_STREAM_OF_THREE + 1)[0]
+        first = _FIRST_STREAM_OF_THREE
+        draws = Draws(image_ids, range(first, first + 2), seed=seed, step=step, view=view)
+        kind = draws.below(3, first)[:, None, None, None]
+        sigma = _SIGMA[0] + (_SIGMA[1] - _SIGMA[0]) * draws.fractions(first + 1, 1)[0]
         rows, columns = (
             _blur_or_identity(sigma, size, kind[:, 0] == _BLUR, canvas, images.dtype)
             for size, canvas in zip(heights_and_widths(images, sizes), images.shape[2:], strict=True)
@@ -91,7 +92,7 @@ class ColourJitter:
     def factors(self, image_ids: Tensor, *, seed: int, step: int, view: int) -> Tensor:
         """Returns float64 [3, N]: the factors of brightness, contrast and saturation."""
         first = _FIRST_STREAM_OF_JITTER
-        fractions = Draws(image_ids, seed, step, view).fractions(first, first + 1, first + 2)
+        fractions = Draws(image_ids, range(first, first + 3), seed=seed, step=step, view=view).fractions(first, 3)
         return 1 + self.strength * (2 * fractions - 1)
 
     def __call__(

@@ -55,7 +55,7 @@ class CropAndFlip:
         if self.padding == 0 and not self.flip:
             return images
 
-        draws = Draws(image_ids, seed, step, view)
+        draws = Draws(image_ids, range(3), seed=seed, step=step, view=view)
         rows = _reflect(
             torch.arange(height, device=images.device) + draws.below(2 * self.padding + 1, 0)[:, None] - self.padding,
             height,
@@ -124,9 +124,9 @@ class RandomResizedCrop:
         self, heights: Tensor, widths: Tensor, image_ids: Tensor, *, seed: int, step: int, view: int
     ) -> Windows:
         """Returns the windows drawn for images of `heights` and `widths`, int64 [N]."""
-        draws = Draws(image_ids, seed, step, view)
         first = _FIRST_STREAM_OF_WINDOWS
-        areas, ratios = draws.fractions(*range(first, first + 2 * _NUM_TRIES)).chunk(2)  # each [tries, N]
+        draws = Draws(image_ids, range(first, first + 2 * _NUM_TRIES + 3), seed=seed, step=step, view=view)
+        areas, ratios = draws.fractions(first, 2 * _NUM_TRIES).chunk(2)  # each [tries, N]
         areas = heights * widths * (self.scale[0] + (self.scale[1] - self.scale[0]) * areas)
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         ratios = torch.exp(low + (high - low) * ratios)

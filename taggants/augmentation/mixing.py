@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
+import numpy as np
 import torch
 from scipy.special import betaincinv
 from torch import Tensor
@@ -100,12 +101,12 @@ class MixWithCompanions:
                 f"images of shape {list(images.shape[1:])} cannot be mixed with companions of shape "
                 f"{list(self.companions.shape[1:])}; resize the companions"
             )
-        draws = Draws(image_ids, seed, step, view)
+        draws = Draws(image_ids, range(_FIRST_STREAM, _FIRST_STREAM + 6), seed=seed, step=step, view=view)
         chosen = draws.below(len(self.companions), _FIRST_STREAM)
         companions = self.companions[chosen].detach().to(images.dtype)
         if self.companions.dtype == torch.uint8:
             companions = companions / 255
-        kept = self._kept(draws, *images.shape[2:])  # [N, H, W]
+        kept = self._kept(draws, *images.shape[2:], images.device)  # [N, H, W]
         # The area of a box is counted on the map of what is kept, so the weights are right at the borders too.
         own = kept.mean(dim=(1, 2))[:, None]
         one_hot = torch.eye(self.mix.num_classes, dtype=torch.float64, device=images.device)
@@ -113,10 +114,9 @@ class MixWithCompanions:
         share = kept.to(images.dtype)[:, None]
         return share * images + (1 - share) * companions, weights.to(images.dtype)
 
-    def _kept(self, draws: Draws, height: int, width: int) -> Tensor:
+    def _kept(self, draws: Draws, height: int, width: int, device: torch.device) -> Tensor:
         """The share of the image itself in each pixel, float64 [N, H, W] in [0, 1]."""
-        device = draws.image_ids.device
-        mixes, which, quantile = draws.fractions(_FIRST_STREAM + 1, _FIRST_STREAM + 2, _FIRST_STREAM + 3)
+        mixes, which, quantile = draws.fractions(_FIRST_STREAM + 1, 3)
         mixup_alpha, cutmix_alpha = self.mix.mixup_alpha, self.mix.cutmix_alpha
         probability_of_cutmix = 0.5 if min(mixup_alpha, cutmix_alpha) > 0 else float(mixup_alpha == 0)
         by_mixup = beta_quantile(quantile, mixup_alpha or cutmix_alpha)[:, None, None]
@@ -140,12 +140,12 @@ def beta_quantile(fractions: Tensor, alpha: float) -> Tensor:
     Linear between 4097 tabulated quantiles: exact for alpha = 1, within 5e-6 for alpha in
     [0.1, 1], within 0.003 up to 2.
     """
-    table = torch.tensor(_beta_table(alpha), dtype=torch.float64).to(fractions.device)
+    table = _beta_table(alpha, fractions.device)
     position = fractions * _NUM_QUANTILES
     index = position.long().clamp(max=_NUM_QUANTILES - 1)
     return torch.lerp(table[index], table[index + 1], position - index)
 
 
-@lru_cache
-def _beta_table(alpha: float) -> tuple[float, ...]:
-    return tuple(float(betaincinv(alpha, alpha, i / _NUM_QUANTILES)) for i in range(_NUM_QUANTILES + 1))
+@lru_cache  # kept on the device, which would have to wait for it at every call
+def _beta_table(alpha: float, device: torch.device) -> Tensor:
+    return torch.from_numpy(betaincinv(alpha, alpha, np.arange(_NUM_QUANTILES + 1) / _NUM_QUANTILES)).to(device)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from taggants.config.fields import PixelBound, Section, UnitFraction, Uri
+from taggants.alignment import ENGINES, OBJECTIVES
+from taggants.config.fields import PixelBound, Section, UnitFraction, Uri, named_in
 
 
 class CraftingConfig(Section):
@@ -56,7 +57,10 @@ class CraftingConfig(Section):
     lpips_weights: Uri | None = Field(
         None, description="file of the LPIPS-AlexNet weights; for the term, and for the figure in the report"
     )
-    engine: Literal["double_backward", "jvp", "central", "one_sided"] = Field(
+    objective: Annotated[str, named_in(OBJECTIVES)] = Field(
+        "cosine", description="what is maximised, a function of the key's and the signing set's gradients; paper cosine"
+    )
+    engine: Annotated[str, named_in(ENGINES)] = Field(
         "one_sided",
         description="see taggants/alignment/engines.py; as strong as the exact ones on every family of models measured, see "
         "benchmarks/, in half the work",
@@ -87,14 +91,15 @@ class CraftingConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> CraftingConfig:
-        if self.compile and self.engine not in ("central", "one_sided"):
-            raise ValueError(f"crafting.compile needs engine central or one_sided, not {self.engine}")
+        first_order = [name for name, engine in ENGINES.items() if engine.is_first_order]
+        if self.compile and self.engine not in first_order:
+            raise ValueError(f"crafting.compile needs engine {' or '.join(first_order)}, not {self.engine}")
         if self.precision == "tf32" and self.device != "cuda":
             raise ValueError("crafting.precision=tf32 needs crafting.device=cuda; use float32 or bfloat16 on the CPU")
         if self.perceptual == "lpips" and self.lpips_weights is None:
             raise ValueError("crafting.perceptual=lpips needs the file crafting.lpips_weights; ssim needs none")
-        if self.difference_step is not None and self.engine not in ("central", "one_sided"):
+        if self.difference_step is not None and self.engine not in first_order:
             raise ValueError(
-                f"crafting.difference_step needs engine central or one_sided; {self.engine} is exact, leave it out"
+                f"crafting.difference_step needs engine {' or '.join(first_order)}; {self.engine} is exact, leave it out"
             )
         return self

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from taggants.config.fields import PixelBound, Section
+from taggants.alignment import ENGINES
+from taggants.config.fields import PixelBound, Section, named_in
 
 
 class SweptVictim(Section):
@@ -33,9 +34,7 @@ class SweepConfig(Section):
         description="instead of keys.num_keys; the keys are nested, only the most are crafted, unless surrogates are retrained",
     )
     epsilons: tuple[PixelBound, ...] = Field((), description="instead of crafting.epsilon")
-    engines: tuple[Literal["double_backward", "jvp", "central", "one_sided"], ...] = Field(
-        (), description="instead of crafting.engine"
-    )
+    engines: tuple[Annotated[str, named_in(ENGINES)], ...] = Field((), description="instead of crafting.engine")
     surrogates: tuple[str, ...] = Field(
         (), description="instead of surrogate.model, with surrogate.architectures empty"
     )

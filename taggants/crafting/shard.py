@@ -96,12 +96,17 @@ class CraftingWorker:
         torch.set_num_threads(hardware.num_threads)
         if hardware.precision == "tf32":
             torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = (
+            hardware.precision == "tf32"
+        )  # else convolutions in float32 would use it all the same
         self._surrogates = []
         for path, sha256 in job.surrogates:
             model, _ = model_from_checkpoint(job.models.read_bytes(path), job.models.uri_of(path), sha256)
             model = model.to(self._device)
             if hardware.compile:
-                model.compile()
+                model.compile(
+                    dynamic=False
+                )  # a set has a few fixed sizes of microbatch, and kernels of one size are faster
             is_first_order = job.optimisation.engine.is_first_order
             self._surrogates.append(
                 Precision(
@@ -139,7 +144,9 @@ class CraftingWorker:
                 f"signing images have shape {tuple(canvas.shape[1:])} but the surrogate takes {tuple(key_image.shape)}; "
                 "set data.image_size"
             )
-        images = canvas.to(device)
+        if device.type == "cuda":
+            canvas = canvas.pin_memory()
+        images = canvas.to(device, non_blocking=True)
         perceptual = None
         if job.perception is not None:
             perceptual = PerceptualTerm(job.perception.name, job.perception.weight, images, self._lpips)
@@ -150,10 +157,11 @@ class CraftingWorker:
             sizes=None if sizes is None else sizes.to(device),
             codec=codec_for(encoded).to(device),
             mixing=self._companions,
-            perceptual=perceptual,
         )
         keys = self._gradients_of(shard.key_index, key_image, key_label)
-        crafted = craft_signing_set(self._surrogates, signing_set, keys, job.optimisation, seed=shard.seed)
+        crafted = craft_signing_set(
+            self._surrogates, signing_set, keys, job.optimisation, seed=shard.seed, perceptual=perceptual
+        )
         pixels = [
             image[:, : original.shape[1], : original.shape[2]]
             for image, original in zip(crafted.images.cpu().numpy(), originals, strict=True)
@@ -170,7 +178,10 @@ class CraftingWorker:
     def _gradients_of(self, key_index: int, key_image: Tensor, key_label: Tensor) -> list[Gradient]:
         """The key's gradients on all surrogates; a worker holds one set of surrogates, so the key alone names them."""
         if key_index not in self._key_gradients:
-            self._key_gradients[key_index] = key_gradients(self._surrogates, key_image, key_label)
+            with torch.compiler.set_stance(
+                "force_eager"
+            ):  # a compilation for one image would take longer than all keys
+                self._key_gradients[key_index] = key_gradients(self._surrogates, key_image, key_label)
             if len(self._key_gradients) > _MOST_KEY_GRADIENTS:
                 self._key_gradients.popitem(last=False)
         return self._key_gradients[key_index]

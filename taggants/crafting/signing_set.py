@@ -1,7 +1,8 @@
-"""Crafting the perturbations of one signing set: the reference objective and optimiser of Data Taggants.
+"""Crafting the perturbations of one signing set: the optimiser of Data Taggants, for any objective of its gradient.
 
 Bouaziz, Usunier, El-Mhamdi, ICLR 2025, section 3 (gradient matching after Geiping et al., ICLR 2021). Pure: tensors and
-numbers in, values out; no storage, no Ray, no global generator.
+numbers in, values out; no storage, no Ray, no global generator. On a GPU the host waits for the device at the start and the
+end of a set, where restarts are compared, and once in each convergence window; never within a step.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from taggants.alignment import (
     Base,
+    Objective,
     PixelGradient,
     PixelGradientEngine,
+    add,
     alignment,
     alignment_direction,
     base_of,
@@ -38,7 +41,8 @@ class Optimisation:
     milestones: steps after which the step size is multiplied by `decay`. momentum: Adam's beta_1.
     views: independent augmentations of each image per step. microbatch: augmented images per pass; changes rounding only.
     initial_noise: standard deviation of the start in units of the bound.
-    engine: of the pixel gradient. augmentation: what the images go through in training; evaluation: before a test.
+    engine: of the pixel gradient. objective: of the gradients, to be maximised.
+    augmentation: what the images go through in training; evaluation: before a test.
     cycle: take one surrogate after the other, one a step, instead of the mean over all of them at every step.
     halving: of several restarts, the better half goes on after 1/2^k of the steps, and so on until one is left at 1/2.
     convergence_window: every so many steps the mean alignment of the last window is compared with that of the window before;
@@ -60,6 +64,7 @@ class Optimisation:
     initial_noise: float
     augmentation: Augmentation
     engine: PixelGradientEngine
+    objective: Objective = alignment_direction
     evaluation: Augmentation = field(default_factory=lambda: Compose(()))
     cycle: bool = False
     halving: bool = True
@@ -86,8 +91,7 @@ class SigningSet:
 
     images: uint8 [N, C, H, W]; where their sizes differ, each at the top left of the canvas. labels: int64 [N].
     image_ids: int64 [N], unique. sizes: int64 [N, 2], height and width; None where all fill the canvas.
-    codec: what storing does to them. mixing: with which images they are mixed in training. perceptual: an objective beside
-    the alignment. dtype: of pixels and perturbations.
+    codec: what storing does to them. mixing: with which images they are mixed in training. dtype: of pixels and perturbations.
     """
 
     images: Tensor
@@ -96,7 +100,6 @@ class SigningSet:
     sizes: Tensor | None = None
     codec: Codec = field(default_factory=LosslessCodec)
     mixing: Mixing | None = None
-    perceptual: PerceptualTerm | None = None
     dtype: torch.dtype = torch.float32
 
     def __len__(self) -> int:
@@ -118,8 +121,8 @@ class SigningSet:
 class CraftedSet:
     """images: uint8 [N, C, H, W], what the encoder gets; read: the same, what a reader of the stored file gets.
 
-    alignment: cosine of the unaugmented set as it is read, in [-1, 1], mean over surrogates; alignment_before: of the clean
-    images. history: alignment of the augmented set at every step of the kept restart.
+    alignment: cosine of the unaugmented set as it is read, in [-1, 1], mean over surrogates, whatever the objective;
+    alignment_before: of the clean images. history: the objective on the augmented set at every step of the kept restart.
     """
 
     images: Tensor
@@ -140,9 +143,8 @@ class _Restart:
         self.average = torch.zeros_like(self.perturbation)
         self.history: list[Tensor] = []
         self.position = 0  # in the schedule; ahead of the steps taken where it jumped
-        self.along: dict[
-            int, tuple[Tensor, PixelGradient]
-        ] = {}  # by surrogate: cosine and direction of the last pass 1
+        # By surrogate: value of the objective and direction of the last pass 1.
+        self.along: dict[int, tuple[Tensor, PixelGradient]] = {}
 
     def has_converged(self, window: int, gain: float) -> bool:
         """Asks the device once a window."""
@@ -168,33 +170,39 @@ def craft_signing_set(
     optimisation: Optimisation,
     *,
     seed: int,
+    perceptual: PerceptualTerm | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> CraftedSet:
-    """Returns the signed images whose summed loss gradient aligns best with the key's.
+    """Returns the signed images whose summed loss gradient does best by the objective, such as aligning with the key's.
 
     Args:
-        surrogates: in eval mode, at least one; the objective is the mean of their alignments.
+        surrogates: in eval mode, at least one; the objective is the mean over them.
         keys: the key's gradient on each surrogate, of `key_gradients`.
         seed: of the start and of the augmentation draws; restart r uses seed + r.
+        perceptual: a distance from the clean images, kept small beside the objective.
         on_step: called after every step.
     """
 
-    def set_alignment(images: Callable[[slice], Tensor]) -> float:
-        cosines = [
-            _set_alignment(model, signing_set, images, key, optimisation)
+    def mean_of(objective: Callable[[Gradient, Gradient], Tensor], images: Callable[[slice], Tensor]) -> float:
+        values = [
+            objective(key, _signing_gradient(model, signing_set, images, optimisation))
             for model, key in zip(surrogates, keys, strict=True)
         ]
-        return float(torch.stack(cosines).mean())
+        return float(torch.stack(values).mean())
+
+    def as_read(restart: _Restart) -> Callable[[slice], Tensor]:
+        return lambda rows: signing_set.codec(signing_set.clean(rows) + restart.perturbation[rows], rows)
 
     def reached(restart: _Restart) -> float:
-        return set_alignment(lambda rows: signing_set.codec(signing_set.clean(rows) + restart.perturbation[rows], rows))
+        return mean_of(lambda key, signing: optimisation.objective(key, signing)[0], as_read(restart))
 
     restarts = [_Restart(signing_set, optimisation, seed + r) for r in range(optimisation.num_restarts)]
     for rung in _rungs(optimisation):
         for restart in restarts:
-            _advance(surrogates, signing_set, keys, optimisation, restart, rung, on_step)
-        # sorted is stable: equal restarts keep their order.
-        restarts = sorted(restarts, key=reached, reverse=True)[: -(-len(restarts) // 2)]
+            _advance(surrogates, signing_set, keys, optimisation, restart, rung, perceptual, on_step)
+        if len(restarts) > 1:
+            # sorted is stable: equal restarts keep their order.
+            restarts = sorted(restarts, key=reached, reverse=True)[: -(-len(restarts) // 2)]
     best = restarts[0]
     codec = signing_set.codec
     signed = [
@@ -203,8 +211,8 @@ def craft_signing_set(
     return CraftedSet(
         images=torch.cat([codec.to_stored(part, rows) for part, rows in signed]),
         read=torch.cat([to_uint8(codec(part, rows)) for part, rows in signed]),
-        alignment=reached(best),
-        alignment_before=set_alignment(signing_set.clean),
+        alignment=mean_of(alignment, as_read(best)),
+        alignment_before=mean_of(alignment, signing_set.clean),
         history=tuple(torch.stack(best.history).tolist()) if best.history else (),
     )
 
@@ -224,6 +232,7 @@ def _advance(
     optimisation: Optimisation,
     restart: _Restart,
     until: int,
+    perceptual: PerceptualTerm | None,
     on_step: Callable[[], None],
 ) -> None:
     """signAdam with straight-through storing, up to a position in the schedule."""
@@ -232,22 +241,21 @@ def _advance(
         step = len(restart.history)
         chosen = [step % len(surrogates)] if optimisation.cycle else range(len(surrogates))
         visit = step // len(surrogates) if optimisation.cycle else step
-        cosines, ascent = [], torch.zeros_like(restart.perturbation)
+        values, ascent = [], torch.zeros_like(restart.perturbation)
+        views = _Views(signing_set, optimisation, restart.perturbation, restart.seed, step)
         for index in chosen:
-            model, views = surrogates[index], _Views(signing_set, optimisation, restart.seed, step)
-            bases = None
+            model, bases = surrogates[index], None
             if visit % optimisation.direction_interval == 0:
-                cosine, direction, bases = _direction(model, views, restart.perturbation, keys[index], optimisation)
-                restart.along[index] = cosine, optimisation.engine.bind(model, direction)
-            cosine, along = restart.along[index]
-            gradient = _pixel_gradient(model, views, restart.perturbation, along, bases, optimisation)
-            cosines.append(cosine)
-            ascent += gradient / len(chosen)
-        if signing_set.perceptual is not None:
+                value, direction, bases = _direction(model, views, keys[index])
+                restart.along[index] = value, optimisation.engine.bind(model, direction)
+            value, along = restart.along[index]
+            values.append(value)
+            ascent += _pixel_gradient(model, views, along, bases) / len(chosen)
+        if perceptual is not None:
             for rows in _row_slices(signing_set, optimisation):
                 stored = signing_set.codec(signing_set.clean(rows) + restart.perturbation[rows], rows)
-                ascent[rows] -= signing_set.perceptual.gradient(stored, rows)
-        restart.history.append(torch.stack(cosines).mean())
+                ascent[rows] -= perceptual.gradient(stored, rows)
+        restart.history.append(torch.stack(values).mean())
         # Adam on signs: the second moment is 1 after bias correction, so an average of signs is all its state.
         restart.average.mul_(optimisation.momentum).add_(ascent.sign_(), alpha=1 - optimisation.momentum)
         debiased = restart.average / (1 - optimisation.momentum ** (step + 1))
@@ -270,7 +278,7 @@ def _row_slices(signing_set: SigningSet, optimisation: Optimisation) -> Iterator
         yield slice(start, min(start + size, len(signing_set)))
 
 
-def alignment_and_pixel_gradient(
+def objective_and_pixel_gradient(
     model: nn.Module,
     signing_set: SigningSet,
     perturbation: Tensor,
@@ -280,96 +288,107 @@ def alignment_and_pixel_gradient(
     seed: int,
     step: int,
 ) -> tuple[Tensor, Tensor]:
-    """Returns the cosine over the whole augmented set (scalar) and its gradient by the perturbation (like it).
+    """Returns the objective on the whole augmented set (scalar) and its gradient by the perturbation (like it).
 
     Two passes over the same draws: the first sums the signing gradient, the second differentiates along the direction that
     the sum gives. No graph spans two microbatches, so both results are those of one batch, up to rounding.
     """
-    views = _Views(signing_set, optimisation, seed, step)
-    cosine, direction, bases = _direction(model, views, perturbation, key, optimisation)
-    along = optimisation.engine.bind(model, direction)
-    return cosine, _pixel_gradient(model, views, perturbation, along, bases, optimisation)
+    views = _Views(signing_set, optimisation, perturbation, seed, step)
+    value, direction, bases = _direction(model, views, key)
+    return value, _pixel_gradient(model, views, optimisation.engine.bind(model, direction), bases)
 
 
 @dataclass(frozen=True)
+class _Shown:
+    """All views of some rows as a model is shown them: images [V n, C, S, S], a function of delta, their part of the
+    perturbation, and labels or label weights."""
+
+    rows: slice
+    delta: Tensor
+    images: Tensor
+    labels: Tensor
+
+
 class _Views:
-    """What a model is shown of a signing set in one step."""
+    """What models are shown of a signing set in one step."""
 
-    signing_set: SigningSet
-    optimisation: Optimisation
-    seed: int
-    step: int
+    def __init__(
+        self, signing_set: SigningSet, optimisation: Optimisation, perturbation: Tensor, seed: int, step: int
+    ) -> None:
+        self.optimisation = optimisation
+        self.perturbation = perturbation
+        self._signing_set, self._seed, self._step = signing_set, seed, step
+        self._kept: _Shown | None = None
 
-    def __call__(self, rows: slice, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """All views of these rows under their part of the perturbation, [V n, C, S, S], and their labels or label weights."""
-        signing_set = self.signing_set
+    def __iter__(self) -> Iterator[_Shown]:
+        """One microbatch after the other. A set that is a single one is computed once for both passes and all surrogates;
+        of others no two graphs are held at a time, so each pass computes them anew."""
+        slices = list(_row_slices(self._signing_set, self.optimisation))
+        if len(slices) > 1:
+            yield from map(self._shown, slices)
+            return
+        if self._kept is None:
+            self._kept = self._shown(slices[0])
+        yield self._kept
+
+    def _shown(self, rows: slice) -> _Shown:
+        signing_set = self._signing_set
+        delta = self.perturbation[rows].detach().requires_grad_(True)
         stored = signing_set.codec(signing_set.clean(rows) + delta, rows)
         images, labels = [], []
         for view in range(self.optimisation.num_views):
-            draw = {"seed": self.seed, "step": self.step, "view": view}
+            draw = {"seed": self._seed, "step": self._step, "view": view}
             seen = signing_set.augmented(stored, rows, self.optimisation.augmentation, **draw)
             weights = signing_set.labels[rows]
             if signing_set.mixing is not None:
                 seen, weights = signing_set.mixing(seen, weights, signing_set.image_ids[rows], **draw)
             images.append(seen)
             labels.append(weights)
-        return torch.cat(images), torch.cat(labels)
+        return _Shown(rows, delta, torch.cat(images), torch.cat(labels))
 
 
-def _direction(
-    model: nn.Module, views: _Views, perturbation: Tensor, key: Gradient, optimisation: Optimisation
-) -> tuple[Tensor, Gradient, list[Base | None]]:
-    """Pass 1: the cosine, its derivative by the signing gradient, and for engines that need it each microbatch's base."""
+def _direction(model: nn.Module, views: _Views, key: Gradient) -> tuple[Tensor, Gradient, list[Base | None]]:
+    """Pass 1: the objective, its derivative by the signing gradient, and for engines that need it each microbatch's base."""
     signing: Gradient | None = None
     bases: list[Base | None] = []
-    for rows in _row_slices(views.signing_set, optimisation):
-        with torch.no_grad():
-            images, labels = views(rows, perturbation[rows])
+    for shown in views:
         base = None
-        if optimisation.engine.needs_base:
-            part, base = loss_gradient_and_base(model, images, labels)
+        if views.optimisation.engine.needs_base:
+            part, base = loss_gradient_and_base(model, shown.images, shown.labels)
         else:
-            part = loss_gradient(model, images, labels)
+            part = loss_gradient(model, shown.images.detach(), shown.labels)
         bases.append(base)
-        signing = part if signing is None else [total.add_(new) for total, new in zip(signing, part, strict=True)]
+        signing = part if signing is None else add(signing, part)
     assert signing is not None, "a signing set holds at least one image"
-    return *alignment_direction(key, signing), bases
+    return *views.optimisation.objective(key, signing), bases
 
 
 def _pixel_gradient(
-    model: nn.Module,
-    views: _Views,
-    perturbation: Tensor,
-    along: PixelGradient,
-    bases: Sequence[Base | None] | None,
-    optimisation: Optimisation,
+    model: nn.Module, views: _Views, along: PixelGradient, bases: Sequence[Base | None] | None
 ) -> Tensor:
     """Pass 2: the gradient along a direction, by the perturbation. Without bases from pass 1 they are computed here."""
-    gradient = torch.empty_like(perturbation)
-    for index, rows in enumerate(_row_slices(views.signing_set, optimisation)):
-        delta = perturbation[rows].detach().requires_grad_(True)
-        images, labels = views(rows, delta)
+    gradient = torch.empty_like(views.perturbation)
+    for index, shown in enumerate(views):
+        images = shown.images.detach()
         base = None if bases is None else bases[index]
-        if base is None and optimisation.engine.needs_base:
-            base = base_of(model, images, labels)
-        by_images = along(images.detach(), labels, base)
-        (gradient[rows],) = torch.autograd.grad(images, [delta], grad_outputs=by_images)
+        if base is None and views.optimisation.engine.needs_base:
+            base = base_of(model, images, shown.labels)
+        by_images = along(images, shown.labels, base)
+        (gradient[shown.rows],) = torch.autograd.grad(
+            shown.images, [shown.delta], grad_outputs=by_images, retain_graph=True
+        )
     return gradient
 
 
-def _set_alignment(
-    model: nn.Module,
-    signing_set: SigningSet,
-    images: Callable[[slice], Tensor],
-    key: Gradient,
-    optimisation: Optimisation,
-) -> Tensor:
-    """The cosine (scalar) of an unaugmented set, of which `images` gives the floats in [0, 1] of some rows."""
+def _signing_gradient(
+    model: nn.Module, signing_set: SigningSet, images: Callable[[slice], Tensor], optimisation: Optimisation
+) -> Gradient:
+    """The summed gradient of an unaugmented set, of which `images` gives the floats in [0, 1] of some rows."""
     signing: Gradient | None = None
     for rows in _row_slices(signing_set, optimisation):
         with torch.no_grad():
             seen = signing_set.augmented(images(rows), rows, optimisation.evaluation, seed=0, step=0, view=0)
         part = loss_gradient(model, seen, signing_set.labels[rows])
-        signing = part if signing is None else [total.add_(new) for total, new in zip(signing, part, strict=True)]
+        signing = part if signing is None else add(signing, part)
     assert signing is not None, "a signing set holds at least one image"
-    return alignment(key, signing)
+    return signing

@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -109,8 +110,8 @@ class JpegCodec:
             return stored.expand(images.shape)
         height, width = images.shape[2:]
         across, down = self.sampling
-        to_ycbcr = torch.tensor(_RGB_TO_YCBCR, dtype=images.dtype, device=images.device) / 2**16
-        from_cbcr = torch.tensor(_CBCR_TO_RGB, dtype=images.dtype, device=images.device) / 2**16
+        to_ycbcr = _constant(_RGB_TO_YCBCR, images.dtype, images.device) / 2**16
+        from_cbcr = _constant(_CBCR_TO_RGB, images.dtype, images.device) / 2**16
         chroma = torch.einsum("kc,nchw->nkhw", to_ycbcr[1:], _repeat_border(_padded(images, down, across), sizes))
         averaged = F.avg_pool2d(chroma, (down, across))
         averaged = _repeat_border(averaged, _chroma_sizes(sizes, self.sampling))
@@ -124,7 +125,8 @@ class JpegCodec:
         levels = _repeat_border(_padded(levels, 8 * down, 8 * across), sizes)
         if levels.shape[1] == 1:
             return _quantised(levels, tables)[:, :, :height, :width]
-        ycbcr = _shifted(torch.einsum("kc,nchw->nkhw", levels.new_tensor(_RGB_TO_YCBCR), levels), _YCBCR_OFFSET, 16)
+        to_ycbcr, from_cbcr = (_constant(m, levels.dtype, levels.device) for m in (_RGB_TO_YCBCR, _CBCR_TO_RGB))
+        ycbcr = _shifted(torch.einsum("kc,nchw->nkhw", to_ycbcr, levels), _YCBCR_OFFSET, 16)
         luma, chroma = ycbcr[:, :1], ycbcr[:, 1:]
         luma = _quantised(luma, tables[:, :1])
         chroma_sizes = _chroma_sizes(sizes, self.sampling)
@@ -132,7 +134,7 @@ class JpegCodec:
         chroma = _repeat_rows(_averaged(chroma, self.sampling), chroma_sizes)
         chroma = _repeat_border(_quantised(chroma, tables[:, 1:]), chroma_sizes)
         chroma = _upsampled(chroma, self.sampling, is_rounded=True) - 128
-        change = _shifted(torch.einsum("ck,nkhw->nchw", chroma.new_tensor(_CBCR_TO_RGB), chroma), 2**15, 16)
+        change = _shifted(torch.einsum("ck,nkhw->nchw", from_cbcr, chroma), 2**15, 16)
         return (luma + change).clamp(0, 255)[:, :, :height, :width]
 
 
@@ -141,10 +143,12 @@ class GroupedCodec:
     """A set whose images are stored in different ways: each group of rows has a codec of its own.
 
     members: per codec int64 [n_i] on the CPU, rising: the rows of the set that its own rows 0, 1, ... are.
+    places: the same on the device of the images; None where that is the CPU.
     """
 
     codecs: tuple[Codec, ...]
     members: tuple[Tensor, ...]
+    places: tuple[Tensor, ...] | None = None
 
     def __call__(self, images: Tensor, rows: slice) -> Tensor:
         return self._by_group(images, rows, [codec.__call__ for codec in self.codecs])
@@ -153,15 +157,16 @@ class GroupedCodec:
         return self._by_group(images, rows, [codec.to_stored for codec in self.codecs])
 
     def to(self, device: torch.device | str) -> GroupedCodec:
-        return GroupedCodec(tuple(codec.to(device) for codec in self.codecs), self.members)
+        places = tuple(members.to(device) for members in self.members)
+        return GroupedCodec(tuple(codec.to(device) for codec in self.codecs), self.members, places)
 
     def _by_group(self, images: Tensor, rows: slice, functions: Sequence[_OfRows]) -> Tensor:
         start, stop, _ = rows.indices(sum(len(members) for members in self.members))
         results, places = [], []
-        for function, members in zip(functions, self.members, strict=True):
+        for function, members, on_device in zip(functions, self.members, self.places or self.members, strict=True):
             first, last = torch.searchsorted(members, torch.tensor([start, stop])).tolist()
             if first < last:
-                place = (members[first:last] - start).to(images.device)
+                place = on_device[first:last] - start
                 results.append(function(images[place], slice(first, last)))
                 places.append(place)
         return torch.cat(results)[torch.cat(places).argsort()]
@@ -187,12 +192,19 @@ _HALF_DCT = (
     (4433, -10704, 10704, -4433),
     (2260, -6436, 9633, -11363),
 )
+_DCT = tuple((*half, *((-1) ** row * value for value in half[::-1])) for row, half in enumerate(_HALF_DCT))
+
+
+@lru_cache(maxsize=64)
+def _constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept on the device, which would have to wait for it at every step."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _shifted(values: Tensor, offset: int | tuple[int, ...], bits: int) -> Tensor:
     """Returns floor((values + offset) / 2^bits); an offset per channel of [n, C, H, W] or one for all."""
-    added = values.new_tensor(offset)
-    return torch.floor((values + (added.view(-1, 1, 1) if added.ndim else added)) / 2**bits)
+    added = offset if isinstance(offset, int) else _constant(offset, values.dtype, values.device).view(-1, 1, 1)
+    return torch.floor((values + added) / 2**bits)
 
 
 def _quantised(planes: Tensor, tables: Tensor) -> Tensor:
@@ -200,9 +212,7 @@ def _quantised(planes: Tensor, tables: Tensor) -> Tensor:
 
     The transform rounds after each of its two passes, rows first; its results are 8 times the coefficients.
     """
-    half = planes.new_tensor(_HALF_DCT)
-    sign = planes.new_tensor([1, -1] * 4)[:, None]
-    dct = torch.cat([half, half.flip(1) * sign], dim=1)  # [frequency, place]
+    dct = _constant(_DCT, planes.dtype, planes.device)  # [frequency, place]
     height, width = planes.shape[2:]
     blocks = planes.reshape(*planes.shape[:2], height // 8, 8, width // 8, 8).transpose(3, 4) - 128
     rows = _shifted(blocks @ dct.T, 2**10, 11)
@@ -250,8 +260,8 @@ def _doubled(planes: Tensor, dim: int) -> Tensor:
 
 
 def _chroma_sizes(sizes: Tensor, sampling: tuple[int, int]) -> Tensor:
-    across, down = sampling
-    return (sizes + sizes.new_tensor([down - 1, across - 1])) // sizes.new_tensor([down, across])
+    divisors = _constant(sampling[::-1], sizes.dtype, sizes.device)
+    return (sizes + (divisors - 1)) // divisors
 
 
 def _padded(images: Tensor, down: int, across: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taggants.alignment import ENGINES
+from taggants.alignment import ENGINES, OBJECTIVES
 from taggants.augmentation import (
     Augmentation,
     ColourJitter,
@@ -58,6 +58,7 @@ def optimisation_of(config: Config, image_size: int) -> Optimisation:
         initial_noise=crafting.initial_noise,
         augmentation=augmentation_of(config, image_size),
         engine=engine,
+        objective=OBJECTIVES[crafting.objective],
         evaluation=ResizeAndCentreCrop(image_size, crop_fraction=1.0) if is_native else Compose(()),
         cycle=crafting.ensemble == "cycle",
         halving=crafting.halving,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import beta, kstest
 
-from taggants.augmentation import MixAugment, random_fractions, random_words
+from taggants.augmentation import MixAugment, random_words
 from taggants.augmentation.mixing import MixWithCompanions, beta_quantile
 from taggants.errors import InputError
 
@@ -22,11 +22,11 @@ def companions(size=12, count=5):
 
 
 def fraction(image_id, stream):
-    return float(random_fractions(torch.tensor([image_id]), **DRAW, streams=[stream])[0, 0])
+    return draw(image_id, stream, 1, bits=0) / 2**32
 
 
-def draw(image_id, stream, bound):
-    return int(random_words(torch.tensor([image_id]), **DRAW, stream=stream)[0]) * bound >> 32
+def draw(image_id, stream, bound, bits=32):
+    return int(random_words(torch.tensor([image_id]), **DRAW, streams=range(stream, stream + 1))) * bound >> bits
 
 
 def mix_one(image, label, image_id, others, other_labels, mix):

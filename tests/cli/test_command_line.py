@@ -122,4 +122,8 @@ def test_config_prints_every_field_with_its_range_default_and_meaning(capsys):
     for name, section in Config():
         if name not in ("seed", "plugins"):
             assert f"## `{name}`\n" in shown
-            assert all(f"| `{field}` |" in shown for field in type(section).model_fields if field not in ("training", "probe", "victims"))
+            assert all(
+                f"| `{field}` |" in shown
+                for field in type(section).model_fields
+                if field not in ("training", "probe", "victims")
+            )

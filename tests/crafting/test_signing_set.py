@@ -11,9 +11,9 @@ from taggants.augmentation import CropAndFlip, MixAugment, RandomResizedCrop, Re
 from taggants.crafting.signing_set import (
     Optimisation,
     SigningSet,
-    alignment_and_pixel_gradient,
     craft_signing_set,
     key_gradients,
+    objective_and_pixel_gradient,
 )
 from taggants.models import ModelSpec, build_model
 from taggants.perturbation.codec import JpegCodec
@@ -58,7 +58,7 @@ def test_cosine_and_pixel_gradient_equal_one_graph_over_the_whole_set():
     # Steps of 1/255 so that rounding is exact and the straight-through estimate is the true derivative.
     delta = torch.randint(-9, 10, clean.shape, generator=torch.Generator().manual_seed(0)).double() / 255
     delta = (clean + delta).clamp(0, 1) - clean
-    cosine, gradient = alignment_and_pixel_gradient(net, signing_set, delta, key, OPTIMISATION, seed=5, step=3)
+    cosine, gradient = objective_and_pixel_gradient(net, signing_set, delta, key, OPTIMISATION, seed=5, step=3)
 
     leaf = delta.clone().requires_grad_(True)
     loss = sum(
@@ -83,9 +83,9 @@ def test_microbatch_changes_nothing_but_rounding(microbatch):
     signing_set, net = grey_set(dtype=torch.float64), smooth_net()
     key = key_gradient(net, drawn(1, 6, 6, seed=9).double() / 255, torch.tensor(1))
     delta = torch.zeros_like(signing_set.clean(slice(None)))
-    whole = alignment_and_pixel_gradient(net, signing_set, delta, key, OPTIMISATION, seed=1, step=0)
+    whole = objective_and_pixel_gradient(net, signing_set, delta, key, OPTIMISATION, seed=1, step=0)
     cut = replace(OPTIMISATION, microbatch=microbatch)
-    parts = alignment_and_pixel_gradient(net, signing_set, delta, key, cut, seed=1, step=0)
+    parts = objective_and_pixel_gradient(net, signing_set, delta, key, cut, seed=1, step=0)
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-15)
 
 
@@ -162,7 +162,7 @@ def test_a_strong_perceptual_term_keeps_images_closer():
         term = PerceptualTerm("ssim", weight, signing_set.images) if weight else None
         net = build_model(ModelSpec("cnn", num_classes=3, channels=1, image_size=12), seed=0).eval()
         keys = key_gradients([net], drawn(1, 12, 12, seed=9), torch.tensor(1))
-        crafted = craft_signing_set([net], replace(signing_set, perceptual=term), keys, OPTIMISATION, seed=0)
+        crafted = craft_signing_set([net], signing_set, keys, OPTIMISATION, seed=0, perceptual=term)
         return (crafted.images.int() - signing_set.images.int()).float().square().mean()
 
     assert change(1000.0) < 0.7 * change(0.0)
@@ -173,13 +173,13 @@ def test_mixed_labels_reach_every_engine():
     signing_set, net = replace(grey_set(dtype=torch.float64), mixing=mix), smooth_net()
     key = key_gradient(net, drawn(1, 6, 6, seed=9).double() / 255, torch.tensor(1))
     delta = torch.zeros_like(signing_set.clean(slice(None)))
-    reference = alignment_and_pixel_gradient(net, signing_set, delta, key, OPTIMISATION, seed=1, step=0)
+    reference = objective_and_pixel_gradient(net, signing_set, delta, key, OPTIMISATION, seed=1, step=0)
     for name, engine in ENGINES.items():
-        got = alignment_and_pixel_gradient(
+        got = objective_and_pixel_gradient(
             net, signing_set, delta, key, replace(OPTIMISATION, engine=engine), seed=1, step=0
         )
         assert cosine_similarity(got[1].flatten(), reference[1].flatten(), dim=0) > 0.999, name
-    unmixed = alignment_and_pixel_gradient(net, grey_set(dtype=torch.float64), delta, key, OPTIMISATION, seed=1, step=0)
+    unmixed = objective_and_pixel_gradient(net, grey_set(dtype=torch.float64), delta, key, OPTIMISATION, seed=1, step=0)
     assert not torch.allclose(unmixed[1], reference[1])
 
 
