@@ -8,34 +8,140 @@ runs/datasets/                  the digits, torchvision's datasets and subsets
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import html
 import importlib.metadata
+import importlib.util
 import os
 import subprocess
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from taggants.config import Config, DataConfig, TrainingConfig
+from taggants.config import Config, DataConfig, TrainingConfig, load_run_config
 from taggants.crafting.plan import RunFolder
 from taggants.crafting.selection import images_per_key
 from taggants.data import open_source
 from taggants.data.layouts import layout_of
 from taggants.data.prepared import PREPARED
 from taggants.data.source import DatasetIndex, ImageSource
+from taggants.detection import Certificate
 from taggants.errors import InputError
 from taggants.export import ExportManifest, verify_export
 from taggants.keys import KeySet, KeySpec, Registration, load_key_set
 from taggants.models import ModelSpec, has_patches
 from taggants.storage import Root
 
+if TYPE_CHECKING:
+    from taggants.data.frameworks import DatasetKind
+
 
 class Run:
-    """One configured run: its dataset, keys and run folder; everything is read or derived when first asked for."""
+    """One run: its configuration, dataset, secret keys and folder; everything is read or derived when first asked for.
+
+    `taggants.sign` returns it, and `Run.open` finds it again. Of its members `open`, `uri`, `config`, `registration`,
+    `certificates` and `dataset` are for users, the others for the stages.
+
+    In a notebook it shows what it is, with pictures of some signed images: a notebook with that output tells which images are
+    signed, so it is for the owner alone, as is the run folder. Keys are never shown.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.root = Root(config.output.root).child(config.hash)
         self.folder = RunFolder(self.root)
         self.models = Root(config.output.root).child("models")
+
+    @classmethod
+    def open(cls, uri: str | os.PathLike[str]) -> Run:
+        """Returns the run in a folder, as `taggants.sign` or `taggants craft` made it.
+
+        Args:
+            uri: path or s3:// URI of the run folder.
+
+        Raises:
+            InputError: it is no run folder, was renamed, or was made by a version of taggants that configures otherwise.
+        """
+        return cls(load_run_config(os.fspath(uri)))
+
+    @property
+    def uri(self) -> str:
+        """The run folder: an absolute path or s3:// URI."""
+        return self.root.uri
+
+    @property
+    def registration(self) -> Registration:
+        """The registration, to be published before the data.
+
+        Raises:
+            InputError: there is none yet, or it was changed.
+        """
+        return read_registration(self)
+
+    def certificates(self) -> dict[str, Certificate]:
+        """Returns the certificates of the run by the names of their suspects, each recomputed from its ranks.
+
+        Raises:
+            InputError: one was changed.
+        """
+        found = {}
+        for path in self.root.list("certificates"):
+            certificate = Certificate.from_json(self.root.read_json(path))
+            found[certificate.suspect] = certificate
+        return found
+
+    def dataset(self, kind: DatasetKind | None = None) -> Any:
+        """Returns the signed training split, the one to publish, with its encoded images in memory.
+
+        `signed/` in the run folder holds the same in the dataset's own layout, with all its other columns and files.
+
+        Args:
+            kind: "huggingface": a `datasets.Dataset` with the columns image and label, images still encoded; "torch": a
+                map-style dataset of (uint8 tensor [C, H, W], label); None: the first if the package datasets is installed,
+                else the second.
+
+        Raises:
+            InputError: nothing was exported yet, a file differs from the export's manifest, or datasets is not installed.
+        """
+        from taggants.data.frameworks import TorchImages, as_hugging_face
+
+        if kind is None:
+            kind = "torch" if importlib.util.find_spec("datasets") is None else "huggingface"
+        assert self.signed_manifest.num_rows == self.index.num_rows
+        signed = self.sources[0].at(self.root.child("signed"))
+        if kind == "huggingface":
+            return as_hugging_face(signed)
+        if kind == "torch":
+            return TorchImages(signed)
+        raise InputError(f"dataset kind {kind!r} does not exist; use 'huggingface' or 'torch'")
+
+    def __repr__(self) -> str:
+        return f"Run.open({self.uri!r})"
+
+    def _repr_html_(self) -> str:
+        """Returns a summary for a notebook, with the contact sheet as an inline picture; no key."""
+        rows = {"run": self.uri}
+        if self.root.exists("registration.json"):
+            registration = self.registration
+            rows["test"] = (
+                f"{registration.num_keys} keys, {registration.num_classes} classes, {registration.statistic} statistic at "
+                f"alpha {registration.alpha:g}"
+            )
+            rows["publish first"] = f"registration_sha256 {registration.registration_sha256}"
+        is_exported = self.root.exists("signed/manifest.json")
+        rows["signed dataset"] = self.root.uri_of("signed") if is_exported else "not exported yet"
+        for name, certificate in self.certificates().items():
+            decision = "DETECTED" if certificate.is_detected else "not detected"
+            rows[f"suspect {name}"] = f"{decision}, p = {certificate.p_value:.2e}"
+        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
+        picture = ""
+        if self.root.exists("contact_sheet.png"):
+            data = base64.b64encode(self.root.read_bytes("contact_sheet.png")).decode()
+            picture = (
+                "<figcaption>Some signed images: this output tells that they are signed, keep it to yourself.</figcaption>"
+                f'<img alt="originals, signed images and their differences" src="data:image/png;base64,{data}">'
+            )
+        return f"<figure><table>{cells}</table>{picture}</figure>"
 
     @cached_property
     def sources(self) -> tuple[ImageSource, ImageSource]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch.nn.functional import interpolate
 
 from taggants.errors import InputError
@@ -64,6 +65,44 @@ class CheckpointSuspect:
             pixels = interpolate(pixels, size=self._spec.image_size, mode="nearest")
         logits = torch.cat([self._model(part) for part in torch.split(pixels, 512)])
         return logits.to(torch.float64).numpy()
+
+
+class CallableSuspect:
+    """Any function of images, for instance one that asks an API."""
+
+    def __init__(self, predict: Callable[[NDArray[np.uint8]], ArrayLike], name: str, num_classes: int) -> None:
+        """
+        Args:
+            predict: uint8 [N, C, H, W] -> real scores [N, num_classes], higher is likelier, or integer labels [N, m] or [N],
+                the best first.
+            name: for the certificate and its file.
+            num_classes: of the dataset.
+        """
+        self._predict = predict
+        self.name = name
+        self.sha256: str | None = None
+        self.num_classes = num_classes
+
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Labels become scores that fall with their place, and 0 for those that were not named.
+
+        Raises:
+            InputError: the answer has another shape.
+        """
+        answer = np.asarray(self._predict(images))
+        if answer.dtype.kind in "iu":
+            labels = answer[:, None] if answer.ndim == 1 else answer
+            if labels.ndim == 2 and len(labels) == len(images) and 0 <= labels.min() <= labels.max() < self.num_classes:
+                scores = np.zeros((len(images), self.num_classes))
+                places = np.arange(labels.shape[1], 0, -1, dtype=np.float64)
+                np.put_along_axis(scores, labels, np.broadcast_to(places, labels.shape), axis=1)
+                return scores
+        if answer.shape != (len(images), self.num_classes) or answer.dtype.kind != "f":
+            raise InputError(
+                f"suspect {self.name!r} answered {answer.dtype} {answer.shape} to {len(images)} images; it must give real "
+                f"scores ({len(images)}, {self.num_classes}) or whole labels below {self.num_classes}, ({len(images)}, m)"
+            )
+        return answer.astype(np.float64)
 
 
 def check_classes(suspect: Suspect, num_classes: int) -> None:

@@ -7,7 +7,7 @@ where and on how many workers it runs, and how it is evaluated, is not.
 from taggants.config.commands import ExecutionConfig, ExportConfig, OutputConfig, TrainJobConfig, VerifyConfig
 from taggants.config.crafting import CraftingConfig
 from taggants.config.fields import Section, named_in
-from taggants.config.file import load_config, load_run_config
+from taggants.config.file import config_from_tree, load_config, load_run_config
 from taggants.config.signing import DataConfig, DetectionConfig, KeysConfig, SigningConfig
 from taggants.config.sweep import SweepConfig, SweptVictim
 from taggants.config.training import EvaluationConfig, SurrogateConfig, TrainingConfig
@@ -31,6 +31,7 @@ __all__ = [
     "TrainJobConfig",
     "TrainingConfig",
     "VerifyConfig",
+    "config_from_tree",
     "load_config",
     "load_run_config",
     "named_in",

@@ -54,7 +54,7 @@ def load_config(path: str | None, settings: Sequence[str] = ()) -> Config:
             tree = tree["config"]  # the config.json of a run
         if not isinstance(tree, dict):
             raise InputError(f"config file {path!r} must hold sections such as 'crafting:', not {type(tree).__name__}")
-    return _validated(tree, settings)
+    return config_from_tree(tree, settings)
 
 
 def load_run_config(run_folder: str, settings: Sequence[str] = ()) -> Config:
@@ -79,7 +79,7 @@ def load_run_config(run_folder: str, settings: Sequence[str] = ()) -> Config:
     if name != record["config_hash"]:
         raise InputError(f"run folder {root.uri} was renamed; give it back its name {record['config_hash']}")
     tree = record["config"]
-    config = _validated(tree, ())
+    config = config_from_tree(tree)
     if config.hash != name:
         version = record.get("versions", {}).get("taggants")
         raise InputError(f"run {root.uri} was made by another version of taggants, {version}; use that version")
@@ -87,10 +87,10 @@ def load_run_config(run_folder: str, settings: Sequence[str] = ()) -> Config:
     for section in (tree["data"], tree["keys"], tree["evaluation"].get("probe") or {}):
         if section.get("root") is not None:
             section["root"] = _where_it_lies(section["root"], record["directory"])
-    changed = _validated(tree, settings)
+    changed = config_from_tree(tree, settings)
     if changed.hash != name:
         for setting in settings:
-            if _validated(tree, [setting]).hash != name:
+            if config_from_tree(tree, [setting]).hash != name:
                 raise InputError(
                     f"--set {setting!r} makes another run than {root.uri}; start it with --config or --preset"
                 )
@@ -102,7 +102,12 @@ def _where_it_lies(root: str, directory: str) -> str:
     return there if "://" not in root and os.path.exists(there) else root
 
 
-def _validated(tree: dict[str, Any], settings: Sequence[str]) -> Config:
+def config_from_tree(tree: dict[str, Any], settings: Sequence[str] = ()) -> Config:
+    """Returns the configuration of sections of fields with `section.field=value` settings on top.
+
+    Raises:
+        InputError: an unknown field, or a value outside its range; the sentence names the field.
+    """
     tree = dict(tree)
     for setting in settings:
         _apply(tree, setting)

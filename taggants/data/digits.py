@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from taggants.data.image_codec import encode_png
+from taggants.data.image_table import image_table
 from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.storage import Root
@@ -59,16 +58,9 @@ def _is_complete(root: Root, path: str, images: NDArray[np.uint8], labels: NDArr
 
 def _table(split: str, rows: NDArray[np.int64], images: NDArray[np.uint8], labels: NDArray[np.int64]) -> pa.Table:
     encoded = [
-        {"bytes": encode_png(image), "path": f"{split}/{label}/{row:04d}.png"}
+        (encode_png(image), f"{split}/{label}/{row:04d}.png")
         for row, image, label in zip(rows, images, labels, strict=True)
     ]
     names = [str(digit) for digit in range(10)]
-    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-    metadata = {
-        "huggingface": json.dumps({"info": {"features": features}}),
-        "class_names": json.dumps(names),
-        "source": "UCI Optical Recognition of Handwritten Digits, as sklearn.datasets.load_digits",
-    }
-    image_type = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    schema = pa.schema({"image": image_type, "label": pa.int64()}, metadata=metadata)
-    return pa.table({"image": pa.array(encoded, image_type), "label": labels}, schema=schema)
+    source = "UCI Optical Recognition of Handwritten Digits, as sklearn.datasets.load_digits"
+    return image_table(encoded, labels, names, source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import urllib.error
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from taggants.data.image_codec import encode_png
+from taggants.data.image_table import image_table
 from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.storage import Root
@@ -86,16 +86,8 @@ def _table(dataset: Any, name: str, split: str) -> pa.Table:
         image, label = dataset[i]
         pixels = np.asarray(image)
         channels_first = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
-        encoded.append({"bytes": encode_png(channels_first), "path": f"{split}/{int(label)}/{i:05d}.png"})
+        encoded.append((encode_png(channels_first), f"{split}/{int(label)}/{i:05d}.png"))
         labels.append(int(label))
     # SVHN carries no names: its classes are the digits.
     names = [str(name) for name in getattr(dataset, "classes", range(max(labels) + 1))]
-    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-    metadata = {
-        "huggingface": json.dumps({"info": {"features": features}}),
-        "class_names": json.dumps(names),
-        "source": _source_of(name),
-    }
-    image_type = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    schema = pa.schema({"image": image_type, "label": pa.int64()}, metadata=metadata)
-    return pa.table({"image": pa.array(encoded, image_type), "label": labels}, schema=schema)
+    return image_table(encoded, labels, names, _source_of(name))

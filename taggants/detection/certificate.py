@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import platform
 import re
@@ -109,6 +110,10 @@ class Certificate:
     def is_detected(self) -> bool:
         """Whether the registered test rejects its null at the registered level."""
         return self.p_value <= self.alpha
+
+    def _repr_html_(self) -> str:
+        """Returns the description as a notebook shows it."""
+        return f"<pre>{html.escape(describe(self))}</pre>"
 
     def to_json(self) -> dict[str, Any]:
         content = {certificate_field.name: getattr(self, certificate_field.name) for certificate_field in fields(self)}

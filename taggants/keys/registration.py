@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, get_args
@@ -60,6 +61,13 @@ class Registration:
     def registration_sha256(self) -> str:
         """SHA-256 (hex) over the canonical JSON of the format and every field: the number to publish."""
         return hashlib.sha256(canonical_json(self._content())).hexdigest()
+
+    def _repr_html_(self) -> str:
+        """Returns the fields as a notebook shows them."""
+        cells = (
+            f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in self.to_json().items()
+        )
+        return f"<table>{''.join(cells)}</table>"
 
     def to_json(self) -> dict[str, Any]:
         return {**self._content(), "registration_sha256": self.registration_sha256}

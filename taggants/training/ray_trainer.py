@@ -1,4 +1,4 @@
-"""Training runs: one through Ray Train or its local mode in this process, or several small ones side by side as Ray tasks.
+"""Training runs: one in this process or through Ray Train, or several small ones side by side as Ray tasks.
 
 State lies in storage, not with Ray: a run that is started again, by Ray after a lost worker or by its user after a kill, reads
 the last state and goes on; one that is finished returns its result at once.
@@ -176,13 +176,7 @@ def run_training(
         threads = torch.get_num_threads()
         torch.set_num_threads(job.num_threads)
         try:
-            _fit(
-                lambda: _train_one(job, models, 0, 1, on_epoch, save_every_s),
-                num_workers=0,
-                use_gpu=False,
-                name=job.name,
-                storage=None,
-            )
+            _train_one(job, models, 0, 1, on_epoch, save_every_s)
         finally:
             torch.set_num_threads(threads)
     else:
@@ -273,14 +267,10 @@ def _metrics_from_json(value: dict[str, Any]) -> Metrics:
     return Metrics(**value | {"class_accuracies": tuple(value["class_accuracies"])})
 
 
-def _fit(
-    train_function: Callable[[], None], *, num_workers: int, use_gpu: bool, name: str, storage: str | None
-) -> None:
+def _fit(train_function: Callable[[], None], *, num_workers: int, use_gpu: bool, name: str, storage: str) -> None:
     """`train_function` on every worker of a TorchTrainer."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it greets every run of its local mode
 
     def guarded(_: dict[str, Any]) -> str | None:
         # Returned, not raised: bad input must reach the job as one sentence, and Ray would try it again.
@@ -294,9 +284,7 @@ def _fit(
         guarded,
         train_loop_config={},
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
-        run_config=RunConfig(
-            name=name, storage_path=storage, failure_config=FailureConfig(max_failures=2 if num_workers else 0)
-        ),
+        run_config=RunConfig(name=name, storage_path=storage, failure_config=FailureConfig(max_failures=2)),
     )
     problem = trainer.fit().return_value
     if problem is not None:
