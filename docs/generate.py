@@ -42,7 +42,13 @@ def configuration_page() -> str:
     from taggants.config.reference import describe_sections
 
     tables = describe_sections(None, as_markdown=True)
-    return CONFIGURATION_HEAD + re.sub(r"^# ", "## ", tables, flags=re.MULTILINE) + "\n"
+    # Code spans may hold anything; elsewhere `struct<bytes>` would be taken for HTML.
+    parts = re.split(r"(`[^`\n]*`)", tables)
+    return (
+        CONFIGURATION_HEAD
+        + "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)
+        + "\n"
+    )
 
 
 def commands_page() -> str:

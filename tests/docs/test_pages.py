@@ -96,6 +96,16 @@ def test_links_of_documents_outside_the_pages_resolve(page):
                 assert anchor in {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_architecture_matches_the_folder():
+    table = (
+        (ROOT / "ARCHITECTURE.md").read_text().partition("| in `taggants/` | what it does |")[2].partition("\n\n")[0]
+    )
+    named = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    entries = (path for path in (ROOT / "taggants").iterdir() if not path.name.startswith(("_", ".")))
+    listing = {path.name + "/" * path.is_dir() for path in entries if path.suffix in ("", ".py")}
+    assert sorted(named) == sorted(listing)
+
+
 def test_figures_load_nothing_from_elsewhere():
     for figure in (DOCS / "figures").glob("*.svg"):
         assert "href" not in figure.read_text()
