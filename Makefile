@@ -6,7 +6,7 @@ SOURCES := taggants jobs tests benchmarks
 
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test test-fast lint type check bench clean
+.PHONY: demo test test-fast lint type check bench docs clean
 
 demo: $(VENV)/.installed ## sign scikit-learn's digits, train victims and controls, print the certificates
 	$(BIN)/python jobs/craft.py --set keys.demonstration=true --set keys.name=demonstration
@@ -26,6 +26,9 @@ bench: $(VENV)/.installed-dev ## crafting speed against peers, as a table: about
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/crafting.py
 
+docs: $(VENV)/.installed-docs ## the documentation as a folder of pages, site/index.html first; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 type: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
@@ -43,4 +46,8 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@ $(VENV)/.installed
