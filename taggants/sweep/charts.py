@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-MINUS: Final = "\u2212"  # as wide as a digit, where a hyphen is not
+from taggants.sweep.formatting import MINUS, level
 
 WIDTH: Final = 340  # user units, about CSS pixels in the grid of panels
 _LEFT, _RIGHT, _TOP = 42, 14, 14
@@ -119,8 +119,8 @@ def p_value_strips(name: str, title: str, strips: Sequence[Strip], alphas: Seque
         line = next((i for i, end in enumerate(taken) if x - 26 > end), len(taken))
         taken[line : line + 1] = [x + 26]
         y = top - 6 - 13 * line
-        chart.line("alpha", x, y + 3, x, bottom, f"alpha = {level_text(alpha)}")
-        chart.text("tick", x, y, level_text(alpha), "middle")
+        chart.line("alpha", x, y + 3, x, bottom, f"alpha = {level(alpha)}")
+        chart.text("tick", x, y, level(alpha), "middle")
     for i, strip in enumerate(strips):
         middle = top + row * (i + 0.5)
         if i:
@@ -174,11 +174,6 @@ def intervals(
         chart.interval(reading, y, to_x, vertical=False, kind=kind)
     chart.text("axis", (left + WIDTH - _RIGHT) / 2, bottom + 35, axis, "middle")
     return chart.markup()
-
-
-def level_text(alpha: float) -> str:
-    """Returns 0.01 or 1e-6."""
-    return f"{alpha:g}".replace("e-0", "e-")
 
 
 class _Chart:

@@ -24,8 +24,7 @@ class Trained:
         p_value: of the registered statistic, in (0, 1].
         certificate: path of its certificate from the sweep's output root.
         seconds: its training took, wherever that was done first.
-        worst_class_accuracy: of the class with the lowest, in [0, 1]; None where it was not measured.
-        ranks: of the key labels in its answers, one for each key in 1..C, as in its certificate.
+        worst_class_accuracy: of the class with the lowest, in [0, 1].
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -37,8 +36,7 @@ class Trained:
     p_value: float
     certificate: str
     seconds: float
-    worst_class_accuracy: float | None = None
-    ranks: tuple[int, ...] = ()
+    worst_class_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Cell:
     crafting_seconds: float
     victims: tuple[Trained, ...]
     controls: tuple[Trained, ...]
-    stopped: str | None = None
+    stopped: str | None
 
     @property
     def num_signed(self) -> int:
@@ -130,7 +128,7 @@ class SweepResults:
     software: dict[str, str]
     created_at: str
     cells: tuple[Cell, ...]
-    top_k: int = 1
+    top_k: int
 
     def to_json(self) -> dict[str, Any]:
         return {"format": SWEEP_FORMAT, **asdict(self)}

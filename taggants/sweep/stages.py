@@ -22,7 +22,7 @@ from taggants.config import Config
 from taggants.crafting.driver import DriveResult
 from taggants.crafting.status import STATUS_PATH
 from taggants.detection import software_versions
-from taggants.errors import InputError
+from taggants.errors import FailedShards, InputError
 from taggants.reporting.progress import say, stage
 from taggants.run import Run
 from taggants.stages.check import check
@@ -67,7 +67,7 @@ class Sweep:
 
     @cached_property
     def first_run(self) -> Run:
-        """Of the cell with most keys."""
+        """The run of the cell with most keys."""
         return Run(distinct_runs(self.cells)[0].config)
 
     def record_path(self, cell_name: str) -> str:
@@ -163,7 +163,7 @@ def _note_speed(sweep: Sweep, run: Run) -> None:
 
 
 def _seconds_per_sample_step(sweep: Sweep, cell: CellSpec) -> float:
-    """Of the group's crafting, or of all groups where this one found everything done; 0 where all did."""
+    """Returns the speed of the group's crafting; the mean of all groups where this one found everything done, 0 where all did."""
     group = next(group for group in crafted_together(sweep.cells) if cell in group)
     paths = set(sweep.root.list("crafting"))
     own = f"crafting/{group[0].config.hash}.json"
@@ -206,7 +206,8 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
     Everything is done in this process; what is crafted or trained already is found. A finished cell is read.
 
     Raises:
-        InputError: as the stages of the pipeline, or a shard failed for good.
+        FailedShards: a shard failed for good.
+        InputError: as the stages of the pipeline.
     """
     if sweep.root.exists(sweep.record_path(cell.name)):
         return sweep.read_cell(cell.name)
@@ -216,7 +217,9 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
     drive = craft(run, plan, surrogates)
     if drive.failed:
         shard, reason = sorted(drive.failed.items())[0]
-        raise InputError(f"shard {shard} of cell {cell.name} failed for good: {reason}; fix the cause and start again")
+        raise FailedShards(
+            f"shard {shard} of cell {cell.name} failed for good: {reason}; fix the cause and start again"
+        )
     exported = export(run, plan)
     config = sweep.config.sweep
     controls = [_tested(sweep, run, "control", index) for index in range(config.num_controls)]
@@ -261,10 +264,11 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
 
 
 def _tested(sweep: Sweep, run: Run, role: str, index: int) -> Trained:
-    """Trains or finds a model and certifies it."""
+    """Returns a model, trained now or found, with its certificate."""
     model: TrainedModel = train_suspect(run, role, index)
     name = model.path.partition("/")[0]
     certificate = verify(run, CheckpointSuspect(run.models.uri_of(model.path), name))
+    assert model.metrics is not None, "training measures every model"
     return Trained(
         name=name,
         index=index,
@@ -273,8 +277,7 @@ def _tested(sweep: Sweep, run: Run, role: str, index: int) -> Trained:
         p_value=certificate.p_value,
         certificate=f"{run.config.hash}/certificates/{name}.json",
         seconds=model.seconds,
-        worst_class_accuracy=None if model.metrics is None else model.metrics.worst_class_accuracy,
-        ranks=certificate.ranks,
+        worst_class_accuracy=model.metrics.worst_class_accuracy,
     )
 
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
 from ray.tune.logger import JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 
 from taggants.config import Config
-from taggants.errors import InputError
+from taggants.errors import FailedShards, InputError
 from taggants.reporting.progress import say
 from taggants.storage import Root
 from taggants.sweep.cells import CellSpec
@@ -49,8 +48,13 @@ def run_trials(sweep: Sweep) -> None:
 
     Needs a connected Ray.
 
+    A trial that raises, or whose process dies, is started again twice; one that finds bad input, or a shard that failed for
+    good, is not.
+
     Raises:
-        InputError: a cell's trial ended with an error, after the others were done.
+        InputError: a cell's trial found bad input; the others were done first.
+        FailedShards: likewise, a shard of a cell failed for good.
+        RuntimeError: likewise, a trial ended with another error, which is the cause, with its traceback.
     """
     if not sweep.missing():
         return
@@ -62,8 +66,10 @@ def run_trials(sweep: Sweep) -> None:
     while tune.Tuner.can_restore(_experiment(sweep, num_experiments)):
         num_experiments += 1
     if num_experiments > 0 and (tuner := _restored(_experiment(sweep, num_experiments - 1), trial)) is not None:
-        _fit(sweep, tuner)
-    if missing := sweep.missing():  # all of a new sweep; some if Tune took a cell for done whose record was deleted
+        _fit(sweep, tuner, {result.path for result in tuner.get_results() if _final_error(result.metrics)})
+    if (
+        missing := sweep.missing()
+    ):  # all of a new sweep; some if Tune took a cell for done: its record was deleted, or its error was final
         tuner = tune.Tuner(
             trial,
             param_space={"cell": tune.grid_search([_shown(cell) for cell in missing])},
@@ -92,29 +98,53 @@ def _restored(experiment: str, trial: Callable[[dict[str, Any]], None]) -> tune.
         return None
 
 
-def _fit(sweep: Sweep, tuner: tune.Tuner) -> None:
+_FINAL_ERRORS: dict[str, type[InputError] | type[FailedShards]] = {
+    error.__name__: error for error in (InputError, FailedShards)
+}
+"""By name: the errors that no retry changes. A trial reports them as its last result, for Tune retries what is raised."""
+
+
+def _fit(sweep: Sweep, tuner: tune.Tuner, known: Collection[str] = ()) -> None:
+    """known: folders of trials that had found their final error before."""
     grid = tuner.fit()
     names = {cell.name for cell in sweep.missing()}
     for result in grid:
-        if result.error is not None and result.config and result.config["cell"]["name"] in names:
-            error = result.error
-            cause = error.cause if isinstance(error, RayTaskError) else error
-            raise InputError(f"cell {result.config['cell']['name']}: {cause}")
+        if result.config and result.config["cell"]["name"] in names and result.path not in known:
+            _raise_error_of(result)
+
+
+def _raise_error_of(result: tune.Result) -> None:
+    name = result.config["cell"]["name"]
+    if result.error is not None:
+        raise RuntimeError(f"the trial of cell {name} ended with an error") from result.error
+    final = _final_error(result.metrics)
+    if final is not None:
+        kind, sentence = final
+        raise _FINAL_ERRORS[kind](f"cell {name}: {sentence}")
+
+
+def _final_error(last_result: dict[str, Any] | None) -> tuple[str, str] | None:
+    return (last_result or {}).get("final_error")
 
 
 def _trainable(config: Config) -> Callable[[dict[str, Any]], None]:
-    """The trial as a function of its parameters; goes to its process by value, config and all."""
+    """Returns the trial as a function of its parameters; goes to its process by value, config and all."""
 
     def cell(parameters: dict[str, Any]) -> None:
-        sweep = Sweep(config)
-        spec = next(spec for spec in sweep.cells if spec.name == parameters["cell"]["name"])
         reported: list[Standing] = []
 
         def report(standing: Standing) -> None:
             reported.append(standing)
             tune.report(asdict(standing))
 
-        run_cell(sweep, spec, report)
+        try:
+            sweep = Sweep(config)
+            spec = next(spec for spec in sweep.cells if spec.name == parameters["cell"]["name"])
+            run_cell(sweep, spec, report)
+        except (InputError, FailedShards) as error:
+            kind = InputError if isinstance(error, InputError) else FailedShards
+            tune.report({"num_victims": 0, "final_error": [kind.__name__, str(error)]})
+            return
         if not reported:  # killed between its record and its end
             tune.report({"num_victims": 0})
 
@@ -205,4 +235,5 @@ class _Lines(tune.Callback):
             )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        say(f"sweep: {trial.config['cell']['name']}: done")
+        final = _final_error(trial.last_result)
+        say(f"sweep: {trial.config['cell']['name']}: {'done' if final is None else final[1]}")

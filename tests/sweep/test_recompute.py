@@ -59,7 +59,7 @@ def test_numbers_are_those_of_the_certificates(tmp_path: Path, statistic) -> Non
         path = f"{run}/certificates/{name}-{index}.json"
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(json.dumps(certificate.to_json()))
-        return Trained(f"{name}-{index}", index, 0.9, certificate.num_hits, certificate.p_value, path, 1.0)
+        return Trained(f"{name}-{index}", index, 0.9, certificate.num_hits, certificate.p_value, path, 1.0, 0.8)
 
     cells = []
     for name, num_keys in (("a", 4), ("b", 4), ("c", 9)):

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from taggants.config import load_config
-from taggants.errors import InputError
+from taggants.crafting.driver import DriveResult
+from taggants.errors import FailedShards, InputError
+from taggants.sweep import stages
 from taggants.sweep.stages import Standing, Sweep, collect, register, run_cell
 
 TINY = (
@@ -61,3 +63,12 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     assert sweep.missing() == []
     with pytest.raises(InputError, match=r"cells/k4\.json is damaged; delete it"):
         sweep.read_cell("k4")
+
+
+def test_a_failed_shard_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = tiny(tmp_path)
+    register(sweep)
+    monkeypatch.setattr(stages, "craft", lambda *given: DriveResult(4, 0, 3, {2: "RuntimeError: out of memory"}))
+    with pytest.raises(FailedShards, match="shard 2 of cell k4 failed for good: RuntimeError: out of memory"):
+        run_cell(sweep, sweep.cells[0], lambda standing: None)
+    assert [cell.name for cell in sweep.missing()] == ["k4"]
