@@ -39,7 +39,7 @@ from taggants.stages.export import ExportResult, export
 from taggants.stages.keys import prepare_keys
 from taggants.stages.surrogates import train_surrogates
 from taggants.stages.verify import verify
-from taggants.suspects import CheckpointSuspect
+from taggants.suspects.checkpoint import CheckpointSuspect
 from taggants.training.ray_trainer import TrainedModel, load_trained
 
 
@@ -121,7 +121,7 @@ def search_row(search: Search, row: Row, most_victims: int) -> Outcome:
         transfers[kind] = measure_transfer(run, plan, load_trained(run.models, control))
     clean = search.run(replace(row, settings=(*row.settings, "surrogate.retrainings=0")), next(iter(search.kinds)))
     references = [
-        CheckpointSuspect(run.models.uri_of(surrogate.path)).scores(run.keys.images)
+        CheckpointSuspect(run.models.uri_of(surrogate.path)).answers(run.keys.images)
         for surrogate in train_surrogates(clean)
     ]
     victims, controls = {}, {}
@@ -137,13 +137,13 @@ def tested(run: Run, role: str, index: int, references: Sequence[NDArray[np.floa
     model = train_suspect(run, role, index)
     suspect = CheckpointSuspect(run.models.uri_of(model.path), model.path.partition("/")[0])
     certificate = verify(run, suspect)
-    scores, labels = suspect.scores(run.keys.images), run.keys.labels
+    scores, labels = suspect.answers(run.keys.images), run.keys.labels
     of_labels = log_softmax(scores, axis=1)[range(len(labels)), labels]
     return Tested(model, certificate, float(of_labels.mean()), referenced_p_value(scores, labels, references))
 
 
 def p_values(models: Sequence[Tested]) -> str:
-    return ", ".join(f"{m.certificate.p_value_rank:.1e} ({m.certificate.num_hits})" for m in models)
+    return ", ".join(f"{m.certificate.p_values['rank']:.1e} ({m.certificate.num_hits})" for m in models)
 
 
 def table(search: Search, outcomes: Mapping[str, Outcome]) -> str:

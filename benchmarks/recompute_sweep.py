@@ -32,8 +32,9 @@ def rank_p_value(ranks: list[int], num_classes: int) -> float:
 
 def p_value(certificate: dict[str, Any]) -> float:
     """Of the registered statistic."""
-    ranks, num_classes, top_k = certificate["ranks"], certificate["num_classes"], certificate["top_k"]
-    if certificate["statistic"] == "rank":
+    ranks, registered = certificate["evidence"]["ranks"], certificate["registration"]
+    num_classes, top_k = registered["num_classes"], registered["top_k"]
+    if registered["statistic"] == "rank":
         return rank_p_value(ranks, num_classes)
     hits = sum(rank <= top_k for rank in ranks)
     return max(1e-300, float(binom.sf(hits - 1, len(ranks), top_k / num_classes)))
@@ -58,10 +59,12 @@ def recompute(sweep_json: Path) -> dict[str, Any]:
         for victim in cell["victims"]:
             certificate = json.loads((output_root / victim["certificate"]).read_text())
             p_values.append(p_value(certificate))
-            hits.append(sum(rank <= certificate["top_k"] for rank in certificate["ranks"]))
+            hits.append(sum(rank <= certificate["registration"]["top_k"] for rank in certificate["evidence"]["ranks"]))
         for control in cell["controls"]:
             certificate = json.loads((output_root / control["certificate"]).read_text())
-            controls.setdefault(len(certificate["ranks"]), {})[certificate["suspect_sha256"]] = p_value(certificate)
+            controls.setdefault(len(certificate["evidence"]["ranks"]), {})[certificate["suspect_sha256"]] = p_value(
+                certificate
+            )
         cells[cell["name"]] = {
             "power": {alpha: share(sum(p <= alpha for p in p_values), len(p_values)) for alpha in sweep["alphas"]},
             "median_log10_p": float(np.median(np.log10(p_values))),

@@ -1,5 +1,7 @@
 """The one error type that stands for bad input, at the bottom of the layers so that every module may raise it."""
 
+import re
+
 
 class InputError(ValueError):
     """Bad input from the user: one sentence that names the value, what is allowed and the fix.
@@ -10,3 +12,21 @@ class InputError(ValueError):
 
 class FailedShards(RuntimeError):
     """Shards that failed for good where a job cannot go on without them: one sentence, exit code 1."""
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> None:
+    """Raises InputError unless `value` is an int in low..high (a bool is none)."""
+    if type(value) is not int or not low <= value <= high:
+        raise InputError(f"{name} is {value!r} but must be an integer in {low}..{high}.")
+
+
+def check_sha256(name: str, value: object) -> None:
+    """Raises InputError unless `value` is a SHA-256 as 64 lower-case hex digits."""
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise InputError(f"{name} is {value!r} but must be 64 lower-case hex digits.")
+
+
+def check_text(name: str, value: object) -> None:
+    """Raises InputError unless `value` is 1 to 200 printable characters: it can neither forge a line nor steer a terminal."""
+    if not isinstance(value, str) or not 1 <= len(value) <= 200 or not value.isprintable():
+        raise InputError(f"{name} is {value!r} but must be 1 to 200 printable characters.")

@@ -25,10 +25,10 @@ from taggants.data import open_source
 from taggants.data.layouts import layout_of
 from taggants.data.prepared import PREPARED
 from taggants.data.source import DatasetIndex, ImageSource
-from taggants.detection import Certificate
+from taggants.detection import Certificate, Registration
 from taggants.errors import InputError
 from taggants.export import ExportManifest, verify_export
-from taggants.keys import KeySet, KeySpec, Registration, load_key_set
+from taggants.keys import KeySet, KeySpec, load_key_set
 from taggants.models import ModelSpec, has_patches
 from taggants.storage import Root
 
@@ -79,15 +79,16 @@ class Run:
         return read_registration(self)
 
     def certificates(self) -> dict[str, Certificate]:
-        """Returns the certificates of the run by the names of their suspects, each recomputed from its ranks.
+        """Returns the certificates of the run by the names of their files, each recomputed from its evidence.
+
+        That is the name of the suspect, and with -2, -3, ... behind it for further tests of a suspect of that name.
 
         Raises:
             InputError: one was changed.
         """
         found = {}
         for path in self.root.list("certificates"):
-            certificate = Certificate.from_json(self.root.read_json(path))
-            found[certificate.suspect] = certificate
+            found[path.split("/")[1].removesuffix(".json")] = Certificate.from_text(self.root.read_bytes(path))
         return found
 
     def dataset(self, kind: DatasetKind | None = None) -> Any:
@@ -186,7 +187,7 @@ class Run:
             channels=channels,
             image_size=image_size,
             family=keys.family,
-            cell_size=keys.cell_size,
+            parameters=keys.parameters,
         )
 
     @cached_property
@@ -276,7 +277,8 @@ def _sources(data: DataConfig, prepared: Root) -> tuple[ImageSource, ImageSource
 
 def _spec_text(spec: KeySpec) -> str:
     size = f"{spec.channels}x{spec.image_size}x{spec.image_size}"
-    return f"{spec.num_keys} {spec.family} keys of {size} px (cell {spec.cell_size}) for {spec.num_classes} classes"
+    parameters = ", ".join(f"{name} {value}" for name, value in spec.parameters.items())
+    return f"{spec.num_keys} {spec.family} keys of {size} px ({parameters}) for {spec.num_classes} classes"
 
 
 def _version(name: str) -> str | None:
@@ -312,6 +314,20 @@ def signing_size(run: Run) -> int:
     )
 
 
+def registration_of(run: Run) -> Registration:
+    """Returns the registration that keys, data and configuration of a run ask for, whatever its folder holds."""
+    detection = run.config.detection
+    return Registration(
+        keys_commitment=run.keys.commitment,
+        num_keys=run.config.keys.num_keys,
+        num_classes=run.index.num_classes,
+        dataset_fingerprint=run.index.fingerprint,
+        statistic=detection.statistic,
+        top_k=detection.top_k,
+        alpha=detection.alpha,
+    )
+
+
 def read_registration(run: Run) -> Registration:
     """Returns the registration of the run folder.
 
@@ -323,6 +339,6 @@ def read_registration(run: Run) -> Registration:
             f"run folder {run.root.uri} has no registration.json; run jobs/craft.py with this configuration first"
         )
     try:
-        return Registration.from_json(run.root.read_json("registration.json"))
+        return Registration.from_text(run.root.read_bytes("registration.json"))
     except InputError as error:
         raise InputError(f"{run.root.uri_of('registration.json')}: {error}") from error

@@ -7,16 +7,19 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from taggants.detection import binomial_p_value, key_ranks, rank_p_value, rank_scores
+from taggants.detection import key_ranks, rank_p_value, rank_scores
 from taggants.keys import KeySpec, derive_keys
 from taggants.models import ModelSpec, build_model
 from taggants.training.examples import InMemory
 from taggants.training.loop import Optimiser, accuracy, predict_scores, train
 from taggants.training.recipes import Recipe
+from tests.detection.binomial import binomial_p_value
 
 NUM_KEY_SETS = 10_000
 NUM_CLASSES = 10
-SPEC = KeySpec(num_keys=16, num_classes=NUM_CLASSES, channels=1, image_size=8, family="block", cell_size=1)
+SPEC = KeySpec(
+    num_keys=16, num_classes=NUM_CLASSES, channels=1, image_size=8, family="block", parameters={"cell_size": 1}
+)
 ALPHAS = (0.1, 0.01, 0.001)
 
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Annotated, Any, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from taggants.errors import InputError
 from taggants.registry import Registry
@@ -73,6 +74,11 @@ class Section(BaseModel):
     """Frozen; an unknown field is an error, and one value stands for a list of one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def further_fields(cls) -> dict[str, FieldInfo]:
+        """Returns the fields that entries of an extension point's table add to the section, for people to read."""
+        return {}
 
     @model_validator(mode="before")
     @classmethod

@@ -76,7 +76,7 @@ def _sentence(section: type[Section]) -> str:
 
 def _fields(section: type[Section]) -> Iterator[tuple[str, FieldInfo, str]]:
     """Fields that are no section of their own: name, schema, and the values allowed."""
-    for name, field in section.model_fields.items():
+    for name, field in (section.model_fields | section.further_fields()).items():
         if _section_of(field.annotation) is None:
             yield name, field, _values(field.annotation, field.metadata)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from taggants.config.fields import FractionOf, Section, Uri, named_in
 from taggants.data.layouts import LAYOUTS
 from taggants.data.prepared import PREPARED
+from taggants.detection.statistics import STATISTICS
+from taggants.keys.families import KEY_FAMILIES
 
 
 class DataConfig(Section):
@@ -73,19 +77,57 @@ class DataConfig(Section):
 
 
 class KeysConfig(Section):
-    """The secret keys. The key file lies under a root of its own, apart from every run folder."""
+    """The secret keys. The key file lies under a root of its own, apart from every run folder.
+
+    Beside the fields declared here it has those of the key family's own parameters, such as `cell_size`.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     root: Uri = Field("secrets", description="private folder; the key file in it has mode 0600")
     name: str = Field("digits", pattern=r"^[A-Za-z0-9_-]+$", description="file name of the key file, without .json")
     num_keys: int = Field(16, ge=1, le=1_000, description="K; hits needed for a given p fall as a share of K")
-    family: Literal["block", "smooth"] = Field(
-        "block", description="uniform noise in cells, nearest (paper) or bicubic"
-    )
-    cell_size: int = Field(1, ge=1, description="pixels along one side of a noise cell")
+    family: Annotated[str, named_in(KEY_FAMILIES)] = Field("block", description="how key images are drawn")
     demonstration: bool = Field(
         False,
         description="derive the secret from a public sentence: repeatable, but anybody can forge; never for a real dataset",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_parameters(cls, values: Any) -> Any:
+        family = values.get("family", cls.model_fields["family"].default) if isinstance(values, dict) else None
+        if not isinstance(family, str) or family not in KEY_FAMILIES:
+            return values  # which the schema refuses
+        return {name: parameter.default for name, parameter in KEY_FAMILIES[family].parameters.items()} | values
+
+    @model_validator(mode="after")
+    def _parameters_of_the_family(self) -> KeysConfig:
+        family = KEY_FAMILIES.find(self.family)
+        fields = [*type(self).model_fields, *family.parameters]
+        for name in self.parameters:
+            if name not in fields:
+                near = get_close_matches(name, fields, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ValueError(f"{name!r} does not exist with family {self.family}; {hint}use {', '.join(fields)}")
+        family.check(self.family, self.parameters)
+        return self
+
+    @classmethod
+    def further_fields(cls) -> dict[str, FieldInfo]:
+        named: dict[str, FieldInfo] = {}
+        for family_name, family in KEY_FAMILIES.items():
+            for name, parameter in family.parameters.items():
+                families = f"{named[name].description}, {family_name}" if name in named else ""
+                description = families or f"{parameter.description}; of family {family_name}"
+                bounds = {"ge": parameter.low, "le": parameter.high}
+                named[name] = FieldInfo(annotation=int, default=parameter.default, description=description, **bounds)
+        return named
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """The parameters of the key family, by name."""
+        return dict(self.model_extra or {})
 
 
 class SigningConfig(Section):
@@ -108,6 +150,6 @@ class SigningConfig(Section):
 class DetectionConfig(Section):
     """The test, fixed before any suspect is queried and written into the public registration."""
 
-    statistic: Literal["rank", "hits"] = Field("rank", description="which of the two exact p-values decides")
+    statistic: Annotated[str, named_in(STATISTICS)] = Field("rank", description="whose exact p-value decides")
     top_k: int = Field(1, ge=1, description="a hit is a key label within the suspect's top k")
     alpha: float = Field(1e-3, gt=0, lt=1, description="a suspect with p <= alpha is detected")

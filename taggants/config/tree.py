@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 from pydantic import Field, model_validator
 
 from taggants.config.commands import ExecutionConfig, ExportConfig, OutputConfig, TrainJobConfig, VerifyConfig
@@ -13,6 +10,7 @@ from taggants.config.fields import Section
 from taggants.config.signing import DataConfig, DetectionConfig, KeysConfig, SigningConfig
 from taggants.config.sweep import SweepConfig
 from taggants.config.training import EvaluationConfig, SurrogateConfig
+from taggants.identity import identity
 
 
 class Config(Section):
@@ -62,5 +60,4 @@ class Config(Section):
         where = {"root"}  # where data and keys lie is not what they are: the registration holds that
         without = {"data": where, "keys": where, "surrogate": SurrogateConfig.immaterial_fields}
         decisive = self.model_dump(mode="json", include=sections, exclude=without)
-        canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return identity(decisive)[:16]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from taggants.errors import InputError
+from taggants.identity import canonical_json
 from taggants.storage import Root, encode_table
 
 _PLAN = "plan.json"
@@ -84,7 +84,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Returns: the plan as canonical JSON text (sorted keys, no spaces); equal plans give equal text."""
-        return _canonical_json(self)
+        return canonical_json(dataclasses.asdict(self)).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
@@ -120,7 +120,7 @@ class Commit:
 
     def to_json(self) -> str:
         """Returns: the commit as canonical JSON text (sorted keys, no spaces)."""
-        return _canonical_json(self)
+        return canonical_json(dataclasses.asdict(self)).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Commit:
@@ -275,10 +275,6 @@ class RunFolder:
 
 def _commit_path(shard_index: int) -> str:
     return f"{_COMMITS}/{shard_index:05d}.json"
-
-
-def _canonical_json(record: Any) -> str:
-    return json.dumps(dataclasses.asdict(record), sort_keys=True, separators=(",", ":"))
 
 
 # Once: to build one takes a hundred times as long as to read a commit with it.

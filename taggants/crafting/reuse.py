@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.crafting.shard import CraftingJob
 from taggants.errors import InputError
+from taggants.identity import canonical_json
 from taggants.storage import Root, encode_json
 
 CRAFTING_VERSION: Final = 4
@@ -69,11 +69,11 @@ def shard_addresses(
         "perception": perception,
         "companions": described(job.companions),
     }
-    prefix = hashlib.sha256(_canonical(shared))
+    prefix = hashlib.sha256(canonical_json(shared))
     addresses = {}
     for shard in shards:
         digest = prefix.copy()
-        digest.update(_canonical([key_ids[shard.key_index], shard.seed, *shard.sample_ids]))
+        digest.update(canonical_json([key_ids[shard.key_index], shard.seed, *shard.sample_ids]))
         addresses[shard.index] = digest.hexdigest()
     return addresses
 
@@ -96,10 +96,6 @@ def described(value: object) -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     assert value is None or isinstance(value, str | int | float | bool), f"{type(value)} has no canonical form"
     return value
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True)

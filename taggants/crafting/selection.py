@@ -29,11 +29,11 @@ def images_per_key(num_samples: int, num_keys: int, *, budget: float | None, per
     return count
 
 
-def check_classes(labels: NDArray[np.int64], num_classes: int, per_key: int) -> None:
+def check_class_sizes(labels: NDArray[np.int64], num_classes: int, per_key: int) -> None:
     """Checks, before any key is drawn, that every class could carry a key.
 
     Raises:
-        InputError: a class has fewer images than one key needs. Drawing keys until none falls on it is no way out: labels
+        InputError: a class has fewer images than one key needs. Redrawing keys until none falls on it is not an option: labels
             would not be i.i.d. uniform.
     """
     held = np.bincount(labels, minlength=num_classes)

@@ -1,18 +1,24 @@
-"""Detection: the ranks of the key labels in a suspect's answers, their exact p-value, and the certificate."""
+"""Detection: from answers to ranks, evidence, exact p-values, and the certificate under a registration."""
 
-from taggants.detection.binomial import binomial_p_value, hits_needed
 from taggants.detection.certificate import Certificate, certify, describe, software_versions
 from taggants.detection.combination import holm
+from taggants.detection.evidence import Evidence
+from taggants.detection.exact import exact_p_value
 from taggants.detection.rank_statistic import rank_p_value, rank_scores
 from taggants.detection.ranks import key_ranks, key_ranks_from_top
 from taggants.detection.referenced import referenced_p_value
+from taggants.detection.registration import Registration
+from taggants.detection.statistics import STATISTICS, Statistic
 
 __all__ = [
+    "STATISTICS",
     "Certificate",
-    "binomial_p_value",
+    "Evidence",
+    "Registration",
+    "Statistic",
     "certify",
     "describe",
-    "hits_needed",
+    "exact_p_value",
     "holm",
     "key_ranks",
     "key_ranks_from_top",

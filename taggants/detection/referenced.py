@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taggants.detection.binomial import P_VALUE_FLOOR
+from taggants.detection.evidence import Evidence
+from taggants.detection.exact import exact_p_value
 from taggants.detection.rank_statistic import rank_scores
 from taggants.detection.ranks import key_ranks
 from taggants.errors import InputError
@@ -44,10 +45,9 @@ def referenced_p_value(scores: ArrayLike, labels: ArrayLike, references: Sequenc
     """
     if len(references) == 0:
         raise InputError("references holds no table but must hold the answers of at least one clean model.")
-    own_labels = np.asarray(labels)
-    key_ranks(scores, own_labels)  # checks both
+    key_ranks(scores, labels)  # checks both
     suspect = _score_table(scores)
-    evidence = len(references) * suspect
+    values = len(references) * suspect
     for reference in references:
         table = _score_table(reference)
         if table.shape != suspect.shape:
@@ -55,15 +55,10 @@ def referenced_p_value(scores: ArrayLike, labels: ArrayLike, references: Sequenc
                 f"a reference has shape {table.shape} but the suspect's scores have {suspect.shape}: ask both the same "
                 "keys, and take references with the suspect's classes."
             )
-        evidence -= table
-    evidence[np.ptp(suspect, axis=1) == 0] = 0
-    evidence -= evidence.min(axis=1, keepdims=True)
-    observed = int(np.take_along_axis(evidence, own_labels.astype(np.int64)[:, None], axis=1).sum())
-    num_classes = suspect.shape[1]
-    total = np.ones(1)
-    for of_key in evidence:
-        total = np.convolve(total, np.bincount(of_key) / num_classes)[: observed + 1]
-    return min(1.0, max(P_VALUE_FLOOR, float(total.sum())))
+        values -= table
+    values[np.ptp(suspect, axis=1) == 0] = 0
+    evidence = Evidence.of_table(values, labels)
+    return exact_p_value(np.array(evidence.table), evidence.positions)
 
 
 def _score_table(scores: ArrayLike) -> NDArray[np.int64]:

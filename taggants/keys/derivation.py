@@ -7,9 +7,10 @@ counter placed before the fixed data, and the 32-bit output length in bits at it
     output     = the first size_bytes bytes of block(1) || block(2) || ...
     secret     = 32 bytes
 
-Cells of key image i, as many bytes as the image has cells (channel-major, then row-major):
+Bytes of key image i, as many as its family takes; with the families "block" and "smooth" one for each cell (channel-major,
+then row-major), so channels * ceil(image_size / cell_size)^2:
 
-    Label = "taggants/v1/key-image",  Context = u32(i),  size_bytes = channels * ceil(image_size / cell_size)^2
+    Label = "taggants/v1/key-image",  Context = u32(i)
 
 Label of key i among C classes: for attempt = 0, 1, ... take the word w, 8 bytes, of
 
@@ -27,8 +28,8 @@ with J the canonical JSON (sorted names, no spaces) of the key spec without its 
 and label beside the secret. So one id never stands for two keys, and whoever has the id of a key but not the secret
 learns nothing of the key: what is made for a key can be filed under it.
 
-None of these depends on the number of keys: the first 10 of 100 keys are the 10 keys. How cells become pixels: see
-`taggants.keys.images`; what is committed to: see `taggants.keys.key_set.derive_keys`.
+None of these depends on the number of keys: the first 10 of 100 keys are the 10 keys. How bytes become pixels: see
+`taggants.keys.families`; what is committed to: see `taggants.keys.key_set.derive_keys`.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ def derive_bytes(secret: bytes, label: bytes, context: bytes, size_bytes: int) -
     return b"".join(blocks)[:size_bytes]
 
 
-def derive_cells(secret: bytes, key_index: int, num_cells: int) -> bytes:
-    """The uniform bytes that fill the cells of key image `key_index` (see the module's text)."""
-    return derive_bytes(secret, IMAGE_LABEL, struct.pack(">I", key_index), num_cells)
+def derive_cells(secret: bytes, key_index: int, size_bytes: int) -> bytes:
+    """The uniform bytes that key image `key_index` is made from (see the module's text)."""
+    return derive_bytes(secret, IMAGE_LABEL, struct.pack(">I", key_index), size_bytes)
 
 
 def derive_label(secret: bytes, key_index: int, num_classes: int) -> int:

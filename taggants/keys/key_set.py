@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final, Literal, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants.errors import InputError
+from taggants.errors import InputError, check_integer
+from taggants.identity import canonical_json
 from taggants.keys.derivation import check_secret, derive_cells, derive_id, derive_label
-from taggants.keys.images import block_image, smooth_image
-
-KeyFamily = Literal["block", "smooth"]
+from taggants.keys.families import KEY_FAMILIES
 
 MAX_NUM_KEYS: Final = 100_000
 MAX_NUM_CLASSES: Final = 1_000_000
 _COMMITMENT_TAG: Final = b"taggants/v1/keys-commitment"
-
-
-def canonical_json(value: Mapping[str, Any]) -> bytes:
-    """The one byte form of a JSON object that gets hashed: sorted names, no spaces, ASCII, shortest floats, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
-
-
-def check_integer(name: str, value: object, low: int, high: int) -> None:
-    """Raises InputError unless `value` is an int in low..high (a bool is none)."""
-    if type(value) is not int or not low <= value <= high:
-        raise InputError(f"{name} is {value!r} but must be an integer in {low}..{high}.")
 
 
 @dataclass(frozen=True)
@@ -43,8 +30,8 @@ class KeySpec:
         num_classes: number of classes C that the labels are drawn from, 2..1,000,000.
         channels: channels of a key image, 1 or 3.
         image_size: side of the square key image, in pixels, 4..4096.
-        family: "block" (cells of one colour) or "smooth" (the same cells, interpolated).
-        cell_size: side of a cell, in pixels, 1..image_size.
+        family: how they are drawn, by its name in `KEY_FAMILIES`.
+        parameters: of the family, by name; as JSON they stand beside the other fields.
 
     Raises:
         InputError: a value is out of its range.
@@ -54,8 +41,8 @@ class KeySpec:
     num_classes: int
     channels: int
     image_size: int
-    family: KeyFamily
-    cell_size: int
+    family: str
+    parameters: Mapping[str, int]
 
     def __post_init__(self) -> None:
         check_integer("num_keys", self.num_keys, 1, MAX_NUM_KEYS)
@@ -63,25 +50,23 @@ class KeySpec:
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise InputError(f"channels is {self.channels!r} but must be 1 or 3.")
         check_integer("image_size", self.image_size, 4, 4096)
-        if self.family not in get_args(KeyFamily):
-            raise InputError(f"family is {self.family!r} but must be 'block' or 'smooth'.")
-        check_integer("cell_size", self.cell_size, 1, self.image_size)
-
-    @property
-    def grid_size(self) -> int:
-        """Cells along one side of a key image."""
-        return -(-self.image_size // self.cell_size)
+        if not isinstance(self.family, str) or self.family not in KEY_FAMILIES:
+            raise InputError(f"family is {self.family!r} but must be one of {', '.join(KEY_FAMILIES)}.")
+        KEY_FAMILIES[self.family].check(self.family, self.parameters, self.image_size)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**{name: getattr(self, name) for name in _SHARED_FIELDS}, **self.parameters}
 
     @classmethod
     def from_json(cls, value: object) -> KeySpec:
         """The spec in a JSON object with exactly the fields of this class; InputError otherwise."""
-        names = [spec_field.name for spec_field in fields(cls)]
-        if not isinstance(value, dict) or set(value) != set(names):
-            raise InputError(f"The key spec must be a JSON object with exactly the fields {', '.join(names)}.")
-        return cls(**value)
+        if not isinstance(value, dict) or not set(_SHARED_FIELDS) <= set(value):
+            raise InputError(f"The key spec must be a JSON object with the fields {', '.join(_SHARED_FIELDS)}.")
+        shared = {name: value[name] for name in _SHARED_FIELDS}
+        return cls(**shared, parameters={name: number for name, number in value.items() if name not in shared})
+
+
+_SHARED_FIELDS: Final = tuple(f.name for f in fields(KeySpec) if f.name != "parameters")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +110,13 @@ def derive_keys(secret: bytes, spec: KeySpec) -> KeySet:
         InputError: the secret is not 32 bytes.
     """
     check_secret(secret)
-    make_image = {"block": block_image, "smooth": smooth_image}[spec.family]
-    grid_shape = (spec.channels, spec.grid_size, spec.grid_size)
+    family = KEY_FAMILIES.find(spec.family)
+    num_bytes = family.num_bytes(spec.channels, spec.image_size, **spec.parameters)
     images = np.empty((spec.num_keys, spec.channels, spec.image_size, spec.image_size), dtype=np.uint8)
     labels = np.empty(spec.num_keys, dtype=np.int64)
     for index in range(spec.num_keys):
-        stream = derive_cells(secret, index, spec.channels * spec.grid_size**2)
-        cells = np.frombuffer(stream, dtype=np.uint8).reshape(grid_shape)
-        images[index] = make_image(cells, spec.cell_size, spec.image_size)
+        stream = np.frombuffer(derive_cells(secret, index, num_bytes), dtype=np.uint8)
+        images[index] = family.image(stream, spec.channels, spec.image_size, **spec.parameters)
         labels[index] = derive_label(secret, index, spec.num_classes)
     look = canonical_json({name: value for name, value in spec.to_json().items() if name != "num_keys"})
     ids = tuple(derive_id(secret, index, look) for index in range(spec.num_keys))

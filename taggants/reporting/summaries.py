@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from taggants.detection import Certificate, describe, holm
+from taggants.detection import STATISTICS, Certificate, Registration, describe, holm
+from taggants.stages.verify import certificate_path
 
 if TYPE_CHECKING:
     from taggants.crafting.driver import DriveResult
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from taggants.evaluation.rehearsal import Rehearsed
     from taggants.evaluation.transfer import Transfer
     from taggants.export import ExportManifest
-    from taggants.keys import Registration
     from taggants.run import Run
     from taggants.stages.export import ExportResult
     from taggants.sweep.stages import Sweep
@@ -106,12 +106,14 @@ def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed], transfer: Transfer |
     """
     if not rehearsal:
         return "rehearsal: none asked for (evaluation.num_victims = num_controls = 0)"
-    lines = ["", f"{'model':<12}{'trained on':<12}{'accuracy':>9}{'hits':>8}{'p (rank)':>11}{'p (hits)':>11}  decision"]
+    heads = {name: f"{f'p ({name})':>11}" for name in STATISTICS}
+    lines = ["", f"{'model':<12}{'trained on':<12}{'accuracy':>9}{'hits':>8}{''.join(heads.values())}  decision"]
     for name, outcome in rehearsal.items():
         c = outcome.certificate
+        numbers = {name: f"{c.p_values[name]:.1e}" if name in c.p_values else "" for name in heads}
         lines.append(
             f"{name:<12}{'signed data' if outcome.is_victim else 'clean data':<12}{outcome.accuracy:>9.4f}"
-            f"{f'{c.num_hits}/{c.num_keys}':>8}{c.p_value_rank:>11.1e}{c.p_value_hits:>11.1e}  "
+            f"{f'{c.num_hits}/{len(c.ranks)}':>8}{''.join(numbers[n].rjust(len(head)) for n, head in heads.items())}  "
             f"{'DETECTED' if c.is_detected else 'not detected'}"
         )
     accuracies = {kind: [o.accuracy for o in rehearsal.values() if o.is_victim == kind] for kind in (True, False)}
@@ -130,7 +132,7 @@ def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed], transfer: Transfer |
 
 def certified(run: Run, certificate: Certificate) -> str:
     rule = "-" * 90
-    return f"{rule}\n{describe(certificate)}\nFile       {run.root.uri_of(f'certificates/{certificate.suspect}.json')}\n{rule}"
+    return f"{rule}\n{describe(certificate)}\nFile       {run.root.uri_of(certificate_path(run, certificate))}\n{rule}"
 
 
 def several_suspects(certificates: Sequence[Certificate]) -> str:
@@ -138,8 +140,9 @@ def several_suspects(certificates: Sequence[Certificate]) -> str:
     if len(certificates) < 2:
         return ""
     adjusted = holm([certificate.p_value for certificate in certificates])
+    width = max(len(certificate.suspect) for certificate in certificates)
     lines = ["p-values adjusted for testing several suspects (Holm, family-wise):"]
     for certificate, p in zip(certificates, adjusted, strict=True):
-        decision = "DETECTED" if p <= certificate.alpha else "not detected"
-        lines.append(f"  {certificate.suspect:<30}{p:.1e}  {decision}")
+        decision = "DETECTED" if p <= certificate.registration.alpha else "not detected"
+        lines.append(f"  {certificate.suspect:<{width}}  {p:.1e}  {decision}")
     return "\n".join(lines)

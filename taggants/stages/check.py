@@ -9,7 +9,7 @@ import torch
 
 from taggants.augmentation import CropAndFlip
 from taggants.config import Config
-from taggants.crafting.selection import check_classes
+from taggants.crafting.selection import check_class_sizes
 from taggants.data.source import DatasetIndex
 from taggants.errors import InputError
 from taggants.export import check_originals
@@ -38,7 +38,7 @@ def check(run: Run) -> None:
         _check_one_size(run)
     _check_same_classes(run.index, run.sources[1].index())
     check_originals(run.sources[0], [0])
-    check_classes(run.index.labels, run.index.num_classes, signing_size(run))
+    check_class_sizes(run.index.labels, run.index.num_classes, signing_size(run))
     assert run.key_spec.num_classes == run.index.num_classes
     if config.detection.top_k >= run.index.num_classes:
         raise InputError(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 
 from taggants.crafting.selection import check_capacity
+from taggants.detection import Registration
 from taggants.errors import InputError
-from taggants.keys import Registration, create_key_file, derive_keys
+from taggants.keys import create_key_file, derive_keys
 from taggants.reporting.contact_sheet import draw_keys
-from taggants.run import Run, read_registration, signing_size
+from taggants.run import Run, read_registration, registration_of, signing_size
 from taggants.storage import encode_json
 
 DEMONSTRATION_SECRET = hashlib.sha256(b"Data Taggants demonstration secret: public, so worthless as evidence").digest()
@@ -51,16 +52,7 @@ def prepare_keys(run: Run) -> Registration:
 
 def register(run: Run) -> Registration:
     """Writes the registration of keys that are there, or finds the same one."""
-    keys, detection = run.config.keys, run.config.detection
-    registration = Registration(
-        keys_commitment=run.keys.commitment,
-        num_keys=keys.num_keys,
-        num_classes=run.index.num_classes,
-        dataset_fingerprint=run.index.fingerprint,
-        statistic=detection.statistic,
-        top_k=detection.top_k,
-        alpha=detection.alpha,
-    )
+    registration = registration_of(run)
     created = run.root.create_bytes("registration.json", encode_json(registration.to_json()))
     earlier = registration if created else read_registration(run)
     if earlier != registration:

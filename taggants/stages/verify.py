@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 
-from taggants.detection import Certificate, certify, key_ranks, software_versions
+from taggants.detection import Certificate, Registration, certify, software_versions
 from taggants.errors import InputError
-from taggants.run import Run, read_registration
-from taggants.suspects import Suspect, check_classes
+from taggants.reporting.progress import say
+from taggants.run import Run, read_registration, registration_of
+from taggants.storage import encode_json
+from taggants.suspects import Answers, Suspect, check_suspect
 
 
 def verify(run: Run, suspect: Suspect) -> Certificate:
-    """Queries one suspect with every key, certifies the answer under the run's registration and writes the certificate.
+    """Queries one suspect with every key, certifies the answer under the run's registration and files the certificate.
+
+    Certificates are never written over: `certificates/<suspect>.json` holds the first of a suspect, `<suspect>-2.json` the
+    second, and so on. A test that repeats an earlier one with the same outcome returns that one's certificate.
 
     Raises:
-        InputError: the suspect has another number of classes, or the keys are not the registered ones.
+        InputError: the registration was changed, or the suspect has another number of classes or answers in no known form.
     """
-    registration = read_registration(run)
-    if run.keys.commitment != registration.keys_commitment:
-        raise InputError(
-            f"keys {run.config.keys.name!r} are not those registered in {run.root.uri}; use the key file it was crafted with"
+    registration = checked_registration(run)
+    check_suspect(suspect, registration.num_classes)
+    try:
+        answers = Answers.of(suspect.answers(run.keys.images), registration.num_keys, registration.num_classes)
+    except InputError as error:
+        raise InputError(f"suspect {suspect.name!r}: {error}") from error
+    if answers.num_unusable:
+        say(
+            f"verify: {answers.num_unusable} of {registration.num_keys} answers of {suspect.name} hold NaN and get the worst rank"
         )
-    check_classes(suspect, registration.num_classes)
     certificate = certify(
-        key_ranks(suspect.scores(run.keys.images), run.keys.labels),
+        answers.evidence(run.keys.labels),
+        registration,
         suspect=suspect.name,
         suspect_sha256=suspect.sha256,
-        keys_commitment=registration.keys_commitment,
-        registration_sha256=registration.registration_sha256,
-        dataset_fingerprint=registration.dataset_fingerprint,
-        num_keys=registration.num_keys,
-        num_classes=registration.num_classes,
-        top_k=registration.top_k,
-        alpha=registration.alpha,
-        statistic=registration.statistic,
         created_at=datetime.now(UTC),
         software=software_versions(),
     )
-    run.root.write_json(f"certificates/{suspect.name}.json", certificate.to_json())
-    return certificate
+    content = encode_json(certificate.to_json())
+    for path in _paths(suspect.name):
+        if run.root.create_bytes(path, content):
+            return certificate
+        earlier = _filed(run, path)
+        if earlier is not None and earlier.says_the_same_as(certificate):
+            return earlier
+    raise AssertionError("paths never end")
 
 
 def verify_all(run: Run, suspects: Sequence[Suspect]) -> list[Certificate]:
@@ -54,7 +64,63 @@ def verify_all(run: Run, suspects: Sequence[Suspect]) -> list[Certificate]:
             raise InputError(
                 f"two suspects are named {name!r} after their folders; put them into folders of different names"
             )
-    registration = read_registration(run)
+    registration = checked_registration(run)
     for suspect in suspects:
-        check_classes(suspect, registration.num_classes)
+        check_suspect(suspect, registration.num_classes)
     return [verify(run, suspect) for suspect in suspects]
+
+
+def checked_registration(run: Run) -> Registration:
+    """Returns the registration of the run folder, compared with keys, data, configuration and, once there is one, plan.
+
+    Raises:
+        InputError: there is none, or it is not the one that the run was crafted under.
+    """
+    registration, expected = read_registration(run), registration_of(run)
+    if run.keys.commitment != registration.keys_commitment:
+        raise InputError(
+            f"keys {run.config.keys.name!r} are not those registered in {run.root.uri}; use the key file it was crafted with"
+        )
+    for field in fields(registration):
+        found, wanted = getattr(registration, field.name), getattr(expected, field.name)
+        if found != wanted:
+            raise InputError(
+                f"{run.root.uri_of('registration.json')} has {field.name} = {found!r} but the run's data and configuration say "
+                f"{wanted!r}, so it was changed; restore the registration that was published"
+            )
+    if run.root.exists("plan.json"):
+        plan = run.folder.read_plan()
+        of_plan = (plan.config_hash, plan.keys_commitment, plan.dataset_fingerprint)
+        if of_plan != (run.config.hash, registration.keys_commitment, registration.dataset_fingerprint):
+            raise InputError(
+                f"{run.root.uri_of('plan.json')} is of another configuration, other keys or other data than the registration "
+                "beside it; restore both"
+            )
+    return registration
+
+
+def certificate_path(run: Run, certificate: Certificate) -> str:
+    """Returns where in the run folder `verify` filed a certificate.
+
+    Raises:
+        InputError: it is not there.
+    """
+    for path in _paths(certificate.suspect):
+        if not run.root.exists(path):
+            raise InputError(f"{run.root.uri} holds no such certificate of {certificate.suspect!r}; verify it again")
+        if _filed(run, path) == certificate:
+            return path
+    raise AssertionError("paths never end")
+
+
+def _paths(suspect: str) -> itertools.chain[str]:
+    numbered = (f"certificates/{suspect}-{number}.json" for number in itertools.count(2))
+    return itertools.chain([f"certificates/{suspect}.json"], numbered)
+
+
+def _filed(run: Run, path: str) -> Certificate | None:
+    """The certificate of a file; None if it is none, or was changed."""
+    try:
+        return Certificate.from_text(run.root.read_bytes(path))
+    except InputError:
+        return None

@@ -107,7 +107,7 @@ class SweepResults:
         command: that repeats the sweep.
         alphas: levels at which power is reported, descending.
         wanted_power: that the recommendation must reach, in (0, 1).
-        statistic: "rank" or "hits".
+        statistic: name of the registered statistic.
         num_classes: C.
         dataset_fingerprint: of the clean data.
         software: versions.

@@ -31,9 +31,9 @@ from taggants.stages.crafting_settings import optimisation_of
 from taggants.stages.evaluate import suspect_job, train_suspect
 from taggants.stages.export import export
 from taggants.stages.keys import prepare_keys
-from taggants.stages.verify import verify
+from taggants.stages.verify import certificate_path, verify
 from taggants.storage import Root
-from taggants.suspects import CheckpointSuspect
+from taggants.suspects.checkpoint import CheckpointSuspect
 from taggants.sweep.cells import CellSpec, crafted_together, distinct_runs, expand, sweep_hash
 from taggants.sweep.results import Cell, SweepResults, Trained
 from taggants.training.ray_trainer import TrainedModel, run_trainings
@@ -275,7 +275,7 @@ def _tested(sweep: Sweep, run: Run, role: str, index: int) -> Trained:
         accuracy=model.accuracy,
         num_hits=certificate.num_hits,
         p_value=certificate.p_value,
-        certificate=f"{run.config.hash}/certificates/{name}.json",
+        certificate=f"{run.config.hash}/{certificate_path(run, certificate)}",
         seconds=model.seconds,
         worst_class_accuracy=model.metrics.worst_class_accuracy,
     )

@@ -25,7 +25,7 @@ from taggants.keys import KeySpec, derive_keys
 from taggants.storage import Root
 from tests.s3_server import S3Server
 
-KEYS = derive_keys(bytes(range(32)), KeySpec(3, 10, 3, 8, "block", 1))
+KEYS = derive_keys(bytes(range(32)), KeySpec(3, 10, 3, 8, "block", {"cell_size": 1}))
 SHARD = Shard(0, 1, (4, 7), 11)
 NUM_SHARDS = 3
 

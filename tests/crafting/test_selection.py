@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taggants.crafting.selection import check_capacity, check_classes, images_per_key, random_priorities, signing_sets
+from taggants.crafting.selection import (
+    check_capacity,
+    check_class_sizes,
+    images_per_key,
+    random_priorities,
+    signing_sets,
+)
 from taggants.errors import InputError
 
 
@@ -66,5 +72,5 @@ def test_random_priorities_are_a_function_of_the_seed():
 def test_class_that_could_not_carry_one_key_is_refused_before_keys_are_drawn():
     labels = np.array([0, 0, 0, 2, 2, 2])
     with pytest.raises(InputError, match="class 1 has 0 images but a key needs 2"):
-        check_classes(labels, 3, 2)
-    check_classes(np.array([0, 0, 1, 1]), 2, 2)
+        check_class_sizes(labels, 3, 2)
+    check_class_sizes(np.array([0, 0, 1, 1]), 2, 2)

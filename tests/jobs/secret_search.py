@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from taggants.keys import KeySet
+from taggants.keys import KeySet, KeySpec
 from taggants.storage import Root
 
 _ANCHOR_BYTES = 8  # of a pattern, by which places are picked; chance finds one in 2^64
@@ -118,7 +118,7 @@ def _patterns(key_set: KeySet, secret: bytes, credentials: tuple[str, ...]) -> d
             add_bytes(f"image of key {index}", piece.tobytes())
             patterns["raw"].add(f"image of key {index}", (piece / np.float32(255)).tobytes())
             add_numbers(f"image of key {index}", piece)
-        if key_set.spec.grid_size >= _ANCHOR_BYTES:
+        if _grid_size(key_set.spec) >= _ANCHOR_BYTES:
             pixels = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
             for row in np.unique(pixels, axis=0):
                 patterns["raw"].add(f"image of key {index}", _without_repeats(row[None]))
@@ -134,7 +134,8 @@ def _patterns(key_set: KeySet, secret: bytes, credentials: tuple[str, ...]) -> d
 def _pieces(key_set: KeySet, image: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     """Rows of an image, channels first and last; several together where one has too few cells to be no chance find."""
     spec = key_set.spec
-    num_rows = 1 if spec.grid_size >= _ANCHOR_BYTES else spec.cell_size * -(-_ANCHOR_BYTES // spec.grid_size)
+    grid_size = _grid_size(spec)
+    num_rows = 1 if grid_size >= _ANCHOR_BYTES else spec.parameters["cell_size"] * -(-_ANCHOR_BYTES // grid_size)
     num_rows = min(num_rows, spec.image_size)
     seen = set()
     planes = [*image, image.transpose(1, 2, 0).reshape(spec.image_size, -1)]
@@ -144,6 +145,11 @@ def _pieces(key_set: KeySet, image: NDArray[np.uint8]) -> Iterator[NDArray[np.ui
             if piece.tobytes() not in seen:
                 seen.add(piece.tobytes())
                 yield piece
+
+
+def _grid_size(spec: KeySpec) -> int:
+    """Cells along one side of a key image."""
+    return -(-spec.image_size // spec.parameters["cell_size"])
 
 
 def _base64_texts(data: bytes) -> set[str]:

@@ -71,8 +71,9 @@ def check_certificates(files, keys):
     ]
     assert sorted(certificate.suspect.rpartition("-")[0] for certificate in certificates) == ["control-0", "victim-0"]
     for certificate in certificates:
-        assert certificate.keys_commitment == registration["keys_commitment"] == keys.commitment
-        assert certificate.num_keys == len(keys.labels)
+        assert certificate.registration.to_json() == registration
+        assert certificate.registration.keys_commitment == keys.commitment
+        assert len(certificate.ranks) == len(keys.labels)
 
 
 def pixels_before_jpeg(files):

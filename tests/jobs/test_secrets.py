@@ -22,9 +22,9 @@ from tests.jobs.secret_search import find_secrets
 
 SECRET = bytes((37 * i + 11) % 256 for i in range(32))
 CREDENTIAL = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-GREY = derive_keys(SECRET, KeySpec(16, 10, 1, 8, "block", 1))
-COLOUR = derive_keys(SECRET, KeySpec(8, 20, 3, 32, "block", 4))
-COARSE = derive_keys(SECRET, KeySpec(8, 20, 3, 32, "block", 16))
+GREY = derive_keys(SECRET, KeySpec(16, 10, 1, 8, "block", {"cell_size": 1}))
+COLOUR = derive_keys(SECRET, KeySpec(8, 20, 3, 32, "block", {"cell_size": 4}))
+COARSE = derive_keys(SECRET, KeySpec(8, 20, 3, 32, "block", {"cell_size": 16}))
 
 
 def zipped(data: bytes) -> bytes:

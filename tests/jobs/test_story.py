@@ -15,9 +15,8 @@ import pytest
 
 from taggants.config import load_config
 from taggants.crafting.plan import RunFolder
-from taggants.detection import Certificate
+from taggants.detection import Certificate, Registration
 from taggants.export import verify_export
-from taggants.keys import Registration
 from taggants.stages import keys as keys_stage
 from taggants.storage import Root
 from tests.jobs.running import JOBS, exit_code, load_job, settings_in
@@ -43,7 +42,7 @@ def test_craft_leaves_a_run_folder_that_tells_its_story(tmp_path):
     for name, certificate in result.certificates.items():
         written = Certificate.from_json(json.loads((run / "certificates" / f"{certificate.suspect}.json").read_text()))
         assert written == certificate
-        assert written.registration_sha256 == registration.registration_sha256
+        assert written.registration == registration
         assert written.suspect.startswith(name)
     assert len(list((run / "commits").iterdir())) == 3
     status = json.loads((run / "status.json").read_text())
@@ -136,7 +135,7 @@ def test_verify_and_train_jobs_agree_with_the_rehearsal(tmp_path, capsys):
     assert exit_code("verify", settings_in(tmp_path, f"verify.suspects=[{checkpoint}]")) == 0
     shown = capsys.readouterr().out
     assert "Null" in shown
-    assert f"{certificate.num_hits} of {certificate.num_keys}" in shown
+    assert f"{certificate.num_hits} of {len(certificate.ranks)}" in shown
 
 
 def start_craft(folder: Path, *settings: str, log: str = "craft.log") -> subprocess.Popen[bytes]:

@@ -16,7 +16,7 @@ from taggants.keys import KeySpec, create_key_file, derive_keys, load_key_set
 from taggants.storage import Root
 
 SECRET = bytes(range(32))
-SPEC = KeySpec(num_keys=4, num_classes=10, channels=1, image_size=16, family="block", cell_size=4)
+SPEC = KeySpec(num_keys=4, num_classes=10, channels=1, image_size=16, family="block", parameters={"cell_size": 4})
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from taggants.keys.images import block_image, smooth_image
+from taggants.keys.families.block import block_image
+from taggants.keys.families.smooth import smooth_image
 
 
 def random_cells(channels: int, cell_size: int, image_size: int, seed: int = 0) -> NDArray[np.uint8]:

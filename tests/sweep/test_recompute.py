@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks.recompute_sweep import recompute
-from taggants.detection import certify
+from taggants.detection import Evidence, certify
 from taggants.sweep.power import cell_power, false_positives
 from taggants.sweep.results import SweepResults, Trained
+from tests.detection.registrations import registered
 from tests.sweep.test_power import cell
 
 
@@ -41,18 +42,12 @@ def test_numbers_are_those_of_the_certificates(tmp_path: Path, statistic) -> Non
         # A model answers the same keys in the same way, whichever cell asks.
         own = np.random.default_rng([index, num_keys]) if name == "control" else random
         ranks = np.where(own.random(num_keys) < share, own.integers(1, 4, num_keys), own.integers(1, 11, num_keys))
+        registration = registered(num_keys=num_keys, num_classes=10, top_k=2, alpha=1e-3, statistic=statistic)
         certificate = certify(
-            ranks,
+            Evidence(10, tuple(ranks.tolist())),
+            registration,
             suspect=f"{name}-{index}",
             suspect_sha256=f"{index:064x}",
-            keys_commitment="0" * 64,
-            registration_sha256="1" * 64,
-            dataset_fingerprint="f",
-            num_keys=num_keys,
-            num_classes=10,
-            top_k=2,
-            alpha=1e-3,
-            statistic=statistic,
             created_at=datetime.now(UTC),
             software={},
         )

@@ -13,7 +13,7 @@ from taggants.cli.configuration import add_config_arguments, read_config
 
 if TYPE_CHECKING:
     from taggants.config import Config
-    from taggants.keys import Registration
+    from taggants.detection import Registration
 
 
 @dataclass(frozen=True)

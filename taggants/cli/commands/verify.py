@@ -50,13 +50,13 @@ def main(config: Config) -> VerifyResult:
     from taggants.reporting.progress import say
     from taggants.run import Run, read_registration
     from taggants.stages.verify import verify_all
-    from taggants.suspects import CheckpointSuspect
+    from taggants.suspects import open_suspect
 
     if not config.verify.suspects:
         raise InputError("no suspect is named; name at least one checkpoint: taggants verify RUN model.safetensors")
     run = Run(config)
     read_registration(run)
-    suspects = [CheckpointSuspect(uri) for uri in config.verify.suspects]
+    suspects = [open_suspect(text) for text in config.verify.suspects]
     certificates = verify_all(run, suspects)
     for certificate in certificates:
         say(summaries.certified(run, certificate))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from taggants.detection import Registration
 from taggants.errors import InputError
-from taggants.keys import Registration
 
 REGISTRATION = Registration(
     keys_commitment="ab" * 32,
@@ -31,6 +31,20 @@ def test_hash_is_over_the_canonical_json_of_the_rest() -> None:
     )
     assert REGISTRATION.registration_sha256 == hashlib.sha256(text.encode()).hexdigest()
     assert REGISTRATION.to_json() == {**json.loads(text), "registration_sha256": REGISTRATION.registration_sha256}
+
+
+def test_a_text_that_two_readers_could_take_for_two_registrations_is_refused() -> None:
+    text = json.dumps(REGISTRATION.to_json())
+    assert Registration.from_text(text) == REGISTRATION
+    for changed, sentence in (
+        (text.replace('"alpha": 1e-06', '"alpha": 0.5, "alpha": 1e-06'), "names a field twice"),
+        (text.replace("1e-06", "NaN"), "holds NaN"),
+        (text[:-1], "is not whole JSON"),
+        ("[" * 100_000, "is not whole JSON"),
+        (" " * 2**26 + text, "is longer than"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            Registration.from_text(changed)
 
 
 def test_round_trip() -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
-import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
-from taggants.errors import InputError
-from taggants.keys.key_set import MAX_NUM_CLASSES, MAX_NUM_KEYS, canonical_json, check_integer
-
-Statistic = Literal["rank", "hits"]
+from taggants.detection.statistics import STATISTICS
+from taggants.errors import InputError, check_integer, check_sha256, check_text
+from taggants.identity import identity, strict_json
+from taggants.keys.key_set import MAX_NUM_CLASSES, MAX_NUM_KEYS
 
 REGISTRATION_FORMAT: Final = "taggants-registration/1"
 
@@ -28,7 +26,7 @@ class Registration:
         num_keys: number of keys K.
         num_classes: number of classes C.
         dataset_fingerprint: of the original dataset.
-        statistic: which p-value decides, "rank" (all ranks) or "hits" (hits within the top k).
+        statistic: whose p-value decides, by its name in `STATISTICS`.
         top_k: a key is a hit when its label is among the suspect's first top_k answers, 1..num_classes.
         alpha: level of the test; detection means p_value <= alpha. In (0, 1).
 
@@ -40,19 +38,17 @@ class Registration:
     num_keys: int
     num_classes: int
     dataset_fingerprint: str
-    statistic: Statistic
+    statistic: str
     top_k: int
     alpha: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.keys_commitment, str) or not re.fullmatch("[0-9a-f]{64}", self.keys_commitment):
-            raise InputError(f"keys_commitment is {self.keys_commitment!r} but must be 64 lower-case hex digits.")
+        check_sha256("keys_commitment", self.keys_commitment)
         check_integer("num_keys", self.num_keys, 1, MAX_NUM_KEYS)
         check_integer("num_classes", self.num_classes, 2, MAX_NUM_CLASSES)
-        if not isinstance(self.dataset_fingerprint, str) or not self.dataset_fingerprint:
-            raise InputError(f"dataset_fingerprint is {self.dataset_fingerprint!r} but must be a non-empty string.")
-        if self.statistic not in get_args(Statistic):
-            raise InputError(f"statistic is {self.statistic!r} but must be 'rank' or 'hits'.")
+        check_text("dataset_fingerprint", self.dataset_fingerprint)
+        if not isinstance(self.statistic, str) or self.statistic not in STATISTICS:
+            raise InputError(f"statistic is {self.statistic!r} but must be one of {', '.join(STATISTICS)}.")
         check_integer("top_k", self.top_k, 1, self.num_classes)
         if not isinstance(self.alpha, float) or not 0 < self.alpha < 1:
             raise InputError(f"alpha is {self.alpha!r} but must be a number above 0 and below 1.")
@@ -60,7 +56,7 @@ class Registration:
     @property
     def registration_sha256(self) -> str:
         """SHA-256 (hex) over the canonical JSON of the format and every field: the number to publish."""
-        return hashlib.sha256(canonical_json(self._content())).hexdigest()
+        return identity(self._content())
 
     def _repr_html_(self) -> str:
         """Returns the fields as a notebook shows them."""
@@ -71,6 +67,11 @@ class Registration:
 
     def to_json(self) -> dict[str, Any]:
         return {**self._content(), "registration_sha256": self.registration_sha256}
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> Registration:
+        """The registration in a JSON file; as `from_json`, and refused if a field stands there twice or a number is NaN."""
+        return cls.from_json(strict_json(text, "The registration"))
 
     @classmethod
     def from_json(cls, value: object) -> Registration:

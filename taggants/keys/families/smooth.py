@@ -1,26 +1,14 @@
-"""Key images from a grid of random cells, in integer arithmetic only, so that every platform gives the same bytes."""
+"""The family "smooth": the cells of "block", interpolated in integer arithmetic, so that every platform gives the same bytes."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-def block_image(cells: NDArray[np.uint8], cell_size: int, image_size: int) -> NDArray[np.uint8]:
-    """Each cell repeated to a block of cell_size x cell_size pixels, cropped to the image.
-
-    Args:
-        cells: uint8 [channels, grid, grid] with grid = ceil(image_size / cell_size).
-        cell_size: side of a block, in pixels.
-        image_size: side of the image, in pixels.
-
-    Returns:
-        uint8 [channels, image_size, image_size].
-    """
-    enlarged = cells.repeat(cell_size, axis=1).repeat(cell_size, axis=2)
-    return np.ascontiguousarray(enlarged[:, :image_size, :image_size])
+from taggants.keys.families.cells import CELL_SIZE, cells_of, num_cells
+from taggants.keys.families.family import KeyFamily, TestVector
 
 
 def smooth_image(cells: NDArray[np.uint8], cell_size: int, image_size: int) -> NDArray[np.uint8]:
@@ -30,7 +18,7 @@ def smooth_image(cells: NDArray[np.uint8], cell_size: int, image_size: int) -> N
     Pixel x lies at (2x + 1 - cell_size) / (2 cell_size) in units of cells; cells beyond the edge repeat the
     edge. The two axes are summed as exact fractions and rounded once, at the end.
 
-    Args and Returns: as of `block_image`.
+    Args and Returns: as of `taggants.keys.families.block.block_image`.
     """
     num_cells = cells.shape[-1]
     taps, weights, denominator = _catmull_rom(num_cells, cell_size, image_size)
@@ -63,3 +51,19 @@ def _catmull_rom(num_cells: int, cell_size: int, image_size: int) -> tuple[NDArr
     )
     taps = np.clip(cell + np.arange(-1, 3)[:, None], 0, num_cells - 1)
     return taps, weights, 2 * d**3
+
+
+def _image(stream: NDArray[np.uint8], channels: int, image_size: int, cell_size: int) -> NDArray[np.uint8]:
+    return smooth_image(cells_of(stream, channels, image_size, cell_size), cell_size, image_size)
+
+
+SMOOTH: Final = KeyFamily(
+    description="the same noise, interpolated bicubically",
+    parameters={"cell_size": CELL_SIZE},
+    num_bytes=num_cells,
+    image=_image,
+    test_vectors=(
+        TestVector(3, 32, {"cell_size": 4}, "4e00d639c12f22d5cb93501e2cd1ae9bdba09e5968d64544b2a406c365a348c2"),
+        TestVector(1, 50, {"cell_size": 7}, "da71b6ded3626d649c0ac048927dbf5bdba539cdf7dbdc9d145d326c25811c63"),
+    ),
+)

@@ -1,0 +1,66 @@
+"""The statistics that can be registered, by name: what each assumes, what it needs, and its p-value.
+
+To add one, write a module that defines it, here or in a plugin, and register it; the configuration, the registration,
+certificates, reports and help read the table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from taggants.detection.evidence import Evidence
+from taggants.detection.hits import HITS
+from taggants.detection.rank_statistic import RANK
+from taggants.errors import InputError
+from taggants.registry import Registry
+
+if TYPE_CHECKING:
+    from taggants.detection.registration import Registration
+
+
+class Statistic(Protocol):
+    """A test of one null hypothesis.
+
+    Attributes:
+        null: the null hypothesis, as one sentence of a certificate without its full stop.
+        needs: what it uses of the evidence: "ranks" alone, which scores, lists of best labels and single labels all give, or
+            the "table" of values, which not every question has.
+    """
+
+    @property
+    def null(self) -> str: ...
+
+    @property
+    def needs(self) -> Literal["ranks", "table"]: ...
+
+    def p_value(self, evidence: Evidence, registration: Registration) -> float:
+        """Returns the one-sided p-value, in [1e-300, 1], a function of these two alone.
+
+        It must be valid, or an upper bound, whatever the answers are, since the labels were drawn i.i.d. uniform.
+
+        Raises:
+            InputError: it would take minutes to compute.
+        """
+        ...
+
+
+STATISTICS: Final[Registry[Statistic]] = Registry("statistic")
+STATISTICS.register("rank", RANK)
+STATISTICS.register("hits", HITS)
+
+
+def p_values(evidence: Evidence, registration: Registration) -> dict[str, float]:
+    """Returns the p-value of every statistic whose needs the evidence meets, by name, in the order of the table.
+
+    Raises:
+        InputError: it does not meet those of the registered statistic, which decides.
+    """
+    if STATISTICS.find(registration.statistic).needs == "table" and evidence.table is None:
+        raise InputError(
+            f"statistic {registration.statistic!r} needs a table of values but the answers give ranks only."
+        )
+    return {
+        name: statistic.p_value(evidence, registration)
+        for name, statistic in STATISTICS.items()
+        if statistic.needs == "ranks" or evidence.table is not None
+    }

@@ -1,0 +1,104 @@
+"""The protocol of suspects, and what they may answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from taggants.detection import Evidence, key_ranks, key_ranks_from_top
+from taggants.errors import InputError
+
+
+class Suspect(Protocol):
+    """A model under test, asked only for what it says of given images.
+
+    Attributes:
+        name: for the certificate and its file, of letters, digits and -_. only.
+        sha256: of what is known of it, such as its weights, 64 hex digits; None behind an API.
+        num_classes: number of classes that it answers with.
+        class_names: of its classes in order, where they are known.
+    """
+
+    name: str
+    sha256: str | None
+    num_classes: int
+    class_names: tuple[str, ...] | None
+
+    def answers(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Returns what it says of uint8 images [N, channels, H, W], in one of three forms.
+
+        Real numbers that are not integers: scores [N, num_classes], larger is likelier. Integers: the best m labels in
+        order [N, m], best first, or one label [N]. `Answers` checks them.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Checked answers to N images: scores float [N, num_classes], or labels int [N, m], best first; the other is None."""
+
+    num_classes: int
+    scores: NDArray[np.floating] | None
+    labels: NDArray[np.integer] | None
+
+    @classmethod
+    def of(cls, given: ArrayLike, num_images: int, num_classes: int) -> Answers:
+        """Returns the answers in what a suspect gave, by the forms of `Suspect.answers`.
+
+        Raises:
+            InputError: another type or shape, too few or too many columns of scores, only NaN, or a label that is no class
+                or stands twice in a row.
+        """
+        table = np.asarray(given)
+        forms = (
+            f"real scores [{num_images}, {num_classes}], integer labels [{num_images}, m], best first, or one integer label "
+            f"for each image [{num_images}]"
+        )
+        if table.dtype.kind not in "fiu" or table.ndim not in (1, 2) or len(table) != num_images:
+            raise InputError(f"answers of shape {table.shape} and type {table.dtype} must be {forms}")
+        if table.dtype.kind == "f":
+            if table.shape != (num_images, num_classes):
+                raise InputError(
+                    f"scores of shape {table.shape} must be [{num_images}, {num_classes}], one column for each class; answer "
+                    "with all classes, in the dataset's order"
+                )
+            if np.isnan(table).any(axis=1).all():
+                raise InputError("every answer holds NaN, which says nothing of the suspect; check how it is fed")
+            return cls(num_classes, table, None)
+        labels = table[:, None] if table.ndim == 1 else table
+        # Checks the labels as well; which keys they are compared with does not matter for that.
+        key_ranks_from_top(labels, np.zeros(num_images, dtype=np.int64), num_classes)
+        return cls(num_classes, None, labels)
+
+    @property
+    def num_unusable(self) -> int:
+        """Number of images whose scores hold NaN; they get the worst rank."""
+        return 0 if self.scores is None else int(np.isnan(self.scores).any(axis=1).sum())
+
+    def evidence(self, key_labels: NDArray[np.int64]) -> Evidence:
+        """Returns the ranks of the key labels [N]. Doubt counts against the owner: ties, NaN and classes that are not named."""
+        if self.scores is not None:
+            ranks = key_ranks(self.scores, key_labels)
+        else:
+            assert self.labels is not None, "one of the two is there"
+            ranks = key_ranks_from_top(self.labels, key_labels, self.num_classes)
+        return Evidence(self.num_classes, tuple(ranks.tolist()))
+
+
+def check_suspect(suspect: Suspect, num_classes: int) -> None:
+    """Raises InputError unless the suspect has a name to file under, and as many classes as the labels were drawn from."""
+    name = suspect.name
+    if (
+        not 1 <= len(name) <= 150
+        or name[0] == "."
+        or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name)
+    ):
+        raise InputError(f"suspect name {name!r} must be 1 to 150 letters, digits and -_. and not begin with a dot")
+    if suspect.num_classes != num_classes:
+        raise InputError(
+            f"suspect {name!r} has {suspect.num_classes} classes but the keys were drawn from {num_classes}; "
+            "test a model of the dataset that these keys belong to"
+        )

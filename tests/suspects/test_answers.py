@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from taggants.detection import exact_p_value, rank_scores
+from taggants.errors import InputError
+from taggants.suspects import Answers, FunctionSuspect, check_suspect, open_suspect
+
+LABELS = np.array([2, 0, 1])
+SCORES = np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
+IMAGES = np.zeros((3, 1, 8, 8), dtype=np.uint8)
+
+
+def test_scores_lists_and_single_labels_say_the_same_of_the_first_places() -> None:
+    order = np.argsort(-SCORES, axis=1)
+    for given in (SCORES, SCORES.astype(np.float32), SCORES.tolist(), order, order[:, :2], order[:, :1], order[:, 0]):
+        assert Answers.of(given, 3, 3).evidence(LABELS).ranks == (1, 1, 1)
+
+
+def test_classes_that_are_not_named_have_the_worst_rank() -> None:
+    assert Answers.of([[0, 1], [0, 1], [0, 1]], 3, 4).evidence(np.array([0, 1, 2])).ranks == (1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (SCORES[:, :2], r"scores of shape \(3, 2\) must be \[3, 3\], one column for each class"),
+        (np.pad(SCORES, ((0, 0), (0, 1))), r"scores of shape \(3, 4\)"),
+        (SCORES[:2], r"answers of shape \(2, 3\)"),
+        (SCORES[:, 0], r"scores of shape \(3,\)"),
+        (SCORES[None], r"answers of shape \(1, 3, 3\)"),
+        (SCORES > 0.5, "type bool"),
+        (SCORES.astype(complex), "type complex128"),
+        ([["a"], ["b"], ["c"]], "type <U1"),
+        (np.full((3, 3), np.nan), "every answer holds NaN"),
+        ([0, 1, 3], r"outside 0\.\.2"),
+        ([0, 1, -1], r"outside 0\.\.2"),
+        ([[0, 1], [1, 1], [0, 2]], "twice in row 1"),
+        (np.zeros((3, 4), int), "must be integers"),
+        (np.zeros((3, 0), int), "must be integers"),
+    ],
+)
+def test_answers_in_no_known_form_are_refused(given: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        Answers.of(given, 3, 3)
+
+
+def test_nan_in_a_row_gets_the_worst_rank_and_is_counted() -> None:
+    scores = SCORES.copy()
+    scores[1, 2] = np.nan
+    answers = Answers.of(scores, 3, 3)
+    assert answers.num_unusable == 1
+    assert answers.evidence(LABELS).ranks == (1, 3, 1)
+
+
+def test_columns_that_are_left_out_would_be_a_false_yes() -> None:
+    """Why they are refused: padded by the best score, half of the classes pass for ranks that no chance gives."""
+    random = np.random.default_rng(0)
+    wrapper = FunctionSuspect(lambda images: random.random((len(images), 5)), 10)
+    with pytest.raises(InputError, match="one column for each class"):
+        Answers.of(wrapper.answers(np.zeros((16, 1, 8, 8), np.uint8)), 16, 10)
+
+
+@pytest.mark.parametrize("num_named", [1, 3, 10])
+def test_short_lists_hold_the_level(num_named: int) -> None:
+    random = np.random.default_rng(num_named)
+    top = np.stack([random.permutation(10)[:num_named] for _ in range(8)])
+    answers = Answers.of(top, 8, 10)
+    p_values = np.array(
+        [
+            exact_p_value(rank_scores(10), answers.evidence(labels).positions)
+            for labels in random.integers(0, 10, (1500, 8))
+        ]
+    )
+    for alpha in (0.3, 0.1, 0.03):
+        assert (p_values <= alpha).mean() < alpha + 4 * np.sqrt(alpha * (1 - alpha) / 1500)
+
+
+@pytest.mark.parametrize(
+    "as_given", [np.asarray, np.ndarray.tolist, torch.from_numpy, lambda a: torch.tensor(a, requires_grad=True)]
+)
+def test_a_function_may_answer_with_arrays_lists_or_tensors_in_batches(as_given: Any) -> None:
+    images = np.arange(7, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 2, 2), np.uint8)
+    images.setflags(write=False)
+    sizes = []
+
+    def predict(batch: Any) -> Any:
+        sizes.append(len(batch))
+        return as_given(batch[:, 0, 0, :1] * np.ones((1, 4)))
+
+    suspect = FunctionSuspect(predict, 4, batch_size=3)
+    assert np.array_equal(suspect.answers(images), np.arange(7.0)[:, None] * np.ones((1, 4)))
+    assert sizes == [3, 3, 1]
+
+
+def test_bfloat16_tensors_are_read() -> None:
+    suspect = FunctionSuspect(lambda batch: torch.ones(len(batch), 4, dtype=torch.bfloat16), 4)
+    assert suspect.answers(IMAGES).shape == (3, 4)
+
+
+def test_a_function_that_changes_its_images_changes_no_key() -> None:
+    def predict(batch: Any) -> Any:
+        batch += 1
+        return np.zeros((len(batch), 4))
+
+    before = IMAGES.copy()
+    FunctionSuspect(predict, 4).answers(IMAGES)
+    assert np.array_equal(IMAGES, before)
+
+
+@pytest.mark.parametrize(
+    ("predict", "sentence"),
+    [
+        (lambda batch: np.zeros((1, 4)), r"answered 2 images with shape \(1, 4\)"),
+        (lambda batch: 3, r"answered 2 images with shape \(\)"),
+        (lambda batch: [[0], [0, 1]], "rows of several lengths"),
+        (lambda batch: np.zeros((len(batch), len(batch))), "in several forms"),
+    ],
+)
+def test_functions_that_answer_otherwise_are_named(predict: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        FunctionSuspect(predict, 4, batch_size=2).answers(IMAGES)
+
+
+def test_an_error_of_the_function_is_its_own() -> None:
+    def predict(batch: Any) -> Any:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        FunctionSuspect(predict, 4).answers(IMAGES)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../a", ".a", "a b", "x" * 151, "\u00e9"])
+def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="suspect name"):
+        check_suspect(FunctionSuspect(len, 4, name=name), 4)
+
+
+def test_a_text_of_no_known_form_is_named_with_the_forms() -> None:
+    with pytest.raises(InputError, match=r"suspect 'ftp:x' is of no known form; write one of: path or s3://"):
+        open_suspect("ftp:x")
