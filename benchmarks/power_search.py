@@ -39,7 +39,7 @@ from taggants.stages.export import ExportResult, export
 from taggants.stages.keys import prepare_keys
 from taggants.stages.surrogates import train_surrogates
 from taggants.stages.verify import verify
-from taggants.suspects.checkpoint import CheckpointSuspect
+from taggants.suspects import CheckpointSuspect
 from taggants.training.ray_trainer import TrainedModel, load_trained
 
 

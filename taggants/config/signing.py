@@ -87,7 +87,10 @@ class KeysConfig(Section):
     root: Uri = Field("secrets", description="private folder; the key file in it has mode 0600")
     name: str = Field("digits", pattern=r"^[A-Za-z0-9_-]+$", description="file name of the key file, without .json")
     num_keys: int = Field(16, ge=1, le=1_000, description="K; hits needed for a given p fall as a share of K")
-    family: Annotated[str, named_in(KEY_FAMILIES)] = Field("block", description="how key images are drawn")
+    family: Annotated[str, named_in(KEY_FAMILIES)] = Field(
+        "block",
+        description="; ".join(f"{name}: {family.description}" for name, family in KEY_FAMILIES.items()),
+    )
     demonstration: bool = Field(
         False,
         description="derive the secret from a public sentence: repeatable, but anybody can forge; never for a real dataset",
@@ -120,8 +123,8 @@ class KeysConfig(Section):
             for name, parameter in family.parameters.items():
                 families = f"{named[name].description}, {family_name}" if name in named else ""
                 description = families or f"{parameter.description}; of family {family_name}"
-                bounds = {"ge": parameter.low, "le": parameter.high}
-                named[name] = FieldInfo(annotation=int, default=parameter.default, description=description, **bounds)
+                named[name] = Field(parameter.default, ge=parameter.low, le=parameter.high, description=description)
+                named[name].annotation = int
         return named
 
     @property

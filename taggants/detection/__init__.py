@@ -4,6 +4,7 @@ from taggants.detection.certificate import Certificate, certify, describe, softw
 from taggants.detection.combination import holm
 from taggants.detection.evidence import Evidence
 from taggants.detection.exact import exact_p_value
+from taggants.detection.hits import hits_needed, hits_p_value
 from taggants.detection.rank_statistic import rank_p_value, rank_scores
 from taggants.detection.ranks import key_ranks, key_ranks_from_top
 from taggants.detection.referenced import referenced_p_value
@@ -19,6 +20,8 @@ __all__ = [
     "certify",
     "describe",
     "exact_p_value",
+    "hits_needed",
+    "hits_p_value",
     "holm",
     "key_ranks",
     "key_ranks_from_top",

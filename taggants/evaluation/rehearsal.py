@@ -8,7 +8,7 @@ from taggants.detection import Certificate
 from taggants.run import Run
 from taggants.stages.evaluate import train_suspects
 from taggants.stages.verify import verify
-from taggants.suspects.checkpoint import CheckpointSuspect
+from taggants.suspects import CheckpointSuspect
 
 
 @dataclass(frozen=True)

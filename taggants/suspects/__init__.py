@@ -13,9 +13,19 @@ from typing import Final
 from taggants.errors import InputError
 from taggants.registry import Registry
 from taggants.suspects.answers import Answers, Suspect, check_suspect
-from taggants.suspects.function import FunctionSuspect
+from taggants.suspects.callable_suspect import CallableSuspect
+from taggants.suspects.checkpoint import CheckpointSuspect
 
-__all__ = ["SUSPECT_KINDS", "Answers", "FunctionSuspect", "Suspect", "SuspectKind", "check_suspect", "open_suspect"]
+__all__ = [
+    "SUSPECT_KINDS",
+    "Answers",
+    "CallableSuspect",
+    "CheckpointSuspect",
+    "Suspect",
+    "SuspectKind",
+    "check_suspect",
+    "open_suspect",
+]
 
 
 @dataclass(frozen=True)
@@ -46,18 +56,12 @@ def open_suspect(text: str) -> Suspect:
     raise InputError(f"suspect {text!r} is of no known form; write one of: {forms}")
 
 
-def _open_checkpoint(uri: str) -> Suspect:
-    from taggants.suspects.checkpoint import CheckpointSuspect  # imports torch, which takes a second
-
-    return CheckpointSuspect(uri)
-
-
 SUSPECT_KINDS: Final[Registry[SuspectKind]] = Registry("suspect kind")
 SUSPECT_KINDS.register(
     "checkpoint",
     SuspectKind(
         "path or s3:// URI of a model.safetensors that a training of ours wrote",
         lambda text: text.endswith(".safetensors"),
-        _open_checkpoint,
+        CheckpointSuspect,
     ),
 )

@@ -33,7 +33,7 @@ from taggants.stages.export import export
 from taggants.stages.keys import prepare_keys
 from taggants.stages.verify import certificate_path, verify
 from taggants.storage import Root
-from taggants.suspects.checkpoint import CheckpointSuspect
+from taggants.suspects import CheckpointSuspect
 from taggants.sweep.cells import CellSpec, crafted_together, distinct_runs, expand, sweep_hash
 from taggants.sweep.results import Cell, SweepResults, Trained
 from taggants.training.ray_trainer import TrainedModel, run_trainings

@@ -9,16 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taggants.detection import STATISTICS, Evidence
-from tests.detection.binomial import binomial_p_value, hits_needed
+from taggants.detection import STATISTICS, Evidence, hits_needed, hits_p_value
+from taggants.errors import InputError
+from tests.detection import binomial
 from tests.detection.registrations import registered
-
-
-def hits_p_value(num_hits: int, num_keys: int, top_k: int, num_classes: int) -> float:
-    """Of the registered statistic, for the best ranks with so many hits and the worst without."""
-    ranks = (top_k,) * num_hits + (num_classes,) * (num_keys - num_hits)
-    registration = registered(num_keys=num_keys, num_classes=num_classes, top_k=top_k)
-    return STATISTICS["hits"].p_value(Evidence(num_classes, ranks), registration)
 
 
 def exact_tail(num_hits: int, num_keys: int, top_k: int, num_classes: int) -> Fraction:
@@ -83,7 +77,7 @@ def test_hits_needed_is_the_first_count_that_suffices(
     alpha: float, num_keys: int, num_classes: int, data: st.DataObject
 ) -> None:
     top_k = data.draw(st.integers(1, num_classes))
-    enough = [h for h in range(num_keys + 1) if binomial_p_value(h, num_keys, top_k, num_classes) <= alpha]
+    enough = [h for h in range(num_keys + 1) if binomial.binomial_p_value(h, num_keys, top_k, num_classes) <= alpha]
     assert hits_needed(alpha, num_keys, top_k, num_classes) == (enough[0] if enough else None)
 
 
@@ -117,3 +111,18 @@ def test_false_positives_stay_below_alpha_for_suspects_that_ignore_the_labels() 
             assert level <= alpha
             deviation = math.sqrt(level * (1 - level) / num_draws)
             assert abs((p_values <= alpha).mean() - level) < 4 * deviation
+
+
+def test_the_registered_statistic_counts_the_ranks_within_the_top_k() -> None:
+    registration = registered(num_keys=6, num_classes=20, top_k=3)
+    evidence = Evidence(20, (1, 3, 4, 20, 2, 7))
+    assert STATISTICS["hits"].p_value(evidence, registration) == hits_p_value(3, 6, 3, 20)
+    assert hits_p_value(3, 6, 3, 20) == pytest.approx(binomial.binomial_p_value(3, 6, 3, 20), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "numbers", [(-1, 10, 1, 10), (11, 10, 1, 10), (0, 0, 1, 10), (1, 10, 0, 10), (1, 10, 11, 10), (1, 10, 1, 1)]
+)
+def test_out_of_range_is_refused(numbers: tuple[int, int, int, int]) -> None:
+    with pytest.raises(InputError, match=" but must be an integer in "):
+        hits_p_value(*numbers)

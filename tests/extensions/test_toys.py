@@ -24,7 +24,7 @@ from taggants.export import verify_export
 from taggants.keys.families import KEY_FAMILIES, KeyFamily, Parameter, TestVector
 from taggants.registry import Registry
 from taggants.run import Run
-from taggants.suspects import SUSPECT_KINDS, FunctionSuspect, SuspectKind
+from taggants.suspects import SUSPECT_KINDS, CallableSuspect, SuspectKind
 from tests.detection.registrations import registered
 from tests.jobs.running import exit_code, settings_in
 from tests.keys import test_families
@@ -141,7 +141,7 @@ def test_a_key_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "3 stripes keys" in capsys.readouterr().out
     assert load_config(None, settings_in(tmp_path, "keys.family=stripes")).keys.parameters == {"period": 2}
     for setting, sentence in (
-        ("keys.cell_size=1", "'cell_size' does not exist; the section knows"),
+        ("keys.cell_size=1", "'cell_size' does not exist with family stripes; use"),
         ("keys.period=9", r"period is 9 but must be an integer in 1..8"),
     ):
         assert exit_code("keys", settings_in(tmp_path, "keys.family=stripes", setting)) == 2
@@ -149,9 +149,9 @@ def test_a_key_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_kind_of_suspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def opened(text: str) -> FunctionSuspect:
+    def opened(text: str) -> CallableSuspect:
         label = int(text.removeprefix("always:"))
-        return FunctionSuspect(lambda images: np.full(len(images), label), 10, name=f"always-{label}")
+        return CallableSuspect(lambda images: np.full(len(images), label), f"always-{label}", 10)
 
     SUSPECT_KINDS.register("always", SuspectKind("always:LABEL", lambda text: text.startswith("always:"), opened))
     run = crafted(tmp_path)

@@ -17,7 +17,7 @@ from taggants.reporting import summaries
 from taggants.run import Run
 from taggants.stages.keys import prepare_keys
 from taggants.stages.verify import certificate_path, verify, verify_all
-from taggants.suspects import FunctionSuspect
+from taggants.suspects import CallableSuspect
 from tests.jobs.running import exit_code, settings_in
 
 NUM_CLASSES = 10
@@ -29,20 +29,20 @@ def run_in(folder: Path, *settings: str) -> Run:
     return run
 
 
-def constant(label: int, name: str = "constant") -> FunctionSuspect:
-    return FunctionSuspect(lambda images: np.full(len(images), label), NUM_CLASSES, name=name)
+def constant(label: int, name: str = "constant") -> CallableSuspect:
+    return CallableSuspect(lambda images: np.full(len(images), label), name, NUM_CLASSES)
 
 
-def knowing(run: Run, name: str = "knowing") -> FunctionSuspect:
+def knowing(run: Run, name: str = "knowing") -> CallableSuspect:
     """Gives every key its label."""
-    return FunctionSuspect(lambda images: run.keys.labels, NUM_CLASSES, name=name)
+    return CallableSuspect(lambda images: run.keys.labels, name, NUM_CLASSES)
 
 
 def test_scores_lists_and_labels_are_all_tested(tmp_path: Path) -> None:
     run = run_in(tmp_path)
     one_hot = np.eye(NUM_CLASSES)[run.keys.labels]
     for answers in (one_hot, np.argsort(-one_hot, axis=1)[:, :3], run.keys.labels):
-        certificate = verify(run, FunctionSuspect(lambda images, given=answers: given, NUM_CLASSES))
+        certificate = verify(run, CallableSuspect(lambda images, given=answers: given, "given", NUM_CLASSES))
         assert certificate.p_value == pytest.approx(1e-3, rel=1e-9)
         assert certificate.is_detected
     certificate = verify(run, constant((int(run.keys.labels[0]) + 1) % NUM_CLASSES, "other"))
@@ -54,7 +54,7 @@ def test_an_answer_that_fits_no_form_leaves_no_certificate(tmp_path: Path) -> No
     run = run_in(tmp_path)
     for answer in (np.zeros((3, 5)), np.zeros((3, 11)), np.full(3, 10), np.full((3, 10), np.nan)):
         with pytest.raises(InputError, match="suspect 'odd': "):
-            verify(run, FunctionSuspect(lambda images, given=answer: given, NUM_CLASSES, name="odd"))
+            verify(run, CallableSuspect(lambda images, given=answer: given, "odd", NUM_CLASSES))
     assert not run.root.list("certificates")
 
 
@@ -62,7 +62,7 @@ def test_nan_in_some_answers_is_said(tmp_path: Path, capsys: Any) -> None:
     run = run_in(tmp_path)
     scores = np.eye(NUM_CLASSES)[run.keys.labels]
     scores[1, 0] = np.nan
-    certificate = verify(run, FunctionSuspect(lambda images: scores, NUM_CLASSES, name="odd"))
+    certificate = verify(run, CallableSuspect(lambda images: scores, "odd", NUM_CLASSES))
     assert certificate.ranks == (1, NUM_CLASSES, 1)
     assert "1 of 3 answers of odd hold NaN" in capsys.readouterr().out
 
@@ -103,7 +103,7 @@ def test_certificates_are_never_written_over(tmp_path: Path) -> None:
     assert verify(run, constant(absent)) == first  # the same outcome again: the first stands
     second = verify(run, knowing(run, "constant"))
     labels = np.where(np.arange(3) == 1, run.keys.labels, (run.keys.labels + 1) % NUM_CLASSES)
-    third = verify(run, FunctionSuspect(lambda images: labels, NUM_CLASSES, name="constant"))
+    third = verify(run, CallableSuspect(lambda images: labels, "constant", NUM_CLASSES))
     fourth = verify(run, knowing(run, "constant"))
     assert fourth == second
     assert [certificate_path(run, c) for c in (first, second, third)] == [

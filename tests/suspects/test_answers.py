@@ -8,7 +8,7 @@ import torch
 
 from taggants.detection import exact_p_value, rank_scores
 from taggants.errors import InputError
-from taggants.suspects import Answers, FunctionSuspect, check_suspect, open_suspect
+from taggants.suspects import Answers, CallableSuspect, check_suspect, open_suspect
 
 LABELS = np.array([2, 0, 1])
 SCORES = np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
@@ -60,7 +60,7 @@ def test_nan_in_a_row_gets_the_worst_rank_and_is_counted() -> None:
 def test_columns_that_are_left_out_would_be_a_false_yes() -> None:
     """Why they are refused: padded by the best score, half of the classes pass for ranks that no chance gives."""
     random = np.random.default_rng(0)
-    wrapper = FunctionSuspect(lambda images: random.random((len(images), 5)), 10)
+    wrapper = CallableSuspect(lambda images: random.random((len(images), 5)), "it", 10)
     with pytest.raises(InputError, match="one column for each class"):
         Answers.of(wrapper.answers(np.zeros((16, 1, 8, 8), np.uint8)), 16, 10)
 
@@ -92,13 +92,13 @@ def test_a_function_may_answer_with_arrays_lists_or_tensors_in_batches(as_given:
         sizes.append(len(batch))
         return as_given(batch[:, 0, 0, :1] * np.ones((1, 4)))
 
-    suspect = FunctionSuspect(predict, 4, batch_size=3)
+    suspect = CallableSuspect(predict, "it", 4, batch_size=3)
     assert np.array_equal(suspect.answers(images), np.arange(7.0)[:, None] * np.ones((1, 4)))
     assert sizes == [3, 3, 1]
 
 
 def test_bfloat16_tensors_are_read() -> None:
-    suspect = FunctionSuspect(lambda batch: torch.ones(len(batch), 4, dtype=torch.bfloat16), 4)
+    suspect = CallableSuspect(lambda batch: torch.ones(len(batch), 4, dtype=torch.bfloat16), "it", 4)
     assert suspect.answers(IMAGES).shape == (3, 4)
 
 
@@ -108,7 +108,7 @@ def test_a_function_that_changes_its_images_changes_no_key() -> None:
         return np.zeros((len(batch), 4))
 
     before = IMAGES.copy()
-    FunctionSuspect(predict, 4).answers(IMAGES)
+    CallableSuspect(predict, "it", 4).answers(IMAGES)
     assert np.array_equal(IMAGES, before)
 
 
@@ -123,7 +123,7 @@ def test_a_function_that_changes_its_images_changes_no_key() -> None:
 )
 def test_functions_that_answer_otherwise_are_named(predict: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        FunctionSuspect(predict, 4, batch_size=2).answers(IMAGES)
+        CallableSuspect(predict, "it", 4, batch_size=2).answers(IMAGES)
 
 
 def test_an_error_of_the_function_is_its_own() -> None:
@@ -131,13 +131,13 @@ def test_an_error_of_the_function_is_its_own() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        FunctionSuspect(predict, 4).answers(IMAGES)
+        CallableSuspect(predict, "it", 4).answers(IMAGES)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", ".a", "a b", "x" * 151, "\u00e9"])
 def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="suspect name"):
-        check_suspect(FunctionSuspect(len, 4, name=name), 4)
+        check_suspect(CallableSuspect(len, name, 4), 4)
 
 
 def test_a_text_of_no_known_form_is_named_with_the_forms() -> None:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from taggants.errors import InputError
 
 
-class FunctionSuspect:
+class CallableSuspect:
     """A function from uint8 images [N, channels, H, W] to scores or labels, in the forms of `Suspect.answers`.
 
     Args:
         predict: called with at most `batch_size` images at a time; arrays, lists and torch tensors are all read.
-        num_classes: of the dataset that the keys belong to; the function answers with its classes, in its order.
         name: for the certificate and its file, of letters, digits and -_. only.
+        num_classes: of the dataset that the keys belong to; the function answers with its classes, in its order.
         sha256: of what is known of the suspect, such as a file of weights; None if nothing is.
         class_names: of the classes in order, where they are known.
     """
@@ -25,9 +25,9 @@ class FunctionSuspect:
     def __init__(
         self,
         predict: Callable[[NDArray[np.uint8]], Any],
+        name: str,
         num_classes: int,
         *,
-        name: str = "function",
         sha256: str | None = None,
         class_names: tuple[str, ...] | None = None,
         batch_size: int = 256,
