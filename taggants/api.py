@@ -30,7 +30,7 @@ from taggants.stages.keys import prepare_keys
 from taggants.stages.ray_connection import ray_cluster
 from taggants.storage import Root
 from taggants.suggestion import suggest
-from taggants.suspects import CallableSuspect, CheckpointSuspect, Suspect
+from taggants.suspects import CallableSuspect, Suspect, open_suspect
 
 Predict: TypeAlias = Callable[[NDArray[np.uint8]], ArrayLike]
 
@@ -99,8 +99,8 @@ def verify(
     Args:
         run: what `sign` returned, or the folder of a run.
         suspect: a function from images, uint8 [N, C, H, W] in the size of the keys, to scores [N, classes], higher is likelier,
-            or to labels [N, m] or [N], the best first, as integers; a path or s3:// URI of a checkpoint that taggants
-            trained; or a `Suspect`. All keys are asked in one call.
+            or to labels [N, m] or [N], the best first, as integers; what `taggants verify` takes, such as a path or s3://
+            URI of a checkpoint that taggants trained; or a `Suspect`. A function is called with at most 256 images at a time.
         name: of the suspect, for the certificate and its file; a function is called after itself and the time.
 
     Raises:
@@ -156,7 +156,9 @@ def _tree(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None) ->
 
 def _suspect(suspect: Suspect | Predict | str | os.PathLike[str], name: str | None, run: Run) -> Suspect:
     if isinstance(suspect, str | os.PathLike):
-        return CheckpointSuspect(os.fspath(suspect), name)
+        opened = open_suspect(os.fspath(suspect))
+        opened.name = name or opened.name
+        return opened
     if isinstance(suspect, nn.Module):
         raise InputError(
             "a torch module does not tell how it wants its images; give a function: lambda images: "
