@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from taggants.api import sign as sign
     from taggants.api import verify as verify
     from taggants.detection import Certificate as Certificate
+    from taggants.detection import Registration as Registration
     from taggants.errors import InputError as InputError
-    from taggants.keys import Registration as Registration
     from taggants.run import Run as Run
     from taggants.suspects import Suspect as Suspect
 
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Certificate": "taggants.detection",
     "InputError": "taggants.errors",
-    "Registration": "taggants.keys",
+    "Registration": "taggants.detection",
     "Run": "taggants.run",
     "Suspect": "taggants.suspects",
     "sign": "taggants.api",

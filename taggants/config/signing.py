@@ -123,8 +123,9 @@ class KeysConfig(Section):
             for name, parameter in family.parameters.items():
                 families = f"{named[name].description}, {family_name}" if name in named else ""
                 description = families or f"{parameter.description}; of family {family_name}"
-                named[name] = Field(parameter.default, ge=parameter.low, le=parameter.high, description=description)
-                named[name].annotation = int
+                field: Any = Field(parameter.default, ge=parameter.low, le=parameter.high, description=description)
+                field.annotation = int
+                named[name] = field
         return named
 
     @property
