@@ -58,7 +58,7 @@ def suggest(inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu") -
         **augmentation,
         **speed,
     }
-    tree = {
+    tree: dict[str, dict[str, Any]] = {
         "data": {
             "source": inspection.layout,
             "root": inspection.root,

@@ -90,7 +90,7 @@ def as_hugging_face(source: ImageSource) -> Any:
     label = datasets.Value("int64") if index.class_names is None else datasets.ClassLabel(names=list(index.class_names))
     return datasets.Dataset.from_dict(
         {
-            "image": [{"bytes": data, "path": None} for data in source.encoded_in_order()],
+            "image": [{"bytes": data, "path": None} for data in source.read_encoded(range(source.num_rows))],
             "label": index.labels.tolist(),
         },
         features=datasets.Features({"image": datasets.Image(), "label": label}),
@@ -110,7 +110,7 @@ class TorchImages(Dataset[tuple[Tensor, int]]):
         index = source.index()
         self.classes = None if index.class_names is None else list(index.class_names)
         self._labels: list[int] = index.labels.tolist()
-        self._encoded = list(source.encoded_in_order())
+        self._encoded = source.read_encoded(range(source.num_rows))
         self._channels = source.channels
 
     def __len__(self) -> int:

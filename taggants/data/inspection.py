@@ -219,7 +219,7 @@ def _schema(root: Root, name: str) -> pa.Schema:
 def _may_hold_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _only(uri: str, candidates: Sequence[str], preferred: Sequence[str], kind: str, wanted: str) -> str:
