@@ -27,7 +27,7 @@ from taggants.data.image_codec import encode_png
 from taggants.export import export_dataset
 from taggants.pipeline import make_plan, prepare_keys
 from taggants.run import Run
-from taggants.training.ray_trainer import TrainedModel
+from taggants.training.job import TrainedModel
 
 ROWS_PER_FILE = 20_000
 NUM_CLASSES = 1000

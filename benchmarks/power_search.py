@@ -40,7 +40,7 @@ from taggants.stages.keys import prepare_keys
 from taggants.stages.surrogates import train_surrogates
 from taggants.stages.verify import verify
 from taggants.suspects import CheckpointSuspect
-from taggants.training.ray_trainer import TrainedModel, load_trained
+from taggants.training.job import TrainedModel, load_trained
 
 
 @dataclass(frozen=True)

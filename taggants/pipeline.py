@@ -18,7 +18,7 @@ from taggants.stages.export import ExportResult, export
 from taggants.stages.keys import register
 from taggants.stages.plan import make_plan
 from taggants.stages.surrogates import train_surrogates
-from taggants.training.ray_trainer import TrainedModel
+from taggants.training.job import TrainedModel
 
 
 def prepare(run: Run) -> tuple[list[TrainedModel], Plan]:

@@ -29,7 +29,7 @@ from taggants.detection import Certificate, Registration
 from taggants.errors import InputError
 from taggants.export import ExportManifest, verify_export
 from taggants.keys import KeySet, KeySpec, load_key_set
-from taggants.models import ModelSpec, has_patches
+from taggants.models import ModelSpec, options_of
 from taggants.storage import Root
 
 if TYPE_CHECKING:
@@ -302,8 +302,8 @@ def _git_commit() -> str | None:
 def model_spec(run: Run, training: TrainingConfig) -> ModelSpec:
     """Returns what a training section builds for the images of this run."""
     channels, image_size = run.model_size
-    patch_size = training.patch_size if has_patches(training.model) else None
-    return ModelSpec(training.model, run.index.num_classes, channels, image_size, patch_size)
+    options = {name: getattr(training, name) for name in options_of(training.model)}
+    return ModelSpec(training.model, run.index.num_classes, channels, image_size, **options)
 
 
 def signing_size(run: Run) -> int:

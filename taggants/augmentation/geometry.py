@@ -40,7 +40,7 @@ class CropAndFlip:
         """Returns augmented images, differentiable in `images`; any range, same shape.
 
         Args:
-            images: float [N, C, H, W].
+            images: float, or uint8, [N, C, H, W].
             image_ids: int64 [N], on the device of `images`.
             seed, step, view: what the draws are a function of, with the image id.
             sizes: None: all images have one size.

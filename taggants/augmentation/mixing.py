@@ -15,6 +15,7 @@ from taggants.augmentation.draws import Draws
 from taggants.errors import InputError
 
 _FIRST_STREAM = 64
+_STREAMS = range(_FIRST_STREAM, _FIRST_STREAM + 6)
 _NUM_QUANTILES = 4096
 
 
@@ -55,6 +56,51 @@ class MixAugment:
             )
         if not 0 <= self.probability <= 1:
             raise InputError(f"mixing probability {self.probability:g} must lie in [0, 1]; for example 1")
+
+    def with_partners(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        partners: Tensor,
+        partner_labels: Tensor,
+        image_ids: Tensor,
+        *,
+        seed: int,
+        step: int,
+        view: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns each image mixed with its partner, and label weights; see `Mixing`.
+
+        Args:
+            partners: like `images`; partner_labels: like `labels`.
+        """
+        draws = Draws(image_ids, _STREAMS, seed=seed, step=step, view=view)
+        kept = self._kept(draws, *images.shape[2:], images.device)  # [N, H, W]
+        # The area of a box is counted on the map of what is kept, so the weights are right at the borders too.
+        own = kept.mean(dim=(1, 2))[:, None]
+        one_hot = torch.eye(self.num_classes, dtype=torch.float64, device=images.device)
+        weights = own * one_hot[labels] + (1 - own) * one_hot[partner_labels]
+        share = kept.to(images.dtype)[:, None]
+        return share * images + (1 - share) * partners, weights.to(images.dtype)
+
+    def _kept(self, draws: Draws, height: int, width: int, device: torch.device) -> Tensor:
+        """The share of the image itself in each pixel, float64 [N, H, W] in [0, 1]."""
+        mixes, which, quantile = draws.fractions(_FIRST_STREAM + 1, 3)
+        mixup_alpha, cutmix_alpha = self.mixup_alpha, self.cutmix_alpha
+        probability_of_cutmix = 0.5 if min(mixup_alpha, cutmix_alpha) > 0 else float(mixup_alpha == 0)
+        by_mixup = beta_quantile(quantile, mixup_alpha or cutmix_alpha)[:, None, None]
+        cut_share = torch.sqrt(1 - beta_quantile(quantile, cutmix_alpha or mixup_alpha))
+
+        def in_box(size: int, stream: int) -> Tensor:  # bool [N, size]
+            cut = (size * cut_share).long()
+            centre = draws.below(size, stream)
+            pixels = torch.arange(size, device=device)
+            return (pixels >= (centre - cut // 2)[:, None]) & (pixels < (centre + (cut + 1) // 2)[:, None])
+
+        box = in_box(height, _FIRST_STREAM + 4)[:, :, None] & in_box(width, _FIRST_STREAM + 5)[:, None, :]
+        by_cutmix = torch.where(box, 0.0, 1.0).double()
+        mixed = torch.where((which < probability_of_cutmix)[:, None, None], by_cutmix, by_mixup)
+        return torch.where((mixes < self.probability)[:, None, None], mixed, 1.0)
 
     def bind(self, companions: Tensor, companion_labels: Tensor) -> MixWithCompanions:
         """Returns the mixing with these images.
@@ -101,37 +147,13 @@ class MixWithCompanions:
                 f"images of shape {list(images.shape[1:])} cannot be mixed with companions of shape "
                 f"{list(self.companions.shape[1:])}; resize the companions"
             )
-        draws = Draws(image_ids, range(_FIRST_STREAM, _FIRST_STREAM + 6), seed=seed, step=step, view=view)
-        chosen = draws.below(len(self.companions), _FIRST_STREAM)
+        chosen = Draws(image_ids, _STREAMS, seed=seed, step=step, view=view).below(len(self.companions), _FIRST_STREAM)
         companions = self.companions[chosen].detach().to(images.dtype)
         if self.companions.dtype == torch.uint8:
             companions = companions / 255
-        kept = self._kept(draws, *images.shape[2:], images.device)  # [N, H, W]
-        # The area of a box is counted on the map of what is kept, so the weights are right at the borders too.
-        own = kept.mean(dim=(1, 2))[:, None]
-        one_hot = torch.eye(self.mix.num_classes, dtype=torch.float64, device=images.device)
-        weights = own * one_hot[labels] + (1 - own) * one_hot[self.companion_labels[chosen]]
-        share = kept.to(images.dtype)[:, None]
-        return share * images + (1 - share) * companions, weights.to(images.dtype)
-
-    def _kept(self, draws: Draws, height: int, width: int, device: torch.device) -> Tensor:
-        """The share of the image itself in each pixel, float64 [N, H, W] in [0, 1]."""
-        mixes, which, quantile = draws.fractions(_FIRST_STREAM + 1, 3)
-        mixup_alpha, cutmix_alpha = self.mix.mixup_alpha, self.mix.cutmix_alpha
-        probability_of_cutmix = 0.5 if min(mixup_alpha, cutmix_alpha) > 0 else float(mixup_alpha == 0)
-        by_mixup = beta_quantile(quantile, mixup_alpha or cutmix_alpha)[:, None, None]
-        cut_share = torch.sqrt(1 - beta_quantile(quantile, cutmix_alpha or mixup_alpha))
-
-        def in_box(size: int, stream: int) -> Tensor:  # bool [N, size]
-            cut = (size * cut_share).long()
-            centre = draws.below(size, stream)
-            pixels = torch.arange(size, device=device)
-            return (pixels >= (centre - cut // 2)[:, None]) & (pixels < (centre + (cut + 1) // 2)[:, None])
-
-        box = in_box(height, _FIRST_STREAM + 4)[:, :, None] & in_box(width, _FIRST_STREAM + 5)[:, None, :]
-        by_cutmix = torch.where(box, 0.0, 1.0).double()
-        mixed = torch.where((which < probability_of_cutmix)[:, None, None], by_cutmix, by_mixup)
-        return torch.where((mixes < self.mix.probability)[:, None, None], mixed, 1.0)
+        return self.mix.with_partners(
+            images, labels, companions, self.companion_labels[chosen], image_ids, seed=seed, step=step, view=view
+        )
 
 
 def beta_quantile(fractions: Tensor, alpha: float) -> Tensor:

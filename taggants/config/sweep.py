@@ -8,15 +8,14 @@ from pydantic import Field, model_validator
 
 from taggants.alignment import ENGINES
 from taggants.config.fields import PixelBound, Section, named_in
+from taggants.training.recipes import RECIPES
 
 
 class SweptVictim(Section):
     """A kind of victim that a sweep trains; everything else is as in evaluation.training."""
 
     model: str = Field("cnn", description="as evaluation.training.model")
-    recipe: Literal["simple", "strong", "deit3", "resnet-a2", "fine-tune"] = Field(
-        "simple", description="as evaluation.training.recipe"
-    )
+    recipe: Annotated[str, named_in(RECIPES)] = Field("simple", description="as evaluation.training.recipe")
     patch_size: int | None = Field(None, ge=1, le=1024, description="as evaluation.training.patch_size")
 
 

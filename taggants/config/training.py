@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from taggants.config.fields import FractionOf, Section, Uri
+from taggants.config.fields import FractionOf, Section, Uri, named_in
 from taggants.config.signing import DataConfig
+from taggants.training.recipes import RECIPES
 
 
 class TrainingConfig(Section):
@@ -15,9 +16,16 @@ class TrainingConfig(Section):
 
     model: str = Field("cnn", description='"cnn" or "cnn_wide" (built in, no normalisation layers) or timm/NAME')
     patch_size: int | None = Field(
-        None, ge=1, le=1024, description="pixels, of vision transformers; null: the model's own; the others have none"
+        None,
+        ge=1,
+        le=1024,
+        description="pixels, of a vision transformer's patches or a ConvNeXt's stem; null: the model's own, for larger "
+        "images; other models have none",
     )
-    recipe: Literal["simple", "strong", "deit3", "resnet-a2", "fine-tune"] = Field(
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="highest rate of stochastic depth; not of the built-in models, which have none"
+    )
+    recipe: Annotated[str, named_in(RECIPES)] = Field(
         "simple",
         description="crop and flip; 3-Augment with Mixup and CutMix; the papers' recipes (see taggants/training/recipes.py)",
     )
@@ -36,11 +44,9 @@ class TrainingConfig(Section):
     )
     channels_last: bool = Field(False, description="memory layout of convolutions; faster on most machines")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where a training process computes")
-    optimiser: Literal["adamw", "lamb", "sgd"] | None = Field(
-        None, description="null: the recipe's, which is lamb with deit3 and resnet-a2, sgd with fine-tune, else adamw"
-    )
+    optimiser: Literal["adamw", "lamb", "sgd"] | None = Field(None, description="null: the recipe's")
     gradient_clip: float | None = Field(
-        None, gt=0, description="largest norm of a step's gradient; null: the recipe's, 1 with deit3 and resnet-a2"
+        None, gt=0, description="largest norm of a step's gradient; null: the recipe's, if it has one"
     )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="keep the moving average of the weights with this decay; null: the last weights"
@@ -50,15 +56,27 @@ class TrainingConfig(Section):
         None, description="model.safetensors to start from; a head of another class count starts anew; null: random"
     )
 
-    loader: Literal["memory", "torch", "ray"] = Field(
+    loader: Literal["memory", "device", "torch", "ray"] = Field(
         "memory",
-        description="where training images are: all in memory; or read from storage ahead of each step, by torch's DataLoader "
-        "on the training machine or Ray Data on the whole cluster; the trained model is the same",
+        description="where training images are: all in memory; all on the training device, which augments them too; or read "
+        "from storage ahead of each step, by torch's DataLoader on the training machine or Ray Data on the whole cluster. The "
+        "trained model is the same, but for the rounding of a GPU that augments",
     )
     num_readers: int = Field(2, ge=1, le=256, description="reading processes of a training process with loader torch")
 
-    immaterial_fields: ClassVar[frozenset[str]] = frozenset({"loader", "num_readers"})
-    """They change no model, so they are not hashed."""
+    @property
+    def immaterial_fields(self) -> frozenset[str]:
+        """They change no model, so they are not hashed. A GPU that augments rounds otherwise than a CPU, and counts."""
+        augments_on_gpu = self.loader == "device" and self.device != "cpu"
+        return frozenset({"num_readers"} if augments_on_gpu else {"loader", "num_readers"})
+
+    @model_validator(mode="after")
+    def _loader_knows_the_recipe(self) -> TrainingConfig:
+        if self.loader == "device" and RECIPES[self.recipe].policy is not None:
+            raise ValueError(
+                f"recipe {self.recipe} augments single images on the CPU, so loader device cannot; use loader memory or torch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fine_tunes_something(self) -> TrainingConfig:

@@ -18,10 +18,11 @@ from taggants.reporting.progress import stage
 from taggants.run import Run
 from taggants.stages.evaluate import train_suspects
 from taggants.training.features import penultimate_features
+from taggants.training.job import TrainedModel, load_trained
 from taggants.training.loop import predict_scores
 from taggants.training.metrics import measure
-from taggants.training.ray_trainer import TrainedModel, load_trained, read_split
 from taggants.training.scores import losses
+from taggants.training.worker import read_split
 
 HARM_FORMAT = "taggants-harm/1"
 _MOST_OTHERS = 200  # of a class: their mean loss needs no more

@@ -18,7 +18,8 @@ from taggants.data.source import read_for_models
 from taggants.reporting.progress import stage
 from taggants.run import Run
 from taggants.stages.evaluate import suspect_job
-from taggants.training.ray_trainer import load_trained, run_training
+from taggants.training.job import load_trained
+from taggants.training.worker import run_training
 
 _MICROBATCH = 16
 

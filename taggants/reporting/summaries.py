@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from taggants.run import Run
     from taggants.stages.export import ExportResult
     from taggants.sweep.stages import Sweep
-    from taggants.training.ray_trainer import TrainedModel
+    from taggants.training.job import TrainedModel
 
 
 def opening(run: Run) -> str:

@@ -23,7 +23,7 @@ from taggants.run import Run
 from taggants.stages.crafting_settings import hardware_of, optimisation_of, perception_of
 from taggants.stages.model_training import all_checkpoints
 from taggants.storage import Root
-from taggants.training.ray_trainer import TrainedModel
+from taggants.training.job import TrainedModel
 
 _NUM_COMPANIONS = 256
 

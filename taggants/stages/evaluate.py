@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from taggants.reporting.progress import say, stage
 from taggants.run import Run
+from taggants.seeds import hash_seed
 from taggants.stages.model_training import train_model, training_job
-from taggants.training.ray_trainer import TrainedModel, TrainingJob, run_trainings
-from taggants.training.recipes import hash_seed
+from taggants.training.job import TrainedModel, TrainingJob
+from taggants.training.ray_trainer import run_trainings
 
 
 def suspect_job(run: Run, role: str, index: int) -> TrainingJob:

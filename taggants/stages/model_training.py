@@ -8,9 +8,10 @@ from taggants.config import TrainingConfig
 from taggants.data.source import ImageSource
 from taggants.reporting.progress import say, stage
 from taggants.run import Run, model_spec
+from taggants.training.job import TrainedModel, TrainingJob, find_initial_weights
 from taggants.training.loop import EpochReport, Optimiser
-from taggants.training.ray_trainer import TrainedModel, TrainingJob, find_initial_weights, run_training
 from taggants.training.recipes import Recipe
+from taggants.training.worker import run_training
 
 
 def training_job(
@@ -39,6 +40,7 @@ def training_job(
             training.weight_decay,
             training.optimiser or recipe.parts.optimiser,
             training.gradient_clip or recipe.parts.clip_norm,
+            recipe.parts.warm_up_epochs,
         ),
         seed=seed,
         train_source=source,

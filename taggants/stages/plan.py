@@ -14,10 +14,10 @@ from taggants.crafting.selection import random_priorities, signing_sets
 from taggants.export import check_originals
 from taggants.reporting.progress import stage
 from taggants.run import Run, signing_size
+from taggants.seeds import hash_seed
 from taggants.stages.model_training import all_checkpoints
 from taggants.storage import Root
-from taggants.training.ray_trainer import TrainedModel
-from taggants.training.recipes import hash_seed
+from taggants.training.job import TrainedModel
 from taggants.training.scoring import Candidates, Scores, ScoringJob, ScoringPass, candidate_scores, score_here
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from taggants.run import Run
+from taggants.seeds import hash_seed
 from taggants.stages.model_training import train_model, training_job
-from taggants.training.ray_trainer import TrainedModel
-from taggants.training.recipes import hash_seed
+from taggants.training.job import TrainedModel
 
 
 def train_surrogates(run: Run, signed_run: Run | None = None) -> list[TrainedModel]:

@@ -36,7 +36,8 @@ from taggants.storage import Root
 from taggants.suspects import CheckpointSuspect
 from taggants.sweep.cells import CellSpec, crafted_together, distinct_runs, expand, sweep_hash
 from taggants.sweep.results import Cell, SweepResults, Trained
-from taggants.training.ray_trainer import TrainedModel, run_trainings
+from taggants.training.job import TrainedModel
+from taggants.training.ray_trainer import run_trainings
 
 _CELL = TypeAdapter(Cell)
 

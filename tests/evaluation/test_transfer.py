@@ -18,7 +18,7 @@ from taggants.stages.craft import craft
 from taggants.stages.evaluate import train_suspect
 from taggants.stages.export import export
 from taggants.stages.keys import prepare_keys
-from taggants.training.ray_trainer import load_trained
+from taggants.training.job import load_trained
 from tests.jobs.running import settings_in
 
 

@@ -12,8 +12,8 @@ from taggants.config import load_config
 from taggants.crafting import shard as shard_module
 from taggants.data.source import SampleError
 from taggants.run import Run
+from taggants.seeds import hash_seed
 from taggants.stages.model_training import training_job
-from taggants.training.recipes import hash_seed
 from tests.jobs.running import exit_code, settings_in
 
 

@@ -9,9 +9,10 @@ from timm.optim import Lamb
 
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model
+from taggants.seeds import hash_seed
 from taggants.training.examples import InMemory
-from taggants.training.loop import Optimiser, accuracy, train
-from taggants.training.recipes import RECIPES, Recipe, hash_seed
+from taggants.training.loop import Optimiser, TrainingState, accuracy, train
+from taggants.training.recipes import RECIPES, Recipe, RecipeParts
 from taggants.training.scores import gradient_norms, losses
 
 SPEC = ModelSpec("cnn", num_classes=3, channels=1, image_size=8)
@@ -167,8 +168,8 @@ def test_all_workers_take_the_same_number_of_steps(stripes, model, num_images):
     assert steps[0] == steps[1] >= 1
 
 
-def test_the_plain_loop_is_what_it_always_was(stripes):
-    """Models trained before are found by their identity, so the weights must not change: the loop, written out."""
+def test_the_plain_loop_is_what_is_written_out_here(stripes):
+    """The loop, written out."""
     images, labels = stripes
     recipe = Recipe("strong", crop_padding=1, flip=True, num_classes=3)
     model, expected = build_model(SPEC, 1), build_model(SPEC, 1)
@@ -188,15 +189,75 @@ def test_the_plain_loop_is_what_it_always_was(stripes):
     assert torch.equal(weights(model), weights(expected))
 
 
-def test_strong_batches_are_what_they_always_were():
-    """Noted before other recipes came."""
-    images = (torch.arange(6 * 3 * 8 * 8) * 7919 % 256).to(torch.uint8).view(6, 3, 8, 8)
-    pixels, mixed = Recipe("strong", 1, True, 3).batch(images, torch.arange(6) % 3, torch.arange(6), seed=5, epoch=2)
-    sums = torch.tensor([94.89019, 95.890198, 55.643143, 89.71373, 95.647064, 95.478439])
-    torch.testing.assert_close(pixels.sum((1, 2, 3)), sums, rtol=1e-5, atol=0)
-    part = 0.859375
-    expected = torch.tensor([[part, 0, 1 - part], [0, 1, 0], [1 - part, 0, part]]).repeat(2, 1)
-    torch.testing.assert_close(mixed, expected)
+RECIPES.register("test-mixing", RecipeParts(mixup=0.8, cutmix=1.0))
+
+
+def test_images_are_mixed_with_their_mirror_in_the_batch_and_labels_with_the_share_of_pixels():
+    """What is left of each image in its mixture is worked out from the pixels: one share, or a box of nothing."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(9)
+    pixels, weights = Recipe("test-mixing", 0, False, 9).batch(images, labels, torch.arange(9), seed=3, epoch=0)
+    kinds = set()
+    for index in range(9):
+        own, other = (images[i].double() / 255 for i in (index, 8 - index))
+        differs = (own - other).abs() > 0.1
+        share = ((pixels[index].double() - other) / (own - other))[differs]
+        if index == 4:
+            assert torch.equal(pixels[4], images[4].float() / 255)  # its own mirror
+            assert weights[4, 4] == 1
+            continue
+        if share.std() < 1e-4:
+            kinds.add("mixup")
+            mean = share.mean()
+        else:
+            kinds.add("cutmix")
+            is_other = (pixels[index].double() - other).abs().amax(0) < 1e-6
+            rows, columns = is_other.any(1), is_other.any(0)
+            assert torch.equal(is_other, rows[:, None] & columns)
+            assert torch.equal(pixels[index][:, ~is_other], (images[index].float() / 255)[:, ~is_other])
+            mean = (~is_other).double().mean()
+        torch.testing.assert_close(weights[index, index].double(), mean, atol=1e-5, rtol=0)
+        torch.testing.assert_close(weights[index, 8 - index].double(), 1 - mean, atol=1e-5, rtol=0)
+    assert kinds == {"mixup", "cutmix"}
+
+
+def test_label_smoothing_and_warm_up_are_the_recipes(stripes):
+    logits, labels = torch.tensor([[0.5, -1.0, 2.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    smoothed = torch.tensor([[0.1 / 3, 0.9 + 0.1 / 3, 0.1 / 3]])
+    expected = -(smoothed * logits.log_softmax(1)).sum()
+    torch.testing.assert_close(Recipe("small-images", 0, False, 3).loss(logits, labels), expected)
+    moved = []
+    for warm_up_epochs in (1.0, 4.0):  # the first step of SGD moves in proportion to the rate
+        model = build_model(SPEC, 1)
+        before = weights(model)
+        optimiser = Optimiser(1, 90, 1e-3, 0.0, name="sgd", warm_up_epochs=warm_up_epochs)
+        train(model, InMemory(*stripes), Recipe("simple", 0, False, 3), optimiser, seed=1)
+        moved.append(torch.linalg.norm(weights(model) - before))
+    torch.testing.assert_close(moved[0], 4 * moved[1], rtol=1e-2, atol=0)
+
+
+def test_dropout_replays_after_a_stop_and_leaves_the_global_generator_alone(stripes):
+    def dropping():
+        return torch.nn.Sequential(build_model(SPEC, 1), torch.nn.Dropout(0.5))
+
+    recipe, saved = Recipe("simple", 0, False, 3), {}
+
+    def save(report, state):
+        if state.epochs_done == 2:
+            saved["state"] = TrainingState(2, {name: value.clone() for name, value in state.optimiser.items()})
+            saved["model"] = {name: value.clone() for name, value in whole.state_dict().items()}
+
+    whole = dropping()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    train(whole, InMemory(*stripes), recipe, OPTIMISER, seed=1, on_epoch_end=save)
+    assert torch.equal(before, torch.get_rng_state())
+    resumed = dropping()
+    resumed.load_state_dict(saved["model"])
+    torch.rand(3)
+    train(resumed, InMemory(*stripes), recipe, OPTIMISER, seed=1, resume=saved["state"])
+    assert torch.equal(weights(whole), weights(resumed))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -3,7 +3,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import pickle
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,18 +23,13 @@ from taggants.data.source import resize_and_crop
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model, model_from_checkpoint
 from taggants.storage import Root
-from taggants.training import ray_trainer
+from taggants.training import worker
+from taggants.training.job import InitialWeights, TrainingJob, find_initial_weights, load_trained
 from taggants.training.loop import Optimiser, predict_scores
 from taggants.training.metrics import measure
-from taggants.training.ray_trainer import (
-    InitialWeights,
-    TrainingJob,
-    find_initial_weights,
-    load_trained,
-    run_training,
-    run_trainings,
-)
+from taggants.training.ray_trainer import run_trainings
 from taggants.training.recipes import Recipe
+from taggants.training.worker import run_training
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not import the tests
 
@@ -127,9 +124,14 @@ def test_another_job_is_another_model(job, change):
     assert dataclasses.replace(job, **change).identity != job.identity
 
 
-def test_later_fields_leave_the_identity_as_it_was(job):
-    """Trained models are found by it. The value was noted at version 3 of the loop."""
-    assert job.identity == "efb5ab420a223983"
+def test_the_loader_counts_only_where_a_gpu_augments(job):
+    def identity(**change):
+        return dataclasses.replace(job, **change).identity
+
+    for loader in ("torch", "ray", "device"):
+        assert identity(loader=loader, num_readers=5) == job.identity
+    on_gpu = identity(device="cuda")
+    assert on_gpu == identity(device="cuda", loader="torch") != identity(device="cuda", loader="device")
 
 
 def test_initial_weights_count_by_their_content_not_their_place(job):
@@ -177,9 +179,9 @@ def test_images_of_all_sizes_are_trained_on_resized(job, tmp_path, monkeypatch):
     folder = Root(str(tmp_path / "drawn"))
     folder.write_table("all.parquet", pa.Table.from_pylist(rows))
     source = ParquetSource(folder, ("all.parquet",))
-    monkeypatch.setattr(ray_trainer, "_READ_ROWS", 4)
+    monkeypatch.setattr(worker, "_READ_ROWS", 4)
     seen = []
-    monkeypatch.setattr(ray_trainer, "train", lambda model, examples, *_, **__: seen.append(examples))
+    monkeypatch.setattr(worker, "train", lambda model, examples, *_, **__: seen.append(examples))
     resized = dataclasses.replace(job, train_source=source, test_source=source, image_size=8)
     run_training(resized, Root(str(tmp_path / "run")), quiet)
     (examples,) = seen
@@ -191,21 +193,37 @@ def test_a_chunk_of_grey_images_among_colour_is_named(job, tmp_path, monkeypatch
     rows = [{"image": encode_png(np.zeros((1 if i >= 4 else 3, 8, 8), np.uint8)), "label": i} for i in range(8)]
     folder = Root(str(tmp_path / "drawn"))
     folder.write_table("all.parquet", pa.Table.from_pylist(rows))
-    monkeypatch.setattr(ray_trainer, "_READ_ROWS", 4)
+    monkeypatch.setattr(worker, "_READ_ROWS", 4)
     mixed = dataclasses.replace(job, train_source=ParquetSource(folder, ("all.parquet",)), image_size=8)
     with pytest.raises(InputError, match=r"sample 4\) has 1 channels but sample 0 has 3"):
         run_training(mixed, Root(str(tmp_path / "run")), quiet)
 
 
-def test_result_without_metrics_is_read(job, tmp_path):
-    """Written before there were any."""
+def test_damaged_result_is_named(job, tmp_path):
     run = Root(str(tmp_path / "run"))
     trained = run_training(job, run, quiet)
     result = trained.path.replace("model.safetensors", "result.json")
     fields = run.read_json(result)
     del fields["metrics"]
     run.write_json(result, fields)
-    assert run_training(job, run, quiet) == dataclasses.replace(trained, metrics=None)
+    with pytest.raises(InputError, match=r"result\.json is damaged; delete the folder .* to train it again"):
+        run_training(job, run, quiet)
+
+
+def test_training_in_one_process_needs_no_ray(job, tmp_path):
+    code = """
+import pickle, sys
+sys.modules["ray"] = sys.modules["boto3"] = None
+from taggants.storage import Root
+from taggants.training.worker import run_training
+job = pickle.load(open(sys.argv[1], "rb"))
+print(run_training(job, Root(sys.argv[2]), lambda report: None).sha256)
+"""
+    path = tmp_path / "job.pickle"
+    path.write_bytes(pickle.dumps(job))
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "alone")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == run_training(job, Root(str(tmp_path / "here")), quiet).sha256
 
 
 def test_test_labels_beyond_the_models_classes_are_refused_before_training(job, tmp_path):
@@ -235,8 +253,8 @@ def test_average_of_the_weights_is_kept(job, tmp_path, monkeypatch):
 
         train(model, *args, after_step=step_and_average, **kwargs)
 
-    train = ray_trainer.train
-    monkeypatch.setattr(ray_trainer, "train", train_and_average)
+    train = worker.train
+    monkeypatch.setattr(worker, "train", train_and_average)
     averaged = dataclasses.replace(job, ema_decay=decay, keep_epochs=(3,))
     trained = run_training(averaged, run, quiet)
     for name, parameter in load_trained(run, trained).named_parameters():
@@ -251,7 +269,7 @@ def test_training_starts_from_a_checkpoint_with_a_new_head_for_other_classes(job
     initial = find_initial_weights(run.uri_of(first.path))
     assert initial == InitialWeights(run.uri_of(first.path), first.sha256)
     started = []
-    monkeypatch.setattr(ray_trainer, "train", lambda model, *_, **__: started.append(model.model.state_dict()))
+    monkeypatch.setattr(worker, "train", lambda model, *_, **__: started.append(model.model.state_dict()))
     source = load_trained(run, first).state_dict()
     for num_classes in (10, 12):
         spec, recipe = ModelSpec("cnn", num_classes, 1, 8), Recipe("fine-tune", 0, False, num_classes)
@@ -267,7 +285,7 @@ def test_checkpoint_of_another_model_or_changed_since_is_refused(job, tmp_path):
     run = Root(str(tmp_path / "run"))
     initial = find_initial_weights(run.uri_of(run_training(job, run, quiet).path))
     wide = dataclasses.replace(job, spec=ModelSpec("cnn_wide", 10, 1, 8), initial=initial)
-    with pytest.raises(InputError, match=r"holds ModelSpec\(name='cnn'.* only num_classes may differ"):
+    with pytest.raises(InputError, match=r"holds ModelSpec\(name='cnn'.* only num_classes and drop_path may differ"):
         run_training(wide, run, quiet)
     with pytest.raises(InputError, match="is not the model"):
         run_training(dataclasses.replace(job, initial=dataclasses.replace(initial, sha256="0" * 64)), run, quiet)
@@ -299,7 +317,7 @@ class MortalRecipe(Recipe):
     notes: str = ""
     last: int = -1
 
-    def batch(self, images, labels, image_ids, *, seed, epoch):
+    def batch(self, images, labels, image_ids, *, seed, epoch, partners=None):
         note = Path(self.notes) / str(os.getpid())
         with note.open("a") as file:
             file.write(f"{epoch}\n")
@@ -307,7 +325,7 @@ class MortalRecipe(Recipe):
             with contextlib.suppress(FileExistsError):
                 (Path(self.notes) / "killed").touch(exist_ok=False)
                 os.kill(os.getpid(), signal.SIGKILL)
-        return super().batch(images, labels, image_ids, seed=seed, epoch=epoch)
+        return super().batch(images, labels, image_ids, seed=seed, epoch=epoch, partners=partners)
 
     def epochs_noted(self):
         """One list for each process that trained, the first one first."""

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import typing
-
 import pytest
 
-from taggants.config import Config, TrainingConfig, load_config
+from taggants.config import Config, load_config
 from taggants.errors import InputError
 from taggants.training.recipes import RECIPES
 
@@ -18,12 +16,33 @@ def test_what_decides_a_surrogate_makes_another_run(setting):
 
 
 def test_every_recipe_can_be_asked_for():
-    assert set(typing.get_args(TrainingConfig.model_fields["recipe"].annotation)) == set(RECIPES)
+    for name in RECIPES:
+        settings = [f"evaluation.training.recipe={name}", "evaluation.training.init_from=/m.safetensors"]
+        assert load_config(None, settings).evaluation.training.recipe == name
+        assert load_config(None, [f"sweep.victims=[{{recipe: {name}}}]"]).sweep.victims[0].recipe == name
+
+
+def test_a_loader_counts_where_it_changes_rounding():
+    hashes = {
+        (device, loader): load_config(
+            None, [f"surrogate.device={device}", f"surrogate.loader={loader}", "surrogate.num_readers=3"]
+        ).hash
+        for device in ("cpu", "cuda")
+        for loader in ("memory", "torch", "device")
+    }
+    assert len({hashes["cpu", loader] for loader in ("memory", "torch", "device")}) == 1
+    assert hashes["cuda", "memory"] == hashes["cuda", "torch"] != hashes["cuda", "device"]
 
 
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
+        ("surrogate.recipe=weak", "recipe 'weak' does not exist; use one of simple, strong, deit3"),
+        ("sweep.victims=[{recipe: weak}]", "recipe 'weak' does not exist"),
+        (
+            "surrogate={recipe: resnet-a2, loader: device}",
+            "resnet-a2 augments single images on the CPU, so loader device",
+        ),
         ("evaluation.training.recipe=fine-tune", "recipe fine-tune needs init_from, the model.safetensors"),
         ("surrogate.ema_decay=1", "'surrogate.ema_decay' = 1 must be less than 1"),
         ("evaluation.gpus_per_model=0", "greater than 0"),

@@ -13,7 +13,7 @@ from taggants.cli.configuration import add_config_arguments, read_config
 
 if TYPE_CHECKING:
     from taggants.config import Config
-    from taggants.training.ray_trainer import TrainedModel
+    from taggants.training.job import TrainedModel
 
 
 @dataclass(frozen=True)

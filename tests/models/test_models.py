@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 
 from taggants.errors import InputError
@@ -50,7 +51,7 @@ def test_checkpoint_round_trips_and_repeats_its_bytes():
 
 @pytest.mark.parametrize("name", ["cnn_huge", "timm/no_such_net", "resnet18"])
 def test_unknown_models_are_refused(name):
-    with pytest.raises(InputError, match=f"model '{name}' does not exist; use one of cnn, cnn_wide, or timm/NAME"):
+    with pytest.raises(InputError, match=f"model '{name}' does not exist; use one of cnn, cnn_wide; or timm/NAME"):
         build_model(ModelSpec(name, 10, 3, 32), seed=0)
 
 
@@ -59,16 +60,29 @@ def test_input_size_that_a_model_cannot_take_is_refused():
         check_model(ModelSpec("timm/vit_tiny_patch16_224", 10, 3, 8))
 
 
-def test_patch_size_of_a_vision_transformer_is_kept_and_others_have_none():
-    spec = ModelSpec("timm/vit_tiny_patch16_224", 4, 3, 32, patch_size=4)
-    model = build_model(spec, seed=1)
-    assert model[1].patch_embed.num_patches == 64
-    assert model_from_checkpoint(checkpoint_bytes(model, spec), "here")[1] == spec
-    for name in ("cnn", "timm/resnet18"):
-        with pytest.raises(InputError, match=f"model '{name}' has no patches, so patch_size 4 fits none"):
-            build_model(ModelSpec(name, 4, 3, 32, patch_size=4), seed=1)
+def test_patch_size_and_stochastic_depth_reach_the_network_and_its_checkpoint():
+    vit = ModelSpec("timm/vit_tiny_patch16_224", 4, 3, 32, patch_size=4)
+    assert build_model(vit, seed=1)[1].patch_embed.num_patches == 64
+    convnext = ModelSpec("timm/convnext_atto", 4, 3, 32, patch_size=2, drop_path=0.2)
+    network = build_model(convnext, seed=1)[1]
+    assert network.forward_features(torch.zeros(1, 3, 32, 32)).shape[2:] == (2, 2)
+    rates = [module.drop_prob for module in network.modules() if isinstance(module, timm.layers.DropPath)]
+    assert max(rates) == pytest.approx(0.2)
+    for spec in (vit, convnext):
+        assert model_from_checkpoint(checkpoint_bytes(build_model(spec, seed=1), spec), "here")[1] == spec
+
+
+def test_options_that_a_model_does_not_take_are_refused():
+    for name, option in (("cnn", "patch_size"), ("timm/resnet18", "patch_size"), ("cnn", "drop_path")):
+        value = 4 if option == "patch_size" else 0.1
+        with pytest.raises(InputError, match=f"model '{name}' takes no {option}, but {value} is given; leave it out"):
+            build_model(ModelSpec(name, 4, 3, 32, **{option: value}), seed=1)
+    with pytest.raises(InputError, match=r"timm cannot build 'vgg11' .*drop_path_rate"):
+        build_model(ModelSpec("timm/vgg11", 4, 3, 32, drop_path=0.1), seed=1)
     with pytest.raises(InputError, match="needs a name and whole numbers"):
         ModelSpec("timm/vit_tiny_patch16_224", 4, 3, 32, patch_size=0)
+    with pytest.raises(InputError, match=r"drop_path must lie in \[0, 1\)"):
+        ModelSpec("timm/resnet18", 4, 3, 32, drop_path=1.0)
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, -50])

@@ -1,0 +1,27 @@
+"""Surrogates and victims by name, the precision they compute in, and their checkpoints."""
+
+from taggants.models.architectures import (
+    MODEL_SOURCES,
+    InputNormalisation,
+    ModelSource,
+    ModelSpec,
+    build_model,
+    check_model,
+    options_of,
+)
+from taggants.models.checkpoints import checkpoint_bytes, model_from_checkpoint
+from taggants.models.precision import DTYPE_OF_PRECISION, Precision
+
+__all__ = [
+    "DTYPE_OF_PRECISION",
+    "MODEL_SOURCES",
+    "InputNormalisation",
+    "ModelSource",
+    "ModelSpec",
+    "Precision",
+    "build_model",
+    "check_model",
+    "checkpoint_bytes",
+    "model_from_checkpoint",
+    "options_of",
+]
