@@ -137,7 +137,11 @@ def environment() -> list[str]:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} absent")
     try:
-        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit", "--format=csv,noheader"]
+        query = [
+            "nvidia-smi",
+            "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit",
+            "--format=csv,noheader",
+        ]
         card = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         card = "none"
@@ -178,7 +182,9 @@ def run_part(part: str, out: Path, toy: bool, data: str, limit: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=os.environ.get("OUT"), help="folder of the results; default $OUT, else a new one")
+    parser.add_argument(
+        "--out", default=os.environ.get("OUT"), help="folder of the results; default $OUT, else a new one"
+    )
     parser.add_argument("--data", default="carry/data", help="folder with cifar100_40.parquet; drawn images with --toy")
     parser.add_argument("--toy", action="store_true", help="on the CPU, as small as possible")
     parser.add_argument("--parts", nargs="+", default=list(LIMITS), choices=[*LIMITS, "compile ahead"])
@@ -188,10 +194,12 @@ def main() -> None:
     if given.within:
         run_part(given.parts[0], Path(given.out), given.toy, given.data, given.within)
         return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that no part outlives this
     out = Path(given.out or tempfile.mkdtemp(prefix="gpu-"))
     (out / "parts").mkdir(parents=True, exist_ok=True)
     started, rows, kernels = time.perf_counter(), [], tempfile.mkdtemp(prefix="kernels-")
-    os.environ |= {"PYTHONPATH": str(FOLDER.parent), "TORCHINDUCTOR_CACHE_DIR": kernels}
+    paths = [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "TORCHINDUCTOR_CACHE_DIR": kernels}
     options = ["--out", str(out), "--data", given.data, *(["--toy"] if given.toy else [])]
     ahead = None
     if "crafting" in given.parts and not given.toy:  # the tests leave most of the CPUs idle
@@ -199,7 +207,8 @@ def main() -> None:
         with (out / "parts" / "compile_ahead.log").open("w") as log:
             ahead = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     for part in given.parts:
-        results, limit, part_started = Results(out, part), LIMITS.get(part, 100), time.perf_counter()
+        results, part_started = Results(out, part), time.perf_counter()
+        limit = LIMITS.get(part, 100) * (8 if given.toy else 1)  # a CPU may be busy with other work
         if part == "tests":
             tests(results, out, limit, given.toy)
         else:
@@ -209,11 +218,16 @@ def main() -> None:
             problem = run_within(command, limit, out / "parts" / f"{part.replace(' ', '_')}.log")
             if problem is not None:
                 results.failed("the part", problem)
-        rows += [*results.rows(), {"part": part, "case": "whole", "result": "", "seconds": time.perf_counter() - part_started}]
+        rows += [
+            *results.rows(),
+            {"part": part, "case": "whole", "result": "", "seconds": time.perf_counter() - part_started},
+        ]
         text = report(rows, time.perf_counter() - started)
         (out / "gpu.md").write_text(text, encoding="utf-8")
         (out / "gpu.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     print(text)
+    if any(row.get("has_failed") and "No module named 'art'" not in row["result"] for row in rows):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

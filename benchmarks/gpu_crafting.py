@@ -5,6 +5,7 @@ Run as a program it is a worker of `side_by_side`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -47,7 +48,7 @@ SUBJECTS = (
     Subject("timm/deit3_small_patch16_224", 224, 128),
     Subject("timm/convnext_tiny", 224, 128),
 )
-TOYS = (Subject("timm/resnet10t", 32, 2), Subject("timm/vit_tiny_patch16_224", 32, 2), Subject("timm/convnext_atto", 32, 2))
+TOYS = (Subject("cnn", 16, 2), Subject("timm/resnet10t", 32, 2))
 SMALL = Subject("timm/resnet18", 32, 50)
 
 
@@ -151,10 +152,8 @@ def crafting_rate(
         elif steps == last:
             raise _Enough
 
-    try:
+    with contextlib.suppress(_Enough):
         craft_signing_set([model], signing_set, keys, optimisation, seed=0, on_step=on_step)
-    except _Enough:
-        pass
     return samples * (last - 3) / (marks[2] - marks[1])
 
 
@@ -187,9 +186,7 @@ def art_rate(subject: Subject, device: Device, duration: float) -> float:
 
     def step() -> None:
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            art_gradient_matching(
-                model, *floats, epsilon=LEVELS / 255, num_steps=2, batch_size=subject.num_images
-            )
+            art_gradient_matching(model, *floats, epsilon=LEVELS / 255, num_steps=2, batch_size=subject.num_images)
 
     return device.rate(step, duration) * 2 * subject.num_images
 
@@ -215,7 +212,11 @@ def speed(results: Results, toy: bool, limit: float) -> None:
     first_order: dict[Subject, float] = {}
     cases: list[tuple[str, str, Callable[[Subject], float]]] = [
         ("one_sided, bf16", "one_sided", lambda s: crafting_rate(s, device, "one_sided", bf16, duration)),
-        ("double_backward, fp32", "double_backward", lambda s: crafting_rate(s, device, "double_backward", fp32, duration)),
+        (
+            "double_backward, fp32",
+            "double_backward",
+            lambda s: crafting_rate(s, device, "double_backward", fp32, duration),
+        ),
         ("peers' route, fp32", "peers", lambda s: peers_rate(s, device, duration)),
         ("ART, fp32", "peers", lambda s: art_rate(s, device, duration)),
         (
@@ -233,7 +234,9 @@ def speed(results: Results, toy: bool, limit: float) -> None:
             try:
                 if subject not in first_order:
                     first_order[subject] = first_order_rate(subject, device, duration)
-                    results.add(f"{subject.model.removeprefix('timm/')}, first order, bf16", f"{first_order[subject]:.4g} F/s")
+                    results.add(
+                        f"{subject.model.removeprefix('timm/')}, first order, bf16", f"{first_order[subject]:.4g} F/s"
+                    )
                 device.start_memory()
                 rate = measure(subject)
             except Exception as error:  # the other cases go on

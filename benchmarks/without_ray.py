@@ -1,7 +1,7 @@
 """Runs a program where Ray and boto3 cannot be imported, as on a machine that has neither.
 
-    python benchmarks/without_ray.py benchmarks/gpu.py --toy
-    python benchmarks/without_ray.py -m taggants.cli demo
+python benchmarks/without_ray.py benchmarks/gpu.py --toy
+python benchmarks/without_ray.py -m taggants.cli demo
 """
 
 from __future__ import annotations
