@@ -77,8 +77,9 @@ class Device:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
-    def peak_gb(self) -> float:
-        return torch.cuda.max_memory_allocated() / 1e9 if self.name == "cuda" else float("nan")
+    def peak_gb(self) -> float | None:
+        """None on the CPU, of which nobody counts it."""
+        return torch.cuda.max_memory_allocated() / 1e9 if self.name == "cuda" else None
 
     def rate(self, run: Callable[[], object], duration: float) -> float:
         """Runs a second of `run`s per second, after two as warm-up, without waiting between them."""
@@ -246,7 +247,8 @@ def speed(results: Results, toy: bool, limit: float) -> None:
             per_key = STEPS_PER_KEY * 128 * NUM_VIEWS / rate
             results.add(
                 title,
-                f"{rate:.4g} sample-steps/s, {share:.2f} of first order, {per_key:.1f} s per ImageNet key, {memory:.1f} GB",
+                f"{rate:.4g} sample-steps/s, {share:.2f} of first order, {per_key:.4g} s per ImageNet key"
+                + ("" if memory is None else f", {memory:.1f} GB"),
                 time.perf_counter() - started,
                 rate=rate,
                 share=share,
