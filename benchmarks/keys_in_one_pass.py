@@ -31,15 +31,15 @@ from taggants.alignment import loss_gradient, pixel_gradient
 from taggants.models import Precision
 
 
-def passes(name: str, num_keys: int, device: str) -> dict[str, Callable[[], object]]:
+def passes(name: str, num_keys: int, device: str, num_images: int = NUM_IMAGES) -> dict[str, Callable[[], object]]:
     """Returns both ways to take pass 1 and pass 2 of a finite difference for all keys."""
     plain, size = network(name)
     batched = Precision(
         copy.deepcopy(plain).to(device), torch.float32, channels_last=False
     )  # vmap knows no channels_last
     model = Precision(plain.to(device), torch.float32, channels_last=True, is_first_order=True)
-    images = torch.rand(num_keys, NUM_IMAGES, 3, size, size, device=device)
-    labels = torch.randint(100, (num_keys, 1), device=device).expand(-1, NUM_IMAGES)
+    images = torch.rand(num_keys, num_images, 3, size, size, device=device)
+    labels = torch.randint(100, (num_keys, 1), device=device).expand(-1, num_images)
     weights = {key: weight.detach() for key, weight in model.named_parameters()}
     moved = {key: torch.stack([weight * (1 + 1e-3 * k) for k in range(num_keys)]) for key, weight in weights.items()}
 

@@ -170,8 +170,8 @@ def _step_length(model: nn.Module, direction: Gradient, step: float | None) -> T
 
 def _moved(weights: dict[str, Tensor], direction: Gradient, h: Tensor) -> dict[str, Tensor]:
     """New tensors: the model's own weights are never touched."""
-    moved = torch._foreach_mul(direction, h)
-    torch._foreach_add_(moved, list(weights.values()))
+    # The weights come first: a sum has the memory layout of its first term.
+    moved = torch._foreach_add(list(weights.values()), torch._foreach_mul(direction, h))
     return dict(zip(weights, moved, strict=True))
 
 

@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, jvp
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from taggants.alignment import ENGINES, gate_kinks, loss_gradient, loss_gradient_and_base
-from taggants.alignment.engines import STEP_WITH_KINKS
+from taggants.alignment.engines import STEP_WITH_KINKS, _moved
 from tests.tiny_models import smooth_net
 
 EXACT = ("double_backward", "jvp")
@@ -186,3 +186,12 @@ def test_reverse_over_forward_is_still_wrong_through_layer_norm():
     assert (wrong - expected).norm() / expected.norm() > 0.01
     right = by_engine("jvp", model, images, labels, direction)
     assert (right - expected).norm() / expected.norm() < 1e-9
+
+
+def test_moved_weights_keep_their_memory_layout():
+    """Another layout is another kernel, and other rounding."""
+    weight = torch.randn(4, 2, 3, 3).to(memory_format=torch.channels_last)
+    direction = torch.randn(4, 2, 3, 3)
+    moved = _moved({"weight": weight}, [direction], torch.tensor(0.5))["weight"]
+    assert moved.stride() == weight.stride() != direction.stride()
+    torch.testing.assert_close(moved, weight + 0.5 * direction, rtol=0, atol=0)
