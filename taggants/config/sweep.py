@@ -21,7 +21,7 @@ class SweptVictim(Section):
 
 
 class SweepConfig(Section):
-    """The cells of `jobs/sweep.py`: every combination of the values below. Not hashed: each cell is a run of its own.
+    """The cells of `taggants sweep`: every combination of the values below. Not hashed: each cell is a run of its own.
 
     An empty list takes the configuration's own value.
     """

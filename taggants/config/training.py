@@ -125,5 +125,5 @@ class EvaluationConfig(Section):
     )
     probe: DataConfig | None = Field(
         None,
-        description="another dataset, for linear probes of the features in jobs/harm.py; its channels must be the run's",
+        description="another dataset, for linear probes of the features by `taggants harm`; its channels must be the run's",
     )

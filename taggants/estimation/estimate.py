@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from taggants.config import Config, TrainingConfig
-from taggants.data.image_folder import ImageFolder
+from taggants.data.layouts import layout_of
 from taggants.estimation.timing import Timings
 from taggants.estimation.work import Training, Work
 from taggants.run import Run
@@ -194,11 +194,11 @@ def _requests(run: Run, work: Work, num_models: int) -> tuple[int, int]:
     """GETs: the index and the export read every file, a training with its images in memory reads them once, another once an
     epoch. An image folder is an object per image; other files are read in pieces. PUTs: models, shards and the export."""
     source = run.sources[0]
-    if isinstance(source, ImageFolder):
-        once = work.images
-        files = work.images
+    layout = layout_of(source)
+    if layout.suffix is None:
+        once = files = work.images
     else:
-        sizes = [source.root.size_bytes(name) for name in source.file_names]
+        sizes = [source.root.size_bytes(name) for name, _ in layout.files(source)]
         once, files = sum(math.ceil(size / PIECE_BYTES) for size in sizes), len(sizes)
     epochs = {
         training.name: training.epochs if section.loader != "memory" else 1

@@ -8,7 +8,6 @@ import numpy as np
 
 from taggants.config import TrainingConfig
 from taggants.crafting.selection import check_classes
-from taggants.data.image_folder import ImageFolder
 from taggants.data.source import DatasetIndex
 from taggants.run import Run, signing_size
 from taggants.stages.crafting_settings import optimisation_of
@@ -113,10 +112,8 @@ def work_of(run: Run) -> Work:
 def _index_without_hashes(run: Run) -> DatasetIndex:
     """Nothing that is found done can match its fingerprint."""
     source = run.sources[0]
-    if isinstance(source, ImageFolder):
-        return source.index()  # hashes none
-    labels = source.labels()
-    return DatasetIndex(labels, (), (0, len(labels)), int(labels.max()) + 1, None, "")
+    labels, names = source.labels(), source.class_names()
+    return DatasetIndex(labels, (), (0, len(labels)), len(names) if names else int(labels.max()) + 1, names, "")
 
 
 def _trainings(run: Run, may_find: bool) -> list[Training]:

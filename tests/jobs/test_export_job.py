@@ -52,7 +52,7 @@ def test_bad_input_is_one_sentence(crafted, tmp_path, capsys):
     folder, _ = crafted
     for settings, sentence in (
         (settings_in(folder), "export.destination is not set"),
-        (settings_in(tmp_path, f"export.destination={tmp_path / 'x'}"), "has no plan; run jobs/craft.py"),
+        (settings_in(tmp_path, f"export.destination={tmp_path / 'x'}"), "has no plan; run `taggants craft`"),
         (settings_in(folder, f"export.destination={folder}/runs/datasets/digits"), "is the folder of the source"),
         (settings_in(folder, f"export.destination={folder}/runs"), "is no part of this export"),
         (settings_in(folder, "export.destination=gs://bucket/x"), "scheme that is not supported"),
@@ -72,7 +72,7 @@ def test_an_unfinished_run_is_not_exported(crafted, tmp_path, capsys):
     try:
         capsys.readouterr()
         assert exit_code("export", settings_in(folder, f"export.destination={tmp_path / 'x'}")) == 2
-        assert "is not committed; run jobs/craft.py again" in one_sentence(capsys)
+        assert "is not committed; run `taggants craft` again" in one_sentence(capsys)
         assert not (tmp_path / "x").exists()
     finally:
         root.write_bytes(f"commits/{commit}", content)
