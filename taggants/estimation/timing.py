@@ -42,6 +42,10 @@ class Timings:
     sample_step_s: float | None
 
 
+NO_TIME = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
+"""Where nothing is left to do."""
+
+
 class _Enough(Exception):
     """Ends what is being timed."""
 

@@ -60,6 +60,10 @@ class Work:
     shards_done: int
 
     @property
+    def is_done(self) -> bool:
+        return self.is_exported and all(training.is_done for training in self.trainings)
+
+    @property
     def sample_steps_left(self) -> int:
         if self.is_exported:
             return 0

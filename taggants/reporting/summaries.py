@@ -108,8 +108,8 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
         for name, is_found in (
             ("keys", work.has_keys),
             ("registration", work.is_registered),
-            (f"{done} models", done),
-            (f"{work.shards_done} shards", work.shards_done),
+            (_counted(done, "model"), done),
+            (_counted(work.shards_done, "shard"), work.shards_done),
             ("export", work.is_exported),
         )
         if is_found
@@ -122,7 +122,7 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
         f"{most} images each",
         f"keys      {work.keys} {config.keys.family} keys of {work.images_per_key} images each: "
         f"{work.keys * work.images_per_key:,} images signed ({work.signed_share:.2%})",
-        f"crafting  {work.sample_steps:,} sample-steps on {work.crafted_surrogates} surrogates{retrained}",
+        f"crafting  {work.sample_steps:,} sample-steps on {_counted(work.crafted_surrogates, 'surrogate')}{retrained}",
         f"models    {len(work.trainings)} to train, {done} of them done",
         "",
         f"{'stage':<28}{'on':<6}{'time':>10}  work that is left",
@@ -138,6 +138,10 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
         cost = estimate.cost(price)
         lines.append("cost      unknown" if cost is None else f"cost      about {cost:.2g} $ at {price:g} $ an hour")
     return "\n".join(lines)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -117,4 +117,8 @@ def test_plan_of_a_run_finds_what_is_done_and_changes_nothing(made, run_folder, 
     assert done == {"surrogate-0": True, "victim-0": True, "control-0": True, "control-1": False}
     assert [stage["name"] for stage in plan["stages"]] == ["train victims and controls"]
     assert plan["work"]["is_exported"]
+    assert main(["plan", str(run_folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "found     keys, registration, 3 models, 3 shards, export" in shown
+    assert "in all                                   0 s" in shown
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
+from taggants.cli import main
 from taggants.config import load_config
 from taggants.data import open_source
 from taggants.export import verify_export
 from taggants.storage import Root
-from tests.jobs.running import JOBS, exit_code, load_job, settings_in
+from tests.jobs.running import exit_code, load_job, settings_in
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +75,6 @@ def test_an_unfinished_run_is_not_exported(crafted, tmp_path, capsys):
         root.write_bytes(f"commits/{commit}", content)
 
 
-def test_layout_on_the_command_line(tmp_path):
-    as_settings = load_job("export").as_settings
-    assert as_settings(["--layout", "parquet", "--set", "seed=1"]) == [
-        "--set",
-        "export.layout=parquet",
-        "--set",
-        "seed=1",
-    ]
-    assert as_settings(["--set", "seed=1", "--layout=parquet"]) == ["--set", "seed=1", "--set", "export.layout=parquet"]
-    words = ["--layout", "zip", "--set", f"output.root={tmp_path}"]
-    command = [sys.executable, str(JOBS / "export.py"), *words]
-    answer = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(JOBS.parent)}
-    )
-    assert answer.returncode == 2
-    assert "'export.layout' = 'zip'" in answer.stderr
+def test_layout_on_the_command_line(tmp_path, capsys):
+    assert main(["export", "--layout", "zip", "--set", f"output.root={tmp_path}"]) == 2
+    assert "'export.layout' = 'zip'" in one_sentence(capsys)

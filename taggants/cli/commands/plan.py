@@ -28,12 +28,13 @@ def run(given: argparse.Namespace) -> int:
     config = read_config(given)
 
     from taggants.estimation.estimate import estimate
-    from taggants.estimation.timing import time_stages
+    from taggants.estimation.timing import NO_TIME, time_stages
     from taggants.estimation.work import work_of
     from taggants.reporting import summaries
     from taggants.run import Run
 
     run = Run(config)
-    found = estimate(run, work_of(run), time_stages(run))
+    work = work_of(run)
+    found = estimate(run, work, NO_TIME if work.is_done else time_stages(run))
     print(json.dumps(found.to_json(given.price)) if given.json else summaries.planned(found, config, given.price))
     return 0
