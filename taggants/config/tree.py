@@ -19,7 +19,7 @@ class Config(Section):
     """One run."""
 
     seed: int = Field(
-        0, ge=0, lt=2**32, description="of the surrogate, the signing sets and the crafting; never of the keys"
+        0, ge=0, lt=2**32, description="seed of the surrogate, the signing sets and the crafting; never of the keys"
     )
     data: DataConfig = DataConfig()
     keys: KeysConfig = KeysConfig()
