@@ -100,7 +100,7 @@ class SigningConfig(Section):
     images_per_key: int | None = Field(None, ge=1, description="number of images that carry each key")
     selection: Literal["random", "gradient_norm", "loss"] = Field(
         "gradient_norm",
-        description="which images are signed: those of largest surrogate gradient norm or loss (Witches' Brew, Sleeper Agent), or random ones",
+        description="images of largest surrogate gradient norm or loss (Witches' Brew, Sleeper Agent), or random ones",
     )
 
     @model_validator(mode="after")
