@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: demo test test-fast lint type check bench docs clean
 
 demo: $(VENV)/.installed ## sign scikit-learn's digits, train victims and controls, print the certificates
-	$(BIN)/python jobs/craft.py --set keys.demonstration=true --set keys.name=demonstration
+	$(BIN)/taggants demo
 
 test: $(VENV)/.installed-dev ## every test but those for GPUs
 	$(BIN)/python -m pytest

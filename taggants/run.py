@@ -226,7 +226,7 @@ class Run:
         """
         signed = self.root.child("signed")
         if not signed.exists("manifest.json"):
-            raise InputError(f"{signed.uri} has no manifest.json; run jobs/craft.py with this configuration first")
+            raise InputError(f"{signed.uri} has no manifest.json; run `taggants craft` with this configuration first")
         return verify_export(signed)
 
     def write_config(self) -> None:
@@ -336,7 +336,7 @@ def read_registration(run: Run) -> Registration:
     """
     if not run.root.exists("registration.json"):
         raise InputError(
-            f"run folder {run.root.uri} has no registration.json; run jobs/craft.py with this configuration first"
+            f"run folder {run.root.uri} has no registration.json; run `taggants craft` with this configuration first"
         )
     try:
         return Registration.from_text(run.root.read_bytes("registration.json"))

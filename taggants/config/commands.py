@@ -11,22 +11,22 @@ from taggants.data.layouts import LAYOUTS
 
 
 class VerifyConfig(Section):
-    """What `jobs/verify.py` tests. Not hashed."""
+    """What `taggants verify` tests. Not hashed."""
 
     suspects: tuple[Uri, ...] = Field((), description="checkpoints (model.safetensors) to test")
 
 
 class ExportConfig(Section):
-    """Where and how `jobs/export.py` writes the signed dataset again. Not hashed."""
+    """Where and how `taggants export` writes the signed dataset again. Not hashed."""
 
     layout: Annotated[str, named_in(LAYOUTS)] | None = Field(
         None, description="files of the new copy; null: those of the dataset, of which untouched ones are copied"
     )
-    destination: Uri | None = Field(None, description="empty folder or s3:// prefix; required by jobs/export.py")
+    destination: Uri | None = Field(None, description="empty folder or s3:// prefix; required by `taggants export`")
 
 
 class TrainJobConfig(Section):
-    """Which model `jobs/train.py` trains. Not hashed."""
+    """Which model `taggants train` trains. Not hashed."""
 
     role: Literal["victim", "control"] = Field(
         "victim", description="victim: on the signed export; control: on the clean source"

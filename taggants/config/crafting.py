@@ -53,7 +53,7 @@ class CraftingConfig(Section):
         "none",
         description="distance from the clean images that is kept small beside the alignment; paper's release LPIPS",
     )
-    perceptual_weight: float = Field(0.01, gt=0, le=100, description="its weight; paper's release 0.01")
+    perceptual_weight: float = Field(0.01, gt=0, le=100, description="weight of that distance; paper's release 0.01")
     lpips_weights: Uri | None = Field(
         None, description="file of the LPIPS-AlexNet weights; for the term, and for the figure in the report"
     )
@@ -80,7 +80,8 @@ class CraftingConfig(Section):
     )
     channels_last: bool = Field(False, description="memory layout of convolutions; faster on most machines")
     compile: bool = Field(
-        False, description="by torch.compile; with central and one_sided, which then lose precision on ReLU networks"
+        False,
+        description="compile with torch.compile; only with central and one_sided, which then lose precision on ReLU networks",
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where a worker computes")
     ensemble: Literal["loop", "cycle"] = Field(

@@ -144,7 +144,8 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     try:
         branch[name] = _read_yaml(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"--set {setting!r}: the value is not YAML; quote it") from error
+        reason = getattr(error, "problem", None) or error
+        raise InputError(f"--set {setting!r}: the value is not YAML ({reason}); quote it") from error
 
 
 def _read_yaml(text: str) -> Any:

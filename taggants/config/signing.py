@@ -86,7 +86,12 @@ class KeysConfig(Section):
 
     root: Uri = Field("secrets", description="private folder; the key file in it has mode 0600")
     name: str = Field("digits", pattern=r"^[A-Za-z0-9_-]+$", description="file name of the key file, without .json")
-    num_keys: int = Field(16, ge=1, le=1_000, description="K; hits needed for a given p fall as a share of K")
+    num_keys: int = Field(
+        16,
+        ge=1,
+        le=1_000,
+        description="number of keys; the more there are, the smaller a share of hits gives the same p-value",
+    )
     family: Annotated[str, named_in(KEY_FAMILIES)] = Field(
         "block",
         description="; ".join(f"{name}: {family.description}" for name, family in KEY_FAMILIES.items()),
@@ -138,10 +143,10 @@ class SigningConfig(Section):
     """The signing sets. Exactly one of budget and images_per_key is set."""
 
     budget: FractionOf | None = Field(None, gt=0, le=1, description="fraction of the training set that may be signed")
-    images_per_key: int | None = Field(None, ge=1, description="images that carry each key")
+    images_per_key: int | None = Field(None, ge=1, description="number of images that carry each key")
     selection: Literal["random", "gradient_norm", "loss"] = Field(
         "gradient_norm",
-        description="by largest surrogate gradient norm or loss (Witches' Brew, Sleeper Agent), or at random",
+        description="images of largest surrogate gradient norm or loss (Witches' Brew, Sleeper Agent), or random ones",
     )
 
     @model_validator(mode="after")

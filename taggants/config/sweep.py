@@ -20,7 +20,7 @@ class SweptVictim(Section):
 
 
 class SweepConfig(Section):
-    """The cells of `jobs/sweep.py`: every combination of the values below. Not hashed: each cell is a run of its own.
+    """The cells of `taggants sweep`: every combination of the values below. Not hashed: each cell is a run of its own.
 
     An empty list takes the configuration's own value.
     """
@@ -45,10 +45,12 @@ class SweepConfig(Section):
     alphas: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (1e-2, 1e-3, 1e-6), min_length=1, description="levels at which power is reported"
     )
-    wanted_power: float = Field(0.8, gt=0, lt=1, description="that the recommended cell must reach")
+    wanted_power: float = Field(0.8, gt=0, lt=1, description="power that the recommended cell must reach")
     stop_hopeless: bool = Field(False, description="leave out the other victims of a cell after hopeless ones")
-    stop_after: int = Field(2, ge=1, description="so many first victims decide whether a cell is hopeless")
-    stop_above: float = Field(0.2, gt=0, lt=1, description="it is when all of them have p-values above this")
+    stop_after: int = Field(2, ge=1, description="number of first victims that decide whether a cell is hopeless")
+    stop_above: float = Field(
+        0.2, gt=0, lt=1, description="a cell is hopeless when all of those victims have p-values above this"
+    )
     max_concurrent_trials: int | None = Field(
         None, ge=1, description="cells at a time; null: as many as the cluster has CPUs and GPUs for"
     )

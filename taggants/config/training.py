@@ -19,7 +19,7 @@ class TrainingConfig(Section):
         None,
         ge=1,
         le=1024,
-        description="pixels, of a vision transformer's patches or a ConvNeXt's stem; null: the model's own, for larger "
+        description="side in px of a vision transformer's patches or of a ConvNeXt's stem; null: the model's own, for larger "
         "images; other models have none",
     )
     drop_path: float = Field(
@@ -51,7 +51,7 @@ class TrainingConfig(Section):
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="keep the moving average of the weights with this decay; null: the last weights"
     )
-    compile: bool = Field(False, description="by torch.compile; pays off in long trainings")
+    compile: bool = Field(False, description="compile with torch.compile; pays off in long trainings")
     init_from: Uri | None = Field(
         None, description="model.safetensors to start from; a head of another class count starts anew; null: random"
     )
@@ -90,9 +90,9 @@ class TrainingConfig(Section):
 class SurrogateConfig(TrainingConfig):
     """The owner's models that are crafted on: several of other seeds carry over to unseen models better than one."""
 
-    num_models: int = Field(1, ge=1, le=64, description="surrogates, of other seeds")
+    num_models: int = Field(1, ge=1, le=64, description="number of surrogates, each of another seed")
     architectures: tuple[str, ...] = Field(
-        (), max_length=64, description="models of the surrogates, in turn; empty: all are `model`"
+        (), max_length=64, description="model of each surrogate, in turn; empty: all are `model`"
     )
     checkpoints: tuple[Annotated[FractionOf, Field(gt=0, le=1)], ...] = Field(
         (1.0,), min_length=1, max_length=64, description="fractions of the training after which a surrogate is kept"
@@ -139,9 +139,9 @@ class EvaluationConfig(Section):
         1.0,
         gt=0,
         le=1,
-        description="of each model trained beside others by Ray on device cuda; 1/4 packs four on a GPU",
+        description="GPUs of each model that Ray trains beside others on device cuda; 1/4 packs four on a GPU",
     )
     probe: DataConfig | None = Field(
         None,
-        description="another dataset, for linear probes of the features in jobs/harm.py; its channels must be the run's",
+        description="another dataset, for linear probes of the features by `taggants harm`; its channels must be the run's",
     )

@@ -17,7 +17,7 @@ class Config(Section):
     """One run."""
 
     seed: int = Field(
-        0, ge=0, lt=2**32, description="of the surrogate, the signing sets and the crafting; never of the keys"
+        0, ge=0, lt=2**32, description="seed of the surrogate, the signing sets and the crafting; never of the keys"
     )
     data: DataConfig = DataConfig()
     keys: KeysConfig = KeysConfig()
@@ -58,6 +58,6 @@ class Config(Section):
         """16 hex digits over the sections that decide the signed bytes and the registration; names the run folder."""
         sections = {"seed", "data", "keys", "signing", "surrogate", "crafting", "detection"}
         where = {"root"}  # where data and keys lie is not what they are: the registration holds that
-        without = {"data": where, "keys": where, "surrogate": self.surrogate.immaterial_fields}
+        without = {"data": where, "keys": where, "surrogate": set(self.surrogate.immaterial_fields)}
         decisive = self.model_dump(mode="json", include=sections, exclude=without)
         return identity(decisive)[:16]

@@ -15,7 +15,7 @@ from taggants.models.architectures import ModelSpec, build_model
 
 
 def checkpoint_bytes(model: nn.Module, spec: ModelSpec) -> bytes:
-    """Returns a safetensors file that holds the weights and, in its header, the spec but for defaults; a pure function of both."""
+    """Returns a safetensors file that holds the weights and, in its header, the spec without defaults; a pure function of both."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     values = {part.name: (getattr(spec, part.name), part.default) for part in fields(spec)}
     written = {name: value for name, (value, default) in values.items() if value != default}

@@ -11,8 +11,11 @@ from taggants.detection import STATISTICS, Certificate, Registration, describe, 
 from taggants.stages.verify import certificate_path
 
 if TYPE_CHECKING:
+    from taggants.config import Config
     from taggants.crafting.driver import DriveResult
     from taggants.crafting.plan import Plan
+    from taggants.data.inspection import Inspection
+    from taggants.estimation.estimate import Estimate
     from taggants.evaluation.rehearsal import Rehearsed
     from taggants.evaluation.transfer import Transfer
     from taggants.export import ExportManifest
@@ -71,6 +74,82 @@ def exported(run: Run, export: ExportResult) -> str:
         f"export: mean alignment of the signing sets with their keys {export.alignment_before:.3f} -> {export.alignment:.3f}\n"
         f"export: look at {run.root.uri_of('contact_sheet.png')}"
     )
+
+
+def inspected(inspection: Inspection) -> str:
+    sizes = [f"{height}x{width}" for height, width in inspection.sizes]
+    several = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+    smallest, largest = min(inspection.class_sizes), max(inspection.class_sizes)
+    test = "no test split" if inspection.test is None else f"{inspection.num_test_images} to test ({inspection.test!r})"
+    return (
+        f"found   {inspection.layout} in {inspection.root}: {inspection.num_images} images to train on "
+        f"({inspection.train!r}), {test}\n"
+        f"images  {' and '.join(inspection.encodings)}, {'grey' if inspection.channels == 1 else 'colour'}, "
+        f"{', '.join(sizes[:3])} px{several}\n"
+        f"classes {inspection.num_classes}, of {smallest} to {largest} images each"
+    )
+
+
+def config_written(path: str) -> str:
+    return (
+        f"written {path}\n"
+        f"next    taggants plan --config {path}     # what will be done, how long it takes; nothing is started\n"
+        f"        taggants craft --config {path}    # signs the dataset and rehearses detection"
+    )
+
+
+def planned(estimate: Estimate, config: Config, price: float | None) -> str:
+    work = estimate.work
+    channels, size = work.image_size
+    fewest, most = work.images_per_class
+    done = sum(training.is_done for training in work.trainings)
+    found = [
+        name
+        for name, is_found in (
+            ("keys", work.has_keys),
+            ("registration", work.is_registered),
+            (_counted(done, "model"), done),
+            (_counted(work.shards_done, "shard"), work.shards_done),
+            ("export", work.is_exported),
+        )
+        if is_found
+    ]
+    retrained = f", in {work.rounds} rounds" if work.rounds > 1 else ""
+    lines = [
+        f"run       {work.run}",
+        f"found     {', '.join(found) or 'nothing done yet'}",
+        f"data      {work.images:,} training images of {channels}x{size}x{size} px, {work.classes} classes of {fewest} to "
+        f"{most} images each",
+        f"keys      {work.keys} {config.keys.family} keys of {work.images_per_key} images each: "
+        f"{work.keys * work.images_per_key:,} images signed ({work.signed_share:.2%})",
+        f"crafting  {work.sample_steps:,} sample-steps on {_counted(work.crafted_surrogates, 'surrogate')}{retrained}",
+        f"models    {len(work.trainings)} to train, {done} of them done",
+        "",
+        f"{'stage':<28}{'on':<6}{'time':>10}  work that is left",
+    ]
+    for stage in estimate.stages:
+        lines.append(f"{stage.name:<28}{stage.device:<6}{_duration(stage.seconds):>10}  {stage.note}")
+    lines.append(f"{'in all':<34}{_duration(estimate.seconds):>10}  about; within a factor of 2 on an idle machine")
+    if estimate.seconds is None:
+        lines.append("unknown: this machine has no CUDA device; run `taggants plan` on one that has")
+    lines += ["", f"memory    about {estimate.memory_bytes / 1e9:.1f} GB in the largest process"]
+    lines.append(f"requests  about {estimate.get_requests:,} GET and {estimate.put_requests:,} PUT, if storage is S3")
+    if price is not None:
+        cost = estimate.cost(price)
+        lines.append("cost      unknown" if cost is None else f"cost      about {cost:.2g} $ at {price:g} $ an hour")
+    return "\n".join(lines)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def exported_again(destination: str, manifest: ExportManifest, num_signed: int) -> str:

@@ -83,7 +83,7 @@ def read_signed_sets(run: Run, plan: Plan) -> list[SignedSet]:
     missing = [shard.index for shard in plan.shards if shard.index not in commits]
     if missing:
         raise InputError(
-            f"shard {missing[0]} of run {run.root.uri} is not committed; run jobs/craft.py again to finish it"
+            f"shard {missing[0]} of run {run.root.uri} is not committed; run `taggants craft` again to finish it"
         )
     return [read_signed_table(run.folder.read_attempt(commits[shard.index])) for shard in plan.shards]
 

@@ -92,7 +92,7 @@ def sweep_hash(cells: Sequence[CellSpec]) -> str:
 
 def _decisive_training(cell: CellSpec) -> dict[str, Any]:
     training = cell.config.evaluation.training
-    return training.model_dump(mode="json", exclude=training.immaterial_fields)
+    return training.model_dump(mode="json", exclude=set(training.immaterial_fields))
 
 
 def crafted_together(cells: Sequence[CellSpec]) -> list[list[CellSpec]]:

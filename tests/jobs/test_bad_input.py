@@ -156,8 +156,8 @@ def test_run_folder_of_another_plan(tmp_path, capsys):
     ("job", "settings", "sentence"),
     [
         ("verify", [], "no suspect is named"),
-        ("verify", ["verify.suspects=[/nowhere/model.safetensors]"], "has no registration.json; run jobs/craft.py"),
-        ("train", [], "run jobs/craft.py with this configuration first"),
+        ("verify", ["verify.suspects=[/nowhere/model.safetensors]"], "has no registration.json; run `taggants craft`"),
+        ("train", [], "run `taggants craft` with this configuration first"),
         ("craft", ["data.source=parquet", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
+from taggants.cli import main
 from taggants.config import load_config
 from taggants.data import open_source
 from taggants.export import verify_export
 from taggants.storage import Root
-from tests.jobs.running import JOBS, exit_code, load_job, settings_in
+from tests.jobs.running import exit_code, load_job, settings_in
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +49,7 @@ def test_bad_input_is_one_sentence(crafted, tmp_path, capsys):
     folder, _ = crafted
     for settings, sentence in (
         (settings_in(folder), "export.destination is not set"),
-        (settings_in(tmp_path, f"export.destination={tmp_path / 'x'}"), "has no plan; run jobs/craft.py"),
+        (settings_in(tmp_path, f"export.destination={tmp_path / 'x'}"), "has no plan; run `taggants craft`"),
         (settings_in(folder, f"export.destination={folder}/runs/datasets/digits"), "is the folder of the source"),
         (settings_in(folder, f"export.destination={folder}/runs"), "is no part of this export"),
         (settings_in(folder, "export.destination=gs://bucket/x"), "scheme that is not supported"),
@@ -72,25 +69,12 @@ def test_an_unfinished_run_is_not_exported(crafted, tmp_path, capsys):
     try:
         capsys.readouterr()
         assert exit_code("export", settings_in(folder, f"export.destination={tmp_path / 'x'}")) == 2
-        assert "is not committed; run jobs/craft.py again" in one_sentence(capsys)
+        assert "is not committed; run `taggants craft` again" in one_sentence(capsys)
         assert not (tmp_path / "x").exists()
     finally:
         root.write_bytes(f"commits/{commit}", content)
 
 
-def test_layout_on_the_command_line(tmp_path):
-    as_settings = load_job("export").as_settings
-    assert as_settings(["--layout", "parquet", "--set", "seed=1"]) == [
-        "--set",
-        "export.layout=parquet",
-        "--set",
-        "seed=1",
-    ]
-    assert as_settings(["--set", "seed=1", "--layout=parquet"]) == ["--set", "seed=1", "--set", "export.layout=parquet"]
-    words = ["--layout", "zip", "--set", f"output.root={tmp_path}"]
-    command = [sys.executable, str(JOBS / "export.py"), *words]
-    answer = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(JOBS.parent)}
-    )
-    assert answer.returncode == 2
-    assert "'export.layout' = 'zip'" in answer.stderr
+def test_layout_on_the_command_line(tmp_path, capsys):
+    assert main(["export", "--layout", "zip", "--set", f"output.root={tmp_path}"]) == 2
+    assert "'export.layout' = 'zip'" in one_sentence(capsys)

@@ -39,5 +39,5 @@ def test_no_victim_is_trained_on_an_export_that_was_changed(tmp_path: Path) -> N
 
 
 def test_no_victim_before_the_export(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"run jobs/craft\.py with this configuration first"):
+    with pytest.raises(InputError, match=r"run `taggants craft` with this configuration first"):
         suspect_job(Run(load_config(None, settings_in(tmp_path))), "victim", 0)

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from taggants.cli.commands import craft, demo
+
+
+def test_demo_signs_the_digits_with_the_public_secret_below_its_root(monkeypatch):
+    asked = []
+    monkeypatch.setattr(craft, "main", lambda config: asked.append(config) or craft.CraftResult("", Done(), None, {}))
+    from taggants.cli import main
+
+    assert main(["demo", "--root", "/somewhere/"]) == 0
+    assert main(["demo", "--ray"]) == 0
+    here, with_ray = asked
+    assert (here.output.root, here.keys.root) == ("/somewhere/runs", "/somewhere/secrets")
+    assert here.keys.demonstration
+    assert (here.execution.pool, with_ray.execution.pool) == ("inline", "ray")
+    assert here.hash == with_ray.hash
+    assert demo.SETTINGS == ("keys.demonstration=true", "keys.name=demonstration")
+
+
+class Done:
+    failed: dict[int, str] = {}  # noqa: RUF012

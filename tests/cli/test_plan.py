@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from taggants.cli import main
+from taggants.config import load_config
+from taggants.estimation.estimate import Estimate, estimate
+from taggants.estimation.timing import Timings
+from taggants.estimation.work import work_of
+from taggants.run import Run
+from tests.jobs.running import settings_in
+
+TIMINGS = Timings(read_s=1e-3, surrogate_s=0.01, victim_s=0.02, score_s=0.1, sample_step_s=0.5)
+
+
+def estimated(tmp_path, *settings, timings=TIMINGS) -> Estimate:
+    run = Run(load_config(None, settings_in(tmp_path, *settings)))
+    return estimate(run, work_of(run), timings)
+
+
+def test_work_is_counted_before_anything_is_done(tmp_path, capsys):
+    words = [word for setting in settings_in(tmp_path, "evaluation.num_victims=2") for word in ("--set", setting)]
+    assert main(["plan", *words, "--price", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "found     nothing done yet" in shown
+    assert "1,297 training images of 1x8x8 px, 10 classes of 120 to 144 images each" in shown
+    assert "3 block keys of 3 images each: 9 images signed (0.69%)" in shown
+    assert "72 sample-steps on 1 surrogate\n" in shown  # 9 images x 4 steps x 2 views
+    assert "$ at 2 $ an hour" in shown
+    assert not (tmp_path / "secrets").exists()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["datasets"]
+
+
+def test_json_holds_work_stages_and_cost(tmp_path, capsys):
+    words = [word for setting in settings_in(tmp_path) for word in ("--set", setting)]
+    assert main(["plan", *words, "--json", "--price", "3"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["work"]["sample_steps"] == 72
+    assert [stage["name"] for stage in plan["stages"]] == ["train surrogates", "score candidates", "craft", "export"]
+    assert plan["seconds"] == pytest.approx(sum(stage["seconds"] for stage in plan["stages"]))
+    assert plan["cost"] == pytest.approx(3 * plan["seconds"] / 3600)
+
+
+def test_time_is_units_of_work_by_what_each_takes(tmp_path):
+    found = estimated(
+        tmp_path, "surrogate.num_models=2", "evaluation.num_controls=3", "evaluation.training.num_epochs=5"
+    )
+    seconds = {stage.name: stage.seconds for stage in found.stages}
+    read_s = (1297 + 500) * 1e-3
+    assert seconds["train surrogates"] == pytest.approx(2 * (2 * 1297 * 0.01 + read_s))
+    assert seconds["craft"] == pytest.approx(2 * 72 * 0.5)
+    assert seconds["train victims and controls"] == pytest.approx(3 * (5 * 1297 * 0.02 + read_s))
+    assert found.work.sample_steps == 2 * 72
+
+
+def test_retrainings_repeat_trainings_and_crafting(tmp_path):
+    once, thrice = estimated(tmp_path), estimated(tmp_path, "surrogate.retrainings=2")
+    assert thrice.work.sample_steps == 3 * once.work.sample_steps
+    assert [training.name for training in thrice.work.trainings] == [
+        "surrogate-0",
+        "surrogate-0, retrained 1",
+        "surrogate-0, retrained 2",
+    ]
+
+
+def test_side_by_side_work_is_shared_and_the_last_wave_waits(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # a cluster: as many workers as asked for
+    found = estimated(tmp_path, "execution.pool=ray", "execution.num_workers=2")
+    craft = next(stage for stage in found.stages if stage.name == "craft")
+    assert craft.seconds == pytest.approx(2 / 3 * 72 * 0.5)  # three shards on two workers: two waves
+    assert "start Ray" not in {stage.name for stage in found.stages}
+
+
+def test_stages_on_a_gpu_that_is_not_here_have_no_time_and_cost_only_where_it_is_known(tmp_path):
+    unknown = Timings(read_s=1e-3, surrogate_s=None, victim_s=None, score_s=None, sample_step_s=None)
+    found = estimated(tmp_path, "surrogate.device=cuda", "crafting.device=cuda", timings=unknown)
+    assert (found.seconds, found.gpu_hours, found.cost(2.0)) == (None, None, None)
+    known = estimated(tmp_path, "surrogate.device=cuda")
+    hours = next(stage.device_hours for stage in known.stages if stage.name == "train surrogates")
+    assert known.cost(2.0) == pytest.approx(2 * hours)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--price", "-1"], "--price -1.0 must be US $ an hour"),
+        (["--set", "signing.images_per_key=400"], "images but a key needs 400"),
+        (["--set", "surrogate.model=resnet999"], "model 'resnet999' does not exist"),
+        (["/nowhere/a.yaml"], "config file '/nowhere/a.yaml' cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, words, sentence, capsys):
+    assert main(["plan", "--set", f"output.root={tmp_path}", *words] if "/" not in words[0] else ["plan", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
