@@ -111,7 +111,7 @@ def test_the_tables_of_extension_points_are_where_contributing_says():
     tables = re.findall(r"\| `([A-Z_]+)`, `([^`]+)` \|", text)
     assert len(tables) >= 8
     for table, module in tables:
-        assert re.search(rf"^{table}\b.* = ", (ROOT / module).read_text(), re.MULTILINE), (table, module)
+        assert re.search(rf"^{table}\b", (ROOT / module).read_text(), re.MULTILINE), (table, module)
     for path in re.findall(r"`(tests/[^`]+)`", text):
         assert (ROOT / path).exists(), path
 
