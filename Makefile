@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := taggants jobs tests benchmarks
+SOURCES := taggants jobs tests benchmarks docs
 
 export RAY_USAGE_STATS_ENABLED := 0
 

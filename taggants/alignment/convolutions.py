@@ -30,7 +30,7 @@ _MOST_PIXELS_OF_POINTWISE = 64
 """Above, the library's gradient of pointwise convolutions is as fast."""
 
 _MOST_PIXELS_LEFT = 4
-"""Of an output map; above, the library is as fast, on 4 x 4 twice as fast."""
+"""Largest output map that is done as a matrix product; above, the library is as fast, on 4 x 4 twice as fast."""
 
 
 @lru_cache(maxsize=64)

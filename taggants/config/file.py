@@ -71,7 +71,7 @@ def load_run_config(run_folder: str, settings: Sequence[str] = ()) -> Config:
     """
     root = Root(run_folder)
     if not root.exists("config.json"):
-        raise InputError(f"{root.uri} is no run folder: it holds no config.json; give one that `taggants craft` made")
+        raise InputError(f"{root.uri} is not a run folder: it has no config.json; give one that `taggants craft` made")
     record = root.read_json("config.json")
     if not isinstance(record, dict) or not {"config", "config_hash", "directory"} <= set(record):
         raise InputError(f"{root.uri_of('config.json')} is not what `taggants craft` writes; restore it")
@@ -92,7 +92,7 @@ def load_run_config(run_folder: str, settings: Sequence[str] = ()) -> Config:
         for setting in settings:
             if config_from_tree(tree, [setting]).hash != name:
                 raise InputError(
-                    f"--set {setting!r} makes another run than {root.uri}; start it with --config or --preset"
+                    f"--set {setting!r} would make a different run than {root.uri}; start it with --config or --preset"
                 )
     return changed
 

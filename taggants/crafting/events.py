@@ -10,7 +10,7 @@ from taggants.crafting.plan import Commit, Shard
 
 @dataclass(frozen=True)
 class Crafted:
-    """What a worker hands back for a shard.
+    """What a worker returns for a shard.
 
     Attributes:
         commit: the record of the attempt file it wrote whole.

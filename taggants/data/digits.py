@@ -53,7 +53,9 @@ def _is_complete(root: Root, path: str, images: NDArray[np.uint8], labels: NDArr
             return True
     except InputError:
         pass  # the message below says what to do about any other content
-    raise InputError(f"{root.uri_of(path)} holds something else than the digits; choose an empty folder, or delete it.")
+    raise InputError(
+        f"{root.uri_of(path)} holds something other than the digits; choose an empty folder, or delete it."
+    )
 
 
 def _table(split: str, rows: NDArray[np.int64], images: NDArray[np.uint8], labels: NDArray[np.int64]) -> pa.Table:

@@ -212,7 +212,7 @@ def _is_ycbcr(segments: list[_Segment], ids: tuple[int, ...]) -> bool:
 
 def _segments(data: bytes) -> list[_Segment]:
     if not data.startswith(SIGNATURE):
-        raise InputError("the image is no JPEG; give a JPEG.")
+        raise InputError("the image is not a JPEG; give a JPEG.")
     segments = [_Segment(_SOI, b"", data[:2])]
     start = 2
     while segments[-1].marker != _EOI:
@@ -221,7 +221,7 @@ def _segments(data: bytes) -> list[_Segment]:
             at += 1
         marker, length = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4])
         if data[at : at + 1] != b"\xff" or not marker or (marker[0] != _EOI and not 2 <= length <= len(data) - at - 2):
-            raise InputError("the JPEG is damaged or not whole; replace it.")
+            raise InputError("the JPEG is damaged or incomplete; replace it.")
         if marker[0] == _EOI:
             segments.append(_Segment(_EOI, b"", data[start:]))
             break

@@ -63,7 +63,7 @@ def _is_written(root: Root, path: str, source: str) -> bool:
                 return True
     except InputError:
         pass  # the message below says what to do about any other content
-    raise InputError(f"{root.uri_of(path)} holds something else than {source}; choose an empty folder, or delete it.")
+    raise InputError(f"{root.uri_of(path)} holds something other than {source}; choose an empty folder, or delete it.")
 
 
 def _open(name: str, split: str, folder: str) -> Any:

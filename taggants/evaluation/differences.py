@@ -45,7 +45,7 @@ def paired_difference(signed: Sequence[float], control: Sequence[float], confide
     """
     if len(signed) != len(control) or len(signed) == 0:
         raise InputError(
-            f"{len(signed)} models of signed and {len(control)} of clean data make no pairs; give one of each for every seed"
+            f"{len(signed)} models of signed and {len(control)} of clean data do not form pairs; give one of each for every seed"
         )
     differences = np.asarray(signed, dtype=np.float64) - np.asarray(control, dtype=np.float64)
     mean, num_pairs = float(differences.mean()), len(differences)
@@ -76,7 +76,7 @@ def signed_loss_gap(losses: NDArray[np.floating], labels: NDArray[np.int64], is_
         others = losses[(labels == label) & ~is_signed]
         if len(others) == 0:
             raise InputError(
-                f"all images of class {label} are signed, so none is left to compare with; lower the budget"
+                f"all images of class {label} are signed, so none is left to compare them with; lower the budget"
             )
         gaps.append(losses[(labels == label) & is_signed] - others.mean())
     return float(np.concatenate(gaps).mean())

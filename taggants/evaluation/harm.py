@@ -177,14 +177,14 @@ def describe_harm(report: HarmReport) -> str:
         signed, clean = (
             np.mean([getattr(model, figure) for model in models]) for models in (report.victims, report.controls)
         )
-        interval = "none of one pair" if difference.low is None else f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+        interval = "needs 2 pairs" if difference.low is None else f"[{difference.low:+.4f}, {difference.high:+.4f}]"
         lines.append(f"{_TITLES[figure]:<24}{signed:>10.4f}{clean:>10.4f}{difference.mean:>+12.4f}  {interval}")
     pairs = next(iter(report.differences.values()))
     lines.append(
         f"means over {pairs.num_pairs} pairs of one seed each; intervals at {pairs.confidence:.0%} by Student's t, "
-        "which takes the differences for normal"
+        "which assumes normal differences"
     )
-    lines.append("loss of signed images: minus that of others in their class, in nats; near 0 it gives none away")
+    lines.append("loss of signed images, minus that of others in their class, in nats; near 0 it does not give them away")
     if "probe_accuracy" not in report.differences:
         lines.append("linear probe: not measured; set evaluation.probe to another dataset")
     return "\n".join(lines)

@@ -140,7 +140,7 @@ def read_signed(source: ImageSource, destination: Root, sample_ids: Sequence[int
     layout = read_manifest(destination).layout
     if layout != source.layout:
         raise InputError(
-            f"{destination.uri} is an export as {layout}, not as {source.layout}; give one in the layout of the source."
+            f"{destination.uri} is an export as {layout}, not as {source.layout}; give one in the source's layout."
         )
     images = source.at(destination).read_sized(sample_ids)
     return {int(sample_id): image for sample_id, image in zip(sample_ids, images, strict=True)}
@@ -194,5 +194,5 @@ def _refuse_other_files(destination: Root, own_names: Callable[[], set[str]]) ->
     others = sorted(set(present) - own_names()) if present else []
     if others:
         raise InputError(
-            f"{destination.uri_of(others[0])} is no part of this export; delete it, or give an empty folder."
+            f"{destination.uri_of(others[0])} is not part of this export; delete it, or give an empty folder."
         )

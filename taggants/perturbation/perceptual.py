@@ -317,7 +317,7 @@ def _batches_of_one_shape(
 def _shape_of_pair(pair: tuple[Tensor | None, Tensor | None]) -> torch.Size:
     first, second = pair
     if first is None or second is None:
-        raise InputError("image quality takes as many signed images as originals, and one side ended early")
+        raise InputError("image quality takes as many signed images as originals, but one side ended early")
     if first.shape != second.shape or first.ndim != 3:
         raise InputError(f"image quality takes pairs [C, H, W], not {list(first.shape)} with {list(second.shape)}")
     if first.dtype != torch.uint8 or second.dtype != torch.uint8:

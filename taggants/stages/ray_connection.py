@@ -47,7 +47,7 @@ def ray_cluster(config: Config) -> Iterator[None]:
 
 
 def _check_resources(config: Config, available: dict[str, float]) -> None:
-    """One machine grows no more: what an actor asks for and it does not have would be waited for for ever."""
+    """Raises InputError for more than this machine has: it does not grow, so the actors would be waited for forever."""
     asked = [
         ("execution.num_cpus", config.execution.num_cpus, "CPU"),
         ("execution.num_gpus", config.execution.num_gpus, "GPU"),

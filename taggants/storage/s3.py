@@ -263,7 +263,7 @@ def _s3_errors() -> Iterator[None]:
             raise
         code = error.response.get("Error", {}).get("Code")
         raise InputError(
-            f"S3 refuses with {code} (HTTP status {status}); check the bucket's name and AWS_DEFAULT_REGION"
+            f"S3 refused with {code} (HTTP status {status}); check the bucket's name and AWS_DEFAULT_REGION"
         ) from None
     except (NoConnectionError, HTTPClientError, IncompleteReadError) as error:
         raise ConnectionError(f"S3 does not answer: {type(error).__name__}") from None
@@ -274,5 +274,5 @@ def _s3_errors() -> Iterator[None]:
         ValueError,
     ) as error:  # or an endpoint that is no URL
         raise InputError(
-            f"S3 cannot be asked ({type(error).__name__}); check the bucket's name, AWS_PROFILE and AWS_ENDPOINT_URL"
+            f"the S3 request failed ({type(error).__name__}); check the bucket's name, AWS_PROFILE and AWS_ENDPOINT_URL"
         ) from None

@@ -179,7 +179,7 @@ class Recommendation:
 
 
 def strongest_cell(cells: Sequence[Cell]) -> Cell | None:
-    """Returns the cell of the lowest median p-value of its victims, of equal ones the cheapest; None without a tested victim."""
+    """Returns the cell of the lowest median p-value of its victims, among equals the cheapest; None without a tested victim."""
     found = [(cell_power(cell, ()).log10_p, cell) for cell in cells]
     tested = [(log10_p.estimate, cell.sample_steps, cell.name, cell) for log10_p, cell in found if log10_p is not None]
     return min(tested)[-1] if tested else None

@@ -47,7 +47,7 @@ def write_report(results: SweepResults, root: Root, path: str = "report.html") -
                 images[cell.name] = _narrowed(root.read_bytes(sheet))
             except (UnidentifiedImageError, OSError):
                 raise InputError(
-                    f"{root.uri_of(sheet)} is not a whole image; delete it and run the sweep again"
+                    f"{root.uri_of(sheet)} is not a complete image; delete it and run the sweep again"
                 ) from None
     root.write_bytes(path, render(results, images).encode())
     return root.uri_of(path)

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_loggers(config: Config) -> None:
-    """Checks that the configured loggers can be had.
+    """Checks that the configured loggers are installed.
 
     Raises:
         InputError: a package is missing.
@@ -182,7 +182,7 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _resources(sweep: Sweep) -> dict[str, float]:
-    """Of one trial. A node that is smaller than its threads runs it all the same."""
+    """Returns the CPUs and GPUs of one trial. A node that is smaller than its threads runs it all the same."""
     config = sweep.config
     largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
     threads = max(config.evaluation.training.num_threads, config.crafting.num_threads)

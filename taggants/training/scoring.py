@@ -29,7 +29,7 @@ from taggants.storage import Root, encode_table
 from taggants.training.scores import gradient_norms, losses
 
 SCORING_VERSION: Final = 1
-"""Of the algorithm. Raised with every change of the code after which the same job gives other bits."""
+"""Version of the algorithm, raised with every change of the code after which the same job gives other bits."""
 
 _WINDOW_ROWS: Final = 2048  # neighbours lie in the same files; 300 MB where all are candidates of 224 px
 _SAVE_EVERY_S = 60.0

@@ -90,7 +90,7 @@ class RayLoader:
         import ray
 
         num_cpus = ray.cluster_resources().get("CPU", 0)
-        if num_cpus < num_training_cpus + 1:  # the tasks would wait for ever
+        if num_cpus < num_training_cpus + 1:  # the tasks would wait forever
             raise InputError(
                 f"loader ray needs a CPU beside those of the training, but Ray has {num_cpus:g} and the training takes "
                 f"{num_training_cpus}; lower num_workers, add nodes or set loader to torch"

@@ -167,7 +167,7 @@ def test_engines_leave_the_weights_alone(name):
 
 
 def test_reverse_over_forward_is_still_wrong_through_layer_norm():
-    """pytorch #196700, as of torch 2.14.1: why `jvp` is forward over reverse. When this fails, torch has mended it."""
+    """pytorch #196700, as of torch 2.14.1: why `jvp` is forward over reverse. When this fails, torch has fixed it."""
     model = small_network("vit")
     images, labels = example(16)
     direction = random_direction(model)

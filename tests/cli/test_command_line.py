@@ -75,7 +75,7 @@ def test_words_that_no_command_takes_end_with_2(words, sentence, capsys):
     [
         (["craft", "--preset", "cifar1000"], "preset 'cifar1000' does not exist; use one of cifar10, cifar100,"),
         (["craft", "/no/run", "--preset", "digits"], "run folder /no/run knows its configuration; leave --config"),
-        (["export", "/no/run", "--to", "x"], "/no/run is no run folder: it holds no config.json"),
+        (["export", "/no/run", "--to", "x"], "/no/run is not a run folder: it has no config.json"),
         (["verify", "--preset", "digits", "x", "--set", "output.root=/no/runs"], "has no registration.json"),
         (["config", "crafing"], "section 'crafing' does not exist; did you mean 'crafting'?"),
     ],

@@ -73,7 +73,7 @@ def test_another_dataset_is_not_overwritten(root: Root, tmp_path: Path) -> None:
     other = Root(str(tmp_path))
     for data in (root.read_bytes("test.parquet"), root.read_bytes("train.parquet")[:-100]):
         other.write_bytes("train.parquet", data)
-        with pytest.raises(InputError, match=r"train\.parquet holds something else than the digits"):
+        with pytest.raises(InputError, match=r"train\.parquet holds something other than the digits"):
             write_digits(other)
         assert other.read_bytes("train.parquet") == data
 

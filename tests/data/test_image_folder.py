@@ -114,7 +114,7 @@ def test_a_class_without_images_is_named(root: Root) -> None:
 
 def test_an_image_beside_the_classes_is_named(root: Root) -> None:
     write(root, "train/a/0.png", "train/stray.jpeg")
-    with pytest.raises(InputError, match=r"train/stray\.jpeg lies beside the class folders"):
+    with pytest.raises(InputError, match=r"train/stray\.jpeg is beside the class folders"):
         ImageFolder(root, "train").index()
 
 

@@ -209,10 +209,10 @@ def several_pictures() -> bytes:
         (frame_changed(1, 0)[:-2] + b"\xff\xdc\0\x04\0\x25\xff\xd9", "headers between or after its scans"),
         (pillow_jpeg(picture())[:-2] + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0\xff\xd9", "several scans"),
         (several_pictures(), "several pictures"),
-        (pillow_jpeg(picture())[:-2], "damaged or not whole"),
-        (pillow_jpeg(picture())[:60], "damaged or not whole"),
+        (pillow_jpeg(picture())[:-2], "damaged or incomplete"),
+        (pillow_jpeg(picture())[:60], "damaged or incomplete"),
         (b"\xff\xd8\xff\xd9", "damaged or hierarchical"),
-        (b"no JPEG", "is no JPEG"),
+        (b"no JPEG", "is not a JPEG"),
     ],
 )
 def test_other_jpegs_are_refused_in_one_sentence(data: bytes, message: str) -> None:

@@ -99,7 +99,7 @@ def test_other_files_are_not_overwritten(root: Root, monkeypatch: pytest.MonkeyP
     write_torchvision("CIFAR10", root)
     for content in (root.read_bytes("test.parquet"), b"text"):
         root.write_bytes("test.parquet", content)
-        with pytest.raises(InputError, match=r"parquet holds something else than torchvision\.datasets\.CIFAR100"):
+        with pytest.raises(InputError, match=r"parquet holds something other than torchvision\.datasets\.CIFAR100"):
             write_torchvision("CIFAR100", root)
     assert dataset.opened == []
 

@@ -106,6 +106,16 @@ def test_the_architecture_matches_the_folder():
     assert sorted(named) == sorted(listing)
 
 
+def test_the_tables_of_extension_points_are_where_contributing_says():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    tables = re.findall(r"\| `([A-Z_]+)`, `([^`]+)` \|", text)
+    assert len(tables) >= 8
+    for table, module in tables:
+        assert re.search(rf"^{table}\b", (ROOT / module).read_text(), re.MULTILINE), (table, module)
+    for path in re.findall(r"`(tests/[^`]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
 def test_figures_load_nothing_from_elsewhere():
     for figure in (DOCS / "figures").glob("*.svg"):
         assert "href" not in figure.read_text()

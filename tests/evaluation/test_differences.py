@@ -43,7 +43,7 @@ def test_one_pair_leaves_no_interval_and_equal_differences_one_without_width():
 
 @pytest.mark.parametrize(("signed", "control"), [([], []), ([0.5], [0.5, 0.6])])
 def test_values_that_make_no_pairs_are_refused(signed, control):
-    with pytest.raises(InputError, match="make no pairs"):
+    with pytest.raises(InputError, match="do not form pairs"):
         paired_difference(signed, control)
 
 

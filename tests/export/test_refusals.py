@@ -95,6 +95,6 @@ def test_the_source_of_a_folder_takes_no_export(tmp_path: Path) -> None:
 def test_a_folder_of_other_files_is_left_alone(layout: str, tmp_path: Path, destination: Root) -> None:
     source = source_in("parquet", Root(str(tmp_path / "source")))
     destination.write_bytes("notes.txt", b"mine")
-    with pytest.raises(InputError, match=r"notes\.txt is no part of this export"):
+    with pytest.raises(InputError, match=r"notes\.txt is not part of this export"):
         export_dataset(source, signed_of(source), destination, layout=layout)
     assert destination.list() == ["notes.txt"]

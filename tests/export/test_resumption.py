@@ -42,7 +42,7 @@ def test_a_file_beside_a_complete_export_is_refused(
     destination = Root(str(tmp_path / "complete"))
     export_dataset(source, signed, destination, layout=layout)
     destination.write_bytes("extra.bin", b"unsigned originals")
-    with pytest.raises(InputError, match=r"extra\.bin is no part of this export; delete it"):
+    with pytest.raises(InputError, match=r"extra\.bin is not part of this export; delete it"):
         export_dataset(source, signed, destination, layout=layout)
 
 

@@ -51,7 +51,7 @@ def test_bad_input_is_one_sentence(crafted, tmp_path, capsys):
         (settings_in(folder), "export.destination is not set"),
         (settings_in(tmp_path, f"export.destination={tmp_path / 'x'}"), "has no plan; run `taggants craft`"),
         (settings_in(folder, f"export.destination={folder}/runs/datasets/digits"), "is the folder of the source"),
-        (settings_in(folder, f"export.destination={folder}/runs"), "is no part of this export"),
+        (settings_in(folder, f"export.destination={folder}/runs"), "is not part of this export"),
         (settings_in(folder, "export.destination=gs://bucket/x"), "scheme that is not supported"),
         (settings_in(folder, "export.destination=x", "export.layout=zip"), "export.layout' = 'zip'"),
     ):

@@ -182,7 +182,7 @@ class ImageFolder(ImageSource):
                     images.append(rest)
             elif is_image:
                 raise InputError(
-                    f"{self.root.uri_of(path)} lies beside the class folders, so it has no class; move or remove it."
+                    f"{self.root.uri_of(path)} is beside the class folders, so it has no class; move or remove it."
                 )
         return {name: tuple(sorted(images)) for name, images in found.items()}
 

@@ -59,7 +59,7 @@ def write_subset(
             root.write_bytes(path, sink.getvalue())
         elif not _holds(root, path, table):
             raise InputError(
-                f"{root.uri_of(path)} holds something else than this subset; choose another path, or delete it."
+                f"{root.uri_of(path)} holds something other than this subset; choose another path, or delete it."
             )
 
 
