@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import safetensors
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from taggants.alignment import gate_kinks
 from taggants.alignment.convolutions import speed_up_convolutions
 from taggants.errors import InputError
+from taggants.limits import check_pixels
 
 BUILT_IN_WIDTHS: dict[str, tuple[int, ...]] = {"cnn": (32, 64, 64), "cnn_wide": (64, 128, 256)}
 """Output channels of the three convolutions of the built-in nets."""
@@ -217,11 +218,18 @@ def model_from_checkpoint(data: bytes, origin: str, sha256: str | None = None) -
             f"checkpoint {origin} is not a model written by taggants ({type(error).__name__}); "
             "give a model.safetensors file from a training run"
         ) from error
+    _check_fits(spec, tensors, origin)
     model = build_model(spec, seed=0)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
+    model.load_state_dict(tensors)
+    return model.eval(), spec
+
+
+def _check_fits(spec: ModelSpec, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Without memory for the model, which a small file may say is huge."""
+    check_pixels(spec.image_size, spec.image_size, f"what checkpoint {origin} takes")
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in build_model(spec, seed=0).state_dict().items()}
+    if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise InputError(
             f"checkpoint {origin} does not fit the model {spec.name!r} that its header names; train or export it again"
-        ) from error
-    return model.eval(), spec
+        )
