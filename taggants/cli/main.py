@@ -7,6 +7,7 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -52,6 +53,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
         say_error(str(error))
         return 2 if isinstance(error, InputError) else 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        from taggants.reporting.progress import say_error
+
+        place = f" ({error.filename})" if error.filename else ""
+        say_error(f"the disk is full{place}; make room, then run the same command again to go on")
+        return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130

@@ -21,6 +21,7 @@ from taggants.crafting.signing_set import Optimisation, SigningSet, craft_signin
 from taggants.data.set_codec import codec_for
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
+from taggants.limits import MOST_CANVAS_BYTES
 from taggants.models import DTYPE_OF_PRECISION, Precision, model_from_checkpoint
 from taggants.perturbation.perceptual import Lpips, PerceptualDistance, PerceptualTerm, lpips_from_bytes
 from taggants.storage import Root
@@ -199,9 +200,18 @@ def read_lpips(uri: str) -> Lpips:
 
 def on_canvas(images: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor | None]:
     """Returns uint8 [N, C, H, W] with each image [C, h, w] at the top left, and their sizes int64 [N, 2]; no sizes where
-    all are alike. What lies beyond an image is 0."""
+    all are alike. What lies beyond an image is 0.
+
+    Raises:
+        InputError: they are too different for one canvas.
+    """
     sizes = torch.tensor([image.shape[1:] for image in images])
     height, width = sizes.amax(0).tolist()
+    if len(images) * images[0].shape[0] * height * width > MOST_CANVAS_BYTES:
+        raise InputError(
+            f"a signing set holds {len(images)} images whose largest height and width are {height} and {width} px, too much "
+            f"for a canvas of {MOST_CANVAS_BYTES} bytes; crop its longest images, or leave them out of the dataset"
+        )
     canvas = torch.zeros(len(images), images[0].shape[0], height, width, dtype=torch.uint8)
     for place, image in zip(canvas, images, strict=True):
         place[:, : image.shape[1], : image.shape[2]] = torch.from_numpy(image)

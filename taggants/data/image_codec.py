@@ -14,14 +14,20 @@ from PIL import Image
 from taggants.data.jpeg import SIGNATURE as _JPEG_SIGNATURE
 from taggants.data.jpeg import encode_jpeg_like, jpeg_layout, without_scans
 from taggants.errors import InputError
+from taggants.limits import check_pixels
 
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
+"""What is read, whatever a file is called: of Pillow's other decoders some start programs, as EPS does Ghostscript."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS_OF_MODE = {"L": 1, "RGB": 3}
 _MODE_OF_CHANNELS = {1: "L", 3: "RGB"}
 # Pillow turns these into 8 bits by clipping, which is silent damage.
 _WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 # What Pillow's decoders raise for damaged data.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_DECODE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
 
 
 def decode_image(data: bytes, channels: int | None = None) -> NDArray[np.uint8]:
@@ -52,9 +58,10 @@ def decode_picture(data: bytes, channels: int | None = None) -> Image.Image:
     if channels not in (None, 1, 3):
         raise InputError(f"channels is {channels}; give 1 (grey) or 3 (RGB).")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode in _WIDE_MODES:
-                raise InputError(f"the image has mode {image.mode}; give an image with 8 bits per channel.")
+        with open_picture(data) as image:
+            # Pillow cuts colours of 16 bits to 8 without a word.
+            if image.mode in _WIDE_MODES or any(";16" in str(tile[3]) for tile in image.tile):
+                raise InputError(f"the image has mode {image.mode} of 16 bits or more; give 8 bits per channel.")
             image.load()
             if channels is not None:
                 return image.convert(_MODE_OF_CHANNELS[channels])
@@ -67,6 +74,17 @@ def decode_picture(data: bytes, channels: int | None = None) -> Image.Image:
         raise
     except _DECODE_ERRORS as error:
         raise InputError(f"the image cannot be decoded ({_first_words(error)}); replace it.") from None
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """Returns: an image of one of `FORMATS`, of which only the header was read.
+
+    Raises:
+        InputError: it is too large, by `limits`. What Pillow raises for other data.
+    """
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    check_pixels(image.height, image.width)
+    return image
 
 
 def encode_png(image: NDArray[np.uint8], like: bytes | None = None) -> bytes:
@@ -96,8 +114,10 @@ def encoding_of(data: bytes) -> str:
         InputError: the data are no image.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_picture(data) as image:
             return image.format or "unknown"
+    except InputError:
+        raise
     except _DECODE_ERRORS as error:
         raise InputError(f"the image cannot be decoded ({_first_words(error)}); replace it.") from None
 
@@ -133,6 +153,11 @@ def replaceable_shape(data: bytes) -> tuple[int, int, int]:
         found = encoding_of(data)
         kind = "PNG with a palette, transparency, interlacing or 16 bits" if found == "PNG" else found
         raise InputError(f"the image is {kind}; give 8-bit greyscale or RGB PNG, or 8-bit JPEG.")
+    for name, chunk in _png_chunks(data):
+        if name == b"acTL":
+            raise InputError("the image is an animated PNG; give one without animation.")
+        if name and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
+            raise InputError(f"the image has a wrong checksum in its PNG chunk {name!r}; write it again.")
     return shape
 
 
@@ -173,12 +198,15 @@ def _with_pixels_of(original: bytes, png: bytes) -> bytes:
 
 
 def _png_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields: the name of each chunk, and the whole chunk with its length, name and checksum."""
-    start = len(_PNG_SIGNATURE)
-    while start + 12 <= len(png):
+    """Yields: the name of each chunk, and the whole chunk with its length, name and checksum; at last b"" and what follows
+    the end of the image, which readers pass over."""
+    start, name = len(_PNG_SIGNATURE), b""
+    while start + 12 <= len(png) and name != b"IEND":
         end = start + 12 + int.from_bytes(png[start : start + 4])
-        yield png[start + 4 : start + 8], png[start:end]
+        name = png[start + 4 : start + 8]
+        yield name, png[start:end]
         start = end
+    yield b"", png[start:]
 
 
 def _first_words(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections import Counter
@@ -15,11 +14,12 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from taggants.data import open_source
+from taggants.data.image_codec import open_picture
 from taggants.data.layouts import LAYOUTS
 from taggants.data.layouts.parquet.source import ParquetSource, json_metadata, label_feature_of
 from taggants.data.source import IMAGE_SUFFIXES, ImageSource, suffix_of
 from taggants.errors import InputError
-from taggants.storage import Root
+from taggants.storage import Root, damage_named
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "dev", "eval")
@@ -209,11 +209,8 @@ def _columns(root: Root, train: str, image_column: str | None, label_column: str
 
 
 def _schema(root: Root, name: str) -> pa.Schema:
-    with root.open_input(name) as handle:
-        try:
-            return pq.read_schema(handle)
-        except pa.ArrowInvalid:
-            raise InputError(f"{root.uri_of(name)} is not a whole Parquet file; write it again") from None
+    with root.open_input(name) as handle, damage_named(root.uri_of(name)):
+        return pq.read_schema(handle)
 
 
 def _may_hold_images(kind: pa.DataType) -> bool:
@@ -240,7 +237,7 @@ def _look_at_images(source: ImageSource) -> tuple[list[str], list[tuple[int, int
     encodings: Counter[str] = Counter()
     for sample_id, data in zip(sample_ids, source.read_encoded(sample_ids), strict=True):
         try:
-            with Image.open(io.BytesIO(data)) as image:  # reads the header only
+            with open_picture(data) as image:
                 modes[image.mode] += 1
                 sizes[image.height, image.width] += 1
                 encodings[image.format or "unknown"] += 1

@@ -22,6 +22,7 @@ from PIL import Image
 
 from taggants.data.image_codec import channels_first, decode_picture
 from taggants.errors import InputError
+from taggants.limits import check_pixels
 from taggants.storage import Root
 
 # By name, because indexing decodes nothing. The list is torchvision's: one that grew would renumber old datasets.
@@ -193,8 +194,7 @@ class ImageSource(abc.ABC):
         _refuse_none(sample_ids)
         encoded = self.read_encoded(sample_ids)  # far smaller than the decoded images, of which one is held at a time
         resized = [
-            channels_first(_resized(self._picture(data, int(sample_id)), size))
-            for data, sample_id in zip(encoded, sample_ids, strict=True)
+            self._decode(data, int(sample_id), size) for data, sample_id in zip(encoded, sample_ids, strict=True)
         ]
         return self._stack(resized, sample_ids)
 
@@ -227,12 +227,10 @@ class ImageSource(abc.ABC):
         part = bisect.bisect_right(offsets, sample_id) - 1
         return part, sample_id - offsets[part]
 
-    def _decode(self, data: bytes, sample_id: int) -> NDArray[np.uint8]:
-        return channels_first(self._picture(data, sample_id))
-
-    def _picture(self, data: bytes, sample_id: int) -> Image.Image:
+    def _decode(self, data: bytes, sample_id: int, size: int | None = None) -> NDArray[np.uint8]:
         try:
-            return decode_picture(data, self.channels)
+            picture = decode_picture(data, self.channels)
+            return channels_first(picture if size is None else _resized(picture, size))
         except InputError as error:
             raise SampleError(f"{self.place_of(sample_id)}: {error}") from None
 
@@ -287,6 +285,9 @@ def _resized(picture: Image.Image, size: int) -> Image.Image:
     width, height = picture.size
     scaled_longer = int(size * max(width, height) / min(width, height))
     new_size = (size, scaled_longer) if width <= height else (scaled_longer, size)
+    check_pixels(
+        new_size[1], new_size[0], f"the image of {height} x {width} px, resized to a shorter side of {size} px,"
+    )
     if new_size != picture.size:
         picture = picture.resize(new_size, Image.Resampling.BILINEAR)
     left, top = (round((extent - size) / 2) for extent in new_size)

@@ -184,7 +184,9 @@ def describe_harm(report: HarmReport) -> str:
         f"means over {pairs.num_pairs} pairs of one seed each; intervals at {pairs.confidence:.0%} by Student's t, "
         "which assumes normal differences"
     )
-    lines.append("loss of signed images, minus that of others in their class, in nats; near 0 it does not give them away")
+    lines.append(
+        "loss of signed images, minus that of others in their class, in nats; near 0 it does not give them away"
+    )
     if "probe_accuracy" not in report.differences:
         lines.append("linear probe: not measured; set evaluation.probe to another dataset")
     return "\n".join(lines)

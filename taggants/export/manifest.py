@@ -119,7 +119,9 @@ def read_manifest(destination: Root) -> ExportManifest:
         InputError: there is none, or it is malformed.
     """
     if not destination.exists(MANIFEST_PATH):
-        raise InputError(f"{destination.uri} has no {MANIFEST_PATH}, so the export there is not complete; run it again.")
+        raise InputError(
+            f"{destination.uri} has no {MANIFEST_PATH}, so the export there is not complete; run it again."
+        )
     try:
         return ExportManifest.from_json(destination.read_json(MANIFEST_PATH))
     except InputError as error:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 
 import safetensors
 import safetensors.torch
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from taggants.errors import InputError
+from taggants.limits import check_pixels
 from taggants.models.architectures import ModelSpec, build_model
 
 
 def checkpoint_bytes(model: nn.Module, spec: ModelSpec) -> bytes:
-    """Returns a safetensors file that holds the weights and, in its header, the spec without defaults; a pure function of both."""
+    """Returns a safetensors file that holds the weights and, in its header, the spec; a pure function of both."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     values = {part.name: (getattr(spec, part.name), part.default) for part in fields(spec)}
     written = {name: value for name, (value, default) in values.items() if value != default}
@@ -43,11 +46,18 @@ def model_from_checkpoint(data: bytes, origin: str, sha256: str | None = None) -
             f"checkpoint {origin} is not a model written by taggants ({type(error).__name__}); "
             "give a model.safetensors file from a training run"
         ) from error
+    _check_fits(spec, tensors, origin)
     model = build_model(spec, seed=0)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
+    model.load_state_dict(tensors)
+    return model.eval(), spec
+
+
+def _check_fits(spec: ModelSpec, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Without memory for the model, which a small file may say is huge."""
+    check_pixels(spec.image_size, spec.image_size, f"what checkpoint {origin} takes")
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in build_model(spec, seed=0).state_dict().items()}
+    if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise InputError(
             f"checkpoint {origin} does not fit the model {spec.name!r} that its header names; train or export it again"
-        ) from error
-    return model.eval(), spec
+        )

@@ -8,7 +8,7 @@ OSError (a ConnectionError, but for the reading of an open file).
 
 from __future__ import annotations
 
-from taggants.storage.encoding import encode_json, encode_table
+from taggants.storage.encoding import damage_named, encode_json, encode_table
 from taggants.storage.root import Root
 
-__all__ = ["Root", "encode_json", "encode_table"]
+__all__ = ["Root", "damage_named", "encode_json", "encode_table"]

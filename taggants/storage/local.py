@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -13,19 +14,31 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from taggants.errors import InputError
 from taggants.storage.store import PIECE_BYTES
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class LocalStore:
+    """Files below a folder. Links are followed as long as they stay in it: files that people pass on may link to anything,
+    and what they link to would be published.
+
+    Raises:
+        InputError: a link leaves the folder or leads in a circle, or a file is a device, a pipe or a socket.
+    """
+
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._filesystem = pafs.LocalFileSystem()
+        self._without_links: set[str] = set()  # folders whose files need no more than a look at themselves
 
     def open_input(self, path: str) -> pa.NativeFile:
         full_path = self._full(path)
-        os.stat(full_path)  # raises the precise error, which pyarrow words as a bare OSError
-        if os.path.isdir(full_path):
+        mode = os.stat(full_path).st_mode  # raises the precise error, which pyarrow words as a bare OSError
+        if stat.S_ISDIR(mode):
             raise IsADirectoryError(full_path)
+        _check_regular(full_path, mode)
         return self._filesystem.open_input_file(full_path)
 
     def read(self, path: str) -> bytes:
@@ -58,6 +71,21 @@ class LocalStore:
                 os.link(temporary, self._full(path))  # unlike a rename it fails if the name is taken
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                return self._create_in_place(path, data, private=private)
+        return True
+
+    def _create_in_place(self, path: str, data: bytes, *, private: bool) -> bool:
+        """Where the file system has no hard links (exFAT, some network shares): a crash may leave half a file."""
+        try:
+            descriptor = os.open(self._full(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        except FileExistsError:
+            return False
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            _onto_disk(file)
         return True
 
     def size_bytes(self, path: str) -> int:
@@ -69,14 +97,28 @@ class LocalStore:
         return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
     def list(self, path: str) -> Iterator[str]:
-        def refuse(error: OSError) -> None:
-            if not isinstance(error, FileNotFoundError | NotADirectoryError):
-                raise error
-
-        for folder, _, names in os.walk(self._full(path), onerror=refuse, followlinks=True):
-            for name in names:
-                if not _is_temporary(name):
-                    yield os.path.relpath(os.path.join(folder, name), self._folder).replace(os.sep, "/")
+        folders = [path]
+        while folders:
+            path = folders.pop()
+            try:
+                with os.scandir(self._full(path)) as entries:
+                    found = list(entries)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for entry in found:
+                inside = f"{path}/{entry.name}" if path else entry.name
+                if _is_temporary(entry.name):
+                    continue
+                if entry.is_symlink():
+                    self._confined(entry.path)
+                    if entry.is_dir():  # a circle, or files that would count twice
+                        raise InputError(f"{entry.path} links to another folder of {self._folder}; remove the link.")
+                if entry.is_dir():
+                    folders.append(inside)
+                    continue
+                if not entry.is_file() and os.path.exists(entry.path):
+                    _check_regular(entry.path, os.stat(entry.path).st_mode)
+                yield inside
 
     def sizes(self, path: str) -> Iterator[tuple[str, int]]:
         return ((name, self.size_bytes(name)) for name in self.list(path))
@@ -88,7 +130,29 @@ class LocalStore:
             return
 
     def _full(self, path: str) -> str:
-        return os.path.join(self._folder, path)
+        full_path = os.path.join(self._folder, path)
+        folder = os.path.dirname(full_path)
+        if folder not in self._without_links:
+            above = self._folder
+            for part in path.split("/")[:-1]:
+                above = os.path.join(above, part)
+                if os.path.islink(above):
+                    self._confined(above)
+            self._without_links.add(folder)
+        if os.path.islink(full_path) and path:
+            self._confined(full_path)
+        return full_path
+
+    def _confined(self, link: str) -> str:
+        """Returns: the real path that a link leads to.
+
+        Raises:
+            InputError: it leaves the folder.
+        """
+        real, folder = os.path.realpath(link), os.path.realpath(self._folder)
+        if real != folder and not real.startswith(f"{folder.rstrip(os.sep)}{os.sep}"):
+            raise InputError(f"{link} links to {real}, outside of {self._folder}; put the file itself there.")
+        return real
 
     def _stat(self, path: str) -> os.stat_result:
         full_path = self._full(path)
@@ -118,6 +182,11 @@ class LocalStore:
 def _onto_disk(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _check_regular(path: str, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is a device, a pipe or a socket; remove it, or put a file there.")
 
 
 def _is_temporary(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import io
@@ -17,10 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from taggants.errors import InputError
-from taggants.storage.encoding import encode_json, encode_table
+from taggants.storage.encoding import damage_named, encode_json, encode_table
 from taggants.storage.local import LocalStore
 from taggants.storage.s3 import S3_SCHEME, S3Store
 from taggants.storage.store import PIECE_BYTES, Store
+
+_FOR_A_PERSON = {
+    errno.EROFS: "the file system is read-only; give a folder that can be written",
+    errno.ELOOP: "its links lead in a circle; remove them",
+    errno.ENAMETOOLONG: "the name is too long for the file system; give a shorter path",
+}
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ class Root:
         """
         try:
             return json.loads(self.read_bytes(path))
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):  # the last of absurd nesting
             raise InputError(
                 f"{self.uri_of(path)} is not whole JSON; restore it, or delete it if it can be made again."
             ) from None
@@ -144,16 +151,13 @@ class Root:
         Raises:
             InputError: it is missing, no Parquet file, or lacks a named column.
         """
-        with self.open_input(path) as source:
-            try:
-                file = pq.ParquetFile(source)
-                missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
-                if missing:
-                    names = ", ".join(file.schema_arrow.names)
-                    raise InputError(f"{self.uri_of(path)} has no column {missing[0]!r}; name one of: {names}.")
-                return file.read(columns=columns)
-            except pa.ArrowInvalid:
-                raise InputError(f"{self.uri_of(path)} is not a whole Parquet file; write it again.") from None
+        with self.open_input(path) as source, damage_named(self.uri_of(path)):
+            file = pq.ParquetFile(source)
+            missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+            if missing:
+                names = ", ".join(file.schema_arrow.names)
+                raise InputError(f"{self.uri_of(path)} has no column {missing[0]!r}; name one of: {names}.")
+            return file.read(columns=columns)
 
     def write_table(self, path: str, table: pa.Table, **parquet_writer_options: Any) -> None:
         """Writes a table as one Parquet file; the options are those of `pyarrow.parquet.write_table`."""
@@ -267,6 +271,10 @@ class Root:
             raise InputError(f"Access to {uri} was denied; {mend}.") from None
         except (IsADirectoryError, NotADirectoryError, FileExistsError):
             raise InputError(f"{uri} is a folder or lies below a file; choose another path.") from None
+        except OSError as error:
+            if error.errno not in _FOR_A_PERSON:
+                raise
+            raise InputError(f"{uri}: {_FOR_A_PERSON[error.errno]}.") from None
 
 
 def _absolute_uri(uri: str) -> str:
@@ -279,6 +287,8 @@ def _absolute_uri(uri: str) -> str:
         if not bucket or ".." in prefix.split("/"):
             raise InputError(f"{uri!r} is no S3 root; give s3://bucket/prefix.")
         return S3_SCHEME + "/".join([bucket, *(part for part in prefix.split("/") if part)])
+    if "\0" in uri:
+        raise InputError(f"{uri!r} holds a NUL character; give the path without it.")
     if "://" in uri:
         raise InputError(f"{uri!r} has a scheme that is not supported; give a local folder or s3://bucket/prefix.")
     return os.path.abspath(os.path.expanduser(uri))

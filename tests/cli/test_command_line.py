@@ -127,3 +127,12 @@ def test_config_prints_every_field_with_its_range_default_and_meaning(capsys):
                 for field in type(section).model_fields
                 if field not in ("training", "probe", "victims")
             )
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch, capsys):
+    def full(given):
+        raise OSError(28, "No space left on device", "/runs/x")
+
+    monkeypatch.setattr(COMMANDS["config"], "run", full)
+    assert main(["config"]) == 2
+    assert "the disk is full (/runs/x); make room, then run the same command again to go on" in capsys.readouterr().err

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -217,3 +218,64 @@ def test_what_is_kept_has_the_metadata() -> None:
 def test_files_that_cannot_be_imitated_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
         replaceable_shape(data)
+
+
+def png_of(width: int, height: int, *, bit_depth: int = 8, colour_type: int = 2, rows: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_only_the_formats_that_are_meant_are_opened() -> None:
+    image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+    for image_format in ("EPS", "ICO", "TGA", "PCX", "JPEG2000"):  # EPS would start Ghostscript
+        sink = io.BytesIO()
+        image.save(sink, image_format)
+        for use in (decode_image, encoding_of, replaceable_shape):
+            with pytest.raises(InputError, match="cannot be decoded"):
+                use(sink.getvalue())
+
+
+def test_16_bit_colour_is_refused_rather_than_cut() -> None:
+    data = png_of(1, 1, bit_depth=16, rows=b"\0" + b"\x12\x34" * 3)
+    for channels in (None, 3, 1):
+        with pytest.raises(InputError, match="16 bits or more; give 8 bits per channel"):
+            decode_image(data, channels)
+    with pytest.raises(InputError, match="PNG with a palette, transparency, interlacing or 16 bits"):
+        replaceable_shape(data)
+
+
+def test_an_image_too_large_is_refused_from_its_header() -> None:
+    tracemalloc.start()
+    for data in (png_of(60_000, 60_000), png_of(1, 2**31 - 1)):
+        with pytest.raises(InputError, match=r"the image is \d+ x \d+ px; give images of up to|cannot be decoded"):
+            decode_image(data)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_an_animated_png_is_not_signed() -> None:
+    sink = io.BytesIO()
+    frames = [Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (1, 2)]
+    frames[0].save(sink, "PNG", save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match="animated PNG"):
+        replaceable_shape(sink.getvalue())
+
+
+def test_a_wrong_checksum_is_not_signed() -> None:
+    """Pillow passes over it, libpng refuses it."""
+    png = bytearray(encode_png(np.zeros((3, 4, 4), np.uint8)))
+    place = png.index(b"IDAT") + 4
+    end = place + int.from_bytes(png[place - 8 : place - 4])
+    png[end] ^= 1
+    with pytest.raises(InputError, match=r"wrong checksum in its PNG chunk b'IDAT'"):
+        replaceable_shape(bytes(png))
+
+
+def test_what_follows_the_end_of_a_png_stays() -> None:
+    image = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    for tail in (b"", b"tail", b"\0\0\0\4IDATabcd1234"):
+        original = encode_png(image) + tail
+        signed = encode_png(image ^ 1, like=original)
+        assert signed.endswith(tail)
+        assert without_pixels(signed) == without_pixels(original)
+        assert np.array_equal(decode_image(signed), image ^ 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -255,7 +256,14 @@ def test_a_corrupt_image_is_named_by_file_and_row(root: Root, source: ParquetSou
         source.read_encoded([10])
 
 
-@pytest.mark.parametrize(("label", "message"), [(-1, "Row 1 of .* has label -1"), (None, "Row 1 of .* has no label")])
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (-1, "Row 1 of .* has the label -1"),
+        (None, "Row 1 of .* has no label"),
+        (10**12, "has the label 1000000000000; labels are"),
+    ],
+)
 def test_bad_labels(root: Root, label: int | None, message: str) -> None:
     png = encode_png(pixels(1)[0])
     write(root, "a.parquet", [png, png], [0, label])
@@ -313,3 +321,33 @@ def test_real_jpeg_with_greyscale_among_it(real_data: Path) -> None:
     assert labels.max() == 19
     is_grey = (images == images[:, :1]).all(axis=(1, 2, 3))
     assert 0 < is_grey.sum() < 100
+
+
+def test_deeply_nested_metadata_is_passed_over(root: Root, images: np.ndarray) -> None:
+    for key in ("huggingface", "class_names"):
+        write(root, "a.parquet", [encode_png(images[0])], [0], {key: "[" * 100_000})
+        assert ParquetSource(root, ("a.parquet",)).index().class_names is None
+
+
+def test_no_flipped_bit_gives_a_traceback(root: Root, images: np.ndarray) -> None:
+    """Each bit flip of a file is read as something else or is an InputError."""
+    write(
+        root,
+        "a.parquet",
+        [encode_png(image) for image in images],
+        LABELS,
+        {"class_names": '["a", "b", "c"]'},
+        row_group_size=4,
+    )
+    whole = root.read_bytes("a.parquet")
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    rng = np.random.default_rng(0)
+    places = [*rng.integers(0, len(whole), 150), *rng.integers(len(whole) - footer, len(whole), 250)]
+    for place in places:
+        data = bytearray(whole)
+        data[place] ^= 1 << int(rng.integers(8))
+        root.write_bytes("a.parquet", bytes(data))
+        source = ParquetSource(root, ("a.parquet",))
+        with contextlib.suppress(InputError):
+            source.index()
+            source.read_all()

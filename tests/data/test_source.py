@@ -303,3 +303,12 @@ def test_real_imagenet_reads_alike_as_folder_and_as_tars(real_data: Path, root: 
             assert image.shape == (3, picture.height, picture.width)
             expected = reference.center_crop(reference.resize(picture, [64]), [64, 64])
         assert np.array_equal(small.transpose(1, 2, 0), np.asarray(expected))
+
+
+def test_a_resize_that_would_take_gigabytes_is_refused(root: Root) -> None:
+    sink = io.BytesIO()
+    Image.new("RGB", (60_000, 1)).save(sink, "PNG")
+    write("imagefolder", root, [sink.getvalue()], [0])
+    message = r"00000\.JPEG \(sample 0\): the image of 1 x 60000 px, resized to a shorter side of 224 px, is 224 x 13440000 px"
+    with pytest.raises(InputError, match=message):
+        open_source("imagefolder", root, "train").read_resized([0], 224)

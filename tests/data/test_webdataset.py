@@ -205,3 +205,38 @@ def test_a_tar_that_changed_since_it_was_indexed(root: Root) -> None:
     root.write_bytes("0.tar", b"")
     with pytest.raises(InputError, match=r"Image 0 of .*0\.tar .* is cut off; the tar changed"):
         source.read_images([0])
+
+
+def header_of(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_huge_extended_header_is_refused_unread(root: Root, kind: bytes) -> None:
+    root.write_bytes("0.tar", header_of("x", 3 * 2**30, kind) + bytes(2**20))
+    with pytest.raises(InputError, match=r"0\.tar is damaged, cut off or no uncompressed tar"):
+        WebDataset(root).index()
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("a.cls", 3 * 2**30), ("a.json", 2**20 + 1), ("a.png", 5 * 2**30), ("a.png", -5)]
+)
+def test_a_huge_member_is_refused_unread(root: Root, name: str, size: int) -> None:
+    root.write_bytes("0.tar", header_of(name, size) + bytes(2**10))
+    with pytest.raises(InputError, match=rf"'{name}' of .*0\.tar has -?\d+ bytes; the most are|is damaged"):
+        WebDataset(root).index()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b"[" * 1_000_000, "is not whole JSON"),
+        ("a.json", b'{"label": 1000000000000}', "has the label 1000000000000; labels are integers from 0 to 999999"),
+        ("a.cls", b"1000000000000", "has the label 1000000000000"),
+    ],
+)
+def test_absurd_labels_are_named(root: Root, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        source_of(root, ("a.png", PNG[0]), (name, content)).index()

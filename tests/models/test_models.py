@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import resource
+
 import pytest
 import timm
 import torch
@@ -118,3 +120,19 @@ def test_bfloat16_and_layout_change_rounding_only_and_leave_float32_outside(chan
     torch.testing.assert_close(gradients["float32"], gradients["reference"], rtol=1e-3, atol=1e-3)
     cosine = torch.nn.functional.cosine_similarity(gradients["bfloat16"], gradients["reference"], dim=0)
     assert 0.99 < cosine < 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ModelSpec("timm/eva02_enormous_patch14_clip_224", 10, 3, 224),  # 4 billion parameters
+        ModelSpec("timm/vit_tiny_patch16_224", 10, 3, 8192),
+        ModelSpec("cnn", 10, 3, 1_000_000),
+    ],
+)
+def test_a_small_file_that_names_a_huge_model_takes_no_memory(spec):
+    data = checkpoint_bytes(build_model(CNN, seed=1), spec)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=r"does not fit the model|give images of up to"):
+        model_from_checkpoint(data, "here")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KB

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -87,3 +88,89 @@ def test_denied_access_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").chmod(0)
     with pytest.raises(InputError, match="denied"):
         root.read_bytes("a")
+
+
+def test_links_that_stay_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real" / "a").mkdir(parents=True)
+    (tmp_path / "real" / "a" / "1").write_bytes(b"x")
+    (tmp_path / "real" / "a" / "2").symlink_to("1")
+    (tmp_path / "real" / "b").symlink_to("a")
+    (tmp_path / "link").symlink_to("real")  # the root itself may be one
+    root = Root(str(tmp_path / "link"))
+    assert root.read_bytes("a/2") == root.read_bytes("b/1") == b"x"
+    assert root.list("a") == ["a/1", "a/2"]
+
+
+@pytest.mark.parametrize("target", ["../../secret", "/dev/zero", "..", "../../elsewhere"])
+def test_a_link_that_leaves_the_root_is_refused_by_name(tmp_path: Path, target: str) -> None:
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_bytes(b"mine")
+    (tmp_path / "secret").write_bytes(b"mine")
+    (tmp_path / "root" / "a" / "7.png").symlink_to(target)
+    root = Root(str(tmp_path / "root"))
+    if target == "..":  # that is the root: a circle
+        with pytest.raises(InputError, match=r"a/7\.png links to another folder of .*; remove the link"):
+            root.list()
+        return
+    for use in (root.list, root.sizes, lambda: root.read_bytes("a/7.png"), lambda: root.open_input("a/7.png")):
+        with pytest.raises(InputError, match=r"a/7\.png links to .*, outside of .*; put the file itself there"):
+            use()
+    for use in (lambda: root.copy("a/7.png", root, "b"), lambda: root.read_bytes("a/7.png/file")):
+        with pytest.raises(InputError, match="outside of"):
+            use()
+    assert not root.exists("b")
+
+
+def test_links_in_a_circle_are_named(tmp_path: Path) -> None:
+    for folder, other in (("a", "b"), ("b", "a")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "l").symlink_to(f"../{other}")
+    root = Root(str(tmp_path))
+    with pytest.raises(InputError, match=r"/[ab]/l links to another folder"):
+        root.list()
+    (tmp_path / "self").symlink_to("self")
+    with pytest.raises(InputError, match="self: its links lead in a circle; remove them"):
+        root.read_bytes("self")
+
+
+def test_devices_and_pipes_are_named_and_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    root = Root(str(tmp_path))
+    for use in (root.list, lambda: root.read_bytes("pipe"), lambda: root.sha256("pipe")):
+        with pytest.raises(InputError, match="pipe is a device, a pipe or a socket"):
+            use()
+
+
+def test_without_hard_links_a_file_is_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # of exFAT
+
+    monkeypatch.setattr(os, "link", refused)
+    root = Root(str(tmp_path))
+    assert root.create_bytes("a/file", b"first", private=True)
+    assert not root.create_bytes("a/file", b"second")
+    assert root.read_bytes("a/file") == b"first"
+    assert stat.S_IMODE((tmp_path / "a" / "file").stat().st_mode) == 0o600
+    assert os.listdir(tmp_path / "a") == ["file"]
+
+
+def test_what_a_person_has_to_change_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="holds a NUL character"):
+        Root("a\0b")
+    with pytest.raises(InputError, match="the name is too long for the file system"):
+        Root(str(tmp_path)).write_bytes("x" * 300, b"")
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "makedirs", read_only)
+    with pytest.raises(InputError, match="the file system is read-only; give a folder that can be written"):
+        Root(str(tmp_path)).write_bytes("a/x", b"")
+
+
+def test_absurdly_nested_json_is_named(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    root.write_bytes("x.json", b"[" * 1_000_000)
+    with pytest.raises(InputError, match=r"x\.json is not whole JSON"):
+        root.read_json("x.json")

@@ -97,7 +97,7 @@ def test_table_round_trip_and_column_choice(root: Root) -> None:
 def test_half_a_table_is_refused_by_name(root: Root) -> None:
     root.write_table("t.parquet", pa.table({"a": list(range(100))}))
     root.write_bytes("t.parquet", root.read_bytes("t.parquet")[:-20])
-    with pytest.raises(InputError, match=r"t\.parquet is not a whole Parquet file"):
+    with pytest.raises(InputError, match=r"t\.parquet is damaged or not a whole Parquet file"):
         root.read_table("t.parquet")
 
 

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 
 from taggants.data.layouts.layout import Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
-from taggants.data.layouts.parquet.source import ParquetSource, damage_named, writer_like
+from taggants.data.layouts.parquet.source import ParquetSource, writer_like
 from taggants.data.layouts.parquet.subset import write_subset
 from taggants.data.signed_images import Signed, is_replaced, replaced
 from taggants.data.source import DatasetIndex
 from taggants.errors import InputError
-from taggants.storage import Root
+from taggants.storage import Root, damage_named
 
 _BATCH_BYTES = 2 * 2**20  # small enough to be used again from the processor's cache
 _ROW_GROUP_ROWS = 100  # as Hugging Face's datasets writes images

@@ -32,7 +32,8 @@ from taggants.data.source import (
     sha256_of,
 )
 from taggants.errors import InputError
-from taggants.storage import Root
+from taggants.limits import check_label
+from taggants.storage import Root, damage_named
 
 _BATCH_ROWS = 64
 
@@ -260,11 +261,8 @@ class ParquetSource(ImageSource):
             row = column.is_null().index(pa.scalar(True)).as_py()
             raise InputError(f"Row {row} of {self.root.uri_of(name)} has no label; give every row one.")
         labels = np.asarray(pc.cast(column, pa.int64()), dtype=np.int64)
-        if len(labels) and labels.min() < 0:
-            row = int((labels < 0).argmax())
-            raise InputError(
-                f"Row {row} of {self.root.uri_of(name)} has label {labels[row]}; labels are integers from 0."
-            )
+        for row in (int(labels.argmin()), int(labels.argmax())) if len(labels) else ():
+            check_label(int(labels[row]), f"Row {row} of {self.root.uri_of(name)}")
         return labels
 
     def place_of(self, sample_id: int) -> str:
@@ -293,7 +291,7 @@ def json_metadata(schema: pa.Schema, key: bytes) -> Any:
     """Returns: the parsed JSON of one entry of the schema's metadata; None if it is missing or no JSON."""
     try:
         return json.loads((schema.metadata or {}).get(key, b"null"))
-    except ValueError:  # another program's metadata under that name
+    except (ValueError, RecursionError):  # another program's metadata under that name
         return None
 
 
@@ -318,22 +316,3 @@ def writer_like(file: pq.ParquetFile, sink: BinaryIO, schema: pa.Schema) -> pq.P
 
 def _is_binary(data_type: pa.DataType) -> bool:
     return bool(pa.types.is_binary(data_type) or pa.types.is_large_binary(data_type))
-
-
-@contextmanager
-def damage_named(uri: str) -> Iterator[None]:
-    """Turns what pyarrow raises for a damaged file into an InputError that names it."""
-    damaged = f"{uri} is damaged or not a whole Parquet file; write or fetch it again."
-    try:
-        yield
-    except InputError:
-        raise
-    except pa.ArrowInvalid:
-        raise InputError(damaged) from None
-    except OSError as error:
-        # pyarrow raises OSError for a damaged page as for a lost connection; only the first is for a person to mend.
-        if error.errno is None and any(
-            sign in str(error) for sign in ("orrupt", "deserialize", "Unexpected end of stream")
-        ):
-            raise InputError(damaged) from None
-        raise

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from taggants.data.layouts.layout import Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
-from taggants.data.layouts.webdataset.source import HashedFile, WebDataset
+from taggants.data.layouts.webdataset.source import BoundedHeader, HashedFile, WebDataset
 from taggants.data.signed_images import Signed, is_replaced, replaced
 from taggants.data.source import IMAGE_SUFFIXES, PIECE_BYTES, DatasetIndex
 from taggants.errors import InputError
@@ -102,7 +102,7 @@ class WebDatasetLayout(Layout[WebDataset]):
             stream = io.BufferedReader(hashed, PIECE_BYTES)
             num_images = 0
             try:
-                with tarfile.open(fileobj=stream, mode="r|") as tar:
+                with tarfile.open(fileobj=stream, mode="r|", tarinfo=BoundedHeader) as tar:
                     num_images = sum(_is_image(member) for member in tar)
             except tarfile.TarError:
                 num_images = -1
@@ -154,7 +154,8 @@ def _is_image(member: tarfile.TarInfo) -> bool:
 @contextmanager
 def _members(root: Root, name: str) -> Iterator[tarfile.TarFile]:
     """Yields: a tar to be read once, from start to end, through a large buffer."""
-    with root.open_input(name) as handle, tarfile.open(fileobj=handle, mode="r|", bufsize=PIECE_BYTES) as tar:
+    options = {"mode": "r|", "bufsize": PIECE_BYTES, "tarinfo": BoundedHeader}
+    with root.open_input(name) as handle, tarfile.open(fileobj=handle, **options) as tar:
         yield tar
 
 

@@ -33,8 +33,10 @@ from taggants.data.source import (
     read_side_by_side,
 )
 from taggants.errors import InputError
+from taggants.limits import MOST_CLASSES, MOST_MEMBER_BYTES, MOST_TEXT_BYTES, check_label
 from taggants.storage import Root
 
+_EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _READS_PER_OPEN = 16  # enough to make up for opening, few enough for several threads on one tar
 
 
@@ -193,6 +195,16 @@ class WebDataset(ImageSource):
         )
 
 
+class BoundedHeader(tarfile.TarInfo):
+    """A header whose extensions (PAX records, GNU long names) are small: tarfile holds them in memory whole."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        is_extension = self.type in (*_EXTENSIONS, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if is_extension and not 0 <= self.size <= MOST_TEXT_BYTES:
+            raise tarfile.ReadError("extended header too large")
+        return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
+
+
 class HashedFile(io.RawIOBase):
     """An open file, to be read from start to end, with the hash of what was read so far."""
 
@@ -214,7 +226,7 @@ def _read_members(stream: IO[bytes], uri: str) -> tuple[dict[str, tuple[int, int
     images: dict[str, tuple[int, int]] = {}
     labels_of_suffix: dict[str, dict[str, int]] = {"json": {}, "cls": {}}
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=BoundedHeader) as tar:
             for member in tar:
                 folder, slash, file_name = member.name.rpartition("/")
                 stem, _, suffix = file_name.partition(".")
@@ -224,18 +236,20 @@ def _read_members(stream: IO[bytes], uri: str) -> tuple[dict[str, tuple[int, int
                 if suffix in IMAGE_SUFFIXES:
                     if key in images:
                         raise InputError(f"Key {key!r} of {uri} has two images; give every image a key of its own.")
+                    _check_size(member, MOST_MEMBER_BYTES, uri)
                     images[key] = (member.offset_data, member.size)
                 elif suffix in labels_of_suffix:
                     labels = labels_of_suffix[suffix]
                     if key in labels:
                         raise InputError(f"{member.name!r} is in {uri} twice; give every image a key of its own.")
+                    _check_size(member, MOST_TEXT_BYTES, uri)
                     content = tar.extractfile(member)
                     assert content is not None, "a regular file"
                     label = _label(content.read(), suffix, f"{member.name!r} of {uri}")
                     if label is not None:
                         labels[key] = label
             end = tar.offset
-    except (tarfile.TarError, EOFError):
+    except (tarfile.TarError, EOFError, UnicodeError, OverflowError):
         raise _damaged(uri) from None
     for key in labels_of_suffix["cls"]:
         if key not in images:
@@ -252,14 +266,20 @@ def _label(content: bytes, suffix: str, place: str) -> int | None:
     else:
         try:
             value = json.loads(content)
-        except ValueError:
-            raise InputError(f"{place} is not whole JSON; mend it.") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"{place} is not whole JSON; correct it.") from None
         if not isinstance(value, dict) or "label" not in value:
             return None
         label = value["label"]
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < 2**31:
-        raise InputError(f"{place} has the label {label!r:.40}; labels are integers from 0.")
+    if isinstance(label, bool) or not isinstance(label, int):
+        raise InputError(f"{place} has the label {label!r:.40}; labels are integers from 0 to {MOST_CLASSES - 1}.")
+    check_label(label, place)
     return label
+
+
+def _check_size(member: tarfile.TarInfo, most_bytes: int, uri: str) -> None:
+    if not 0 <= member.size <= most_bytes:
+        raise InputError(f"{member.name!r} of {uri} has {member.size} bytes; the most are {most_bytes}.")
 
 
 def _damaged(uri: str) -> InputError:
