@@ -6,16 +6,24 @@ SOURCES := taggants jobs tests benchmarks docs
 
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test test-fast lint type check bench docs clean
+.PHONY: demo test test-fast test-rest test-all lint type check bench docs clean
 
 demo: $(VENV)/.installed ## sign scikit-learn's digits, train victims and controls, print the certificates
 	$(BIN)/taggants demo
 
-test: $(VENV)/.installed-dev ## every test but those for GPUs
-	$(BIN)/python -m pytest
+# Two tests at a time; pytest-xdist keeps those together that share a server (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test: $(VENV)/.installed-dev ## all tests but the long end-to-end ones: 6 minutes on 2 cores
+	$(PYTEST) -m "not slow"
 
 test-fast: $(VENV)/.installed-dev ## the tests without Ray, S3 and end-to-end runs: a minute
-	$(BIN)/python -m pytest -m "not ray and not s3 and not slow"
+	$(PYTEST) -m "not ray and not s3 and not slow"
+
+test-rest: $(VENV)/.installed-dev ## the long end-to-end tests, which `make test` leaves out
+	$(PYTEST) -m slow
+
+test-all: test test-rest ## every test but those for GPUs
 
 lint: $(VENV)/.installed-dev type ## style, types and the import contracts
 	$(BIN)/ruff check $(SOURCES)
@@ -32,7 +40,7 @@ docs: $(VENV)/.installed-docs ## the documentation as a folder of pages, site/in
 type: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-check: lint test
+check: lint test-all ## what CI runs
 
 clean: ## removes caches, keeps the environment, runs and secrets
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -17,7 +17,18 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
 }
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
+
 pytest_plugins = ["tests.s3_server"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups tests for pytest-xdist: those of a module share its fixtures, and the short ones of Ray and S3 one server."""
+    for item in items:
+        markers = {marker.name for marker in item.iter_markers()}
+        needs_server = bool(markers & {"ray", "s3"}) and "slow" not in markers
+        item.add_marker(pytest.mark.xdist_group("servers" if needs_server else item.path.as_posix()))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import logging
 import pytest
 from rich.table import Table
 
-from taggants import progress
+from taggants.reporting import progress
 from taggants.reporting.progress import say, show, stage, write_json_lines
 
 
