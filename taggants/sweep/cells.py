@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from taggants.config import Config
 from taggants.errors import InputError
+from taggants.identity import identity
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def sweep_hash(cells: Sequence[CellSpec]) -> str:
     content = [[cell.config.hash, _decisive_training(cell)] for cell in cells]
     stopping = [sweep.stop_after, sweep.stop_above] if sweep.stop_hopeless else None
     decisive = [sorted(content, key=json.dumps), sweep.num_victims, sweep.num_controls, stopping]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    return identity(decisive)[:16]
 
 
 def _decisive_training(cell: CellSpec) -> dict[str, Any]:

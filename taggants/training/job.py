@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -11,6 +9,7 @@ from torch import nn
 
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
+from taggants.identity import identity
 from taggants.models import ModelSpec, model_from_checkpoint
 from taggants.storage import Root
 from taggants.training.loop import Optimiser
@@ -91,7 +90,7 @@ class TrainingJob:
             # A GPU rounds blurs, means and shares of mixed images otherwise than a CPU.
             "augmented on": self.device if self.loader == "device" else "cpu",
         }
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+        return identity(decisive)[:16]
 
     @property
     def folder(self) -> str:

@@ -10,7 +10,6 @@ other classes are asked for, and whoever scores the window.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from taggants.data.source import ImageSource, read_for_models
 from taggants.errors import InputError
+from taggants.identity import identity
 from taggants.models import model_from_checkpoint
 from taggants.storage import Root, encode_table
 from taggants.training.scores import gradient_norms, losses
@@ -71,7 +71,7 @@ class ScoringJob:
             self.device,
             self.num_threads,
         ]
-        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+        return identity(decisive)
 
 
 @dataclass(frozen=True, eq=False)
