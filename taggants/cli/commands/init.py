@@ -81,9 +81,10 @@ def commented_yaml(suggestion: Suggestion) -> str:
 def _fields(section: str, fields: Mapping[str, Any], reasons: Mapping[str, str], model: Any) -> Iterator[str]:
     import yaml
 
+    fields_of = model.model_fields | model.further_fields()
     for name, value in fields.items():
         field = f"  {name}: {yaml.safe_dump(value, width=10_000).splitlines()[0]}"
-        comment = reasons.get(f"{section}.{name}") or model.model_fields[name].description
+        comment = reasons.get(f"{section}.{name}") or fields_of[name].description
         if len(field) + len(comment) > 115:
             yield from textwrap.wrap(comment, 115, initial_indent="  # ", subsequent_indent="  # ")
             yield field
