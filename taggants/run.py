@@ -140,7 +140,7 @@ class Run:
             data = base64.b64encode(self.root.read_bytes("contact_sheet.png")).decode()
             picture = (
                 "<figcaption>Some signed images: this output tells that they are signed, keep it to yourself.</figcaption>"
-                f'<img style="max-width: 100%" alt="originals, signed images and their differences" src="data:image/png;base64,{data}">'
+                f'<img style="max-width: 100%" alt="originals and signed images" src="data:image/png;base64,{data}">'
             )
         return f"<figure><table>{cells}</table>{picture}</figure>"
 
