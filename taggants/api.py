@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -101,7 +100,7 @@ def verify(
         suspect: a function from images, uint8 [N, C, H, W] in the size of the keys, to scores [N, classes], higher is likelier,
             or to labels [N, m] or [N], the best first, as integers; what `taggants verify` takes, such as a path or s3://
             URI of a checkpoint that taggants trained; or a `Suspect`. A function is called with at most 256 images at a time.
-        name: of the suspect, for the certificate and its file; a function is called after itself and the time.
+        name: of the suspect, for the certificate and its file; None: that of the function, or of the checkpoint.
 
     Raises:
         InputError: the run has no registration, its keys are missing or others, the suspect has another number of classes or
@@ -167,6 +166,5 @@ def _suspect(suspect: Suspect | Predict | str | os.PathLike[str], name: str | No
     if not callable(suspect):
         return suspect
     if name is None:
-        spoken = re.sub("[^A-Za-z0-9_.-]+", "-", getattr(suspect, "__name__", type(suspect).__name__)).strip("-.")
-        name = f"{spoken or 'suspect'}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+        name = re.sub("[^A-Za-z0-9_-]+", "", getattr(suspect, "__name__", "")) or "function"
     return CallableSuspect(suspect, name, run.registration.num_classes)

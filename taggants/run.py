@@ -133,14 +133,14 @@ class Run:
         rows["signed dataset"] = self.root.uri_of("signed") if is_exported else "not exported yet"
         for name, certificate in self.certificates().items():
             decision = "DETECTED" if certificate.is_detected else "not detected"
-            rows[f"suspect {name}"] = f"{decision}, p = {certificate.p_value:.2e}"
+            rows[f"suspect {name}"] = f"{decision}, p = {certificate.p_value:.2e} of this test alone"
         cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
         picture = ""
         if self.root.exists("contact_sheet.png"):
             data = base64.b64encode(self.root.read_bytes("contact_sheet.png")).decode()
             picture = (
                 "<figcaption>Some signed images: this output tells that they are signed, keep it to yourself.</figcaption>"
-                f'<img alt="originals, signed images and their differences" src="data:image/png;base64,{data}">'
+                f'<img style="max-width: 100%" alt="originals and signed images" src="data:image/png;base64,{data}">'
             )
         return f"<figure><table>{cells}</table>{picture}</figure>"
 
