@@ -60,7 +60,7 @@ def decode_picture(data: bytes, channels: int | None = None) -> Image.Image:
     try:
         with open_picture(data) as image:
             # Pillow cuts colours of 16 bits to 8 without a word.
-            if image.mode in _WIDE_MODES or any(";16" in str(tile[3]) for tile in image.tile):
+            if image.mode in _WIDE_MODES or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
                 raise InputError(f"the image has mode {image.mode} of 16 bits or more; give 8 bits per channel.")
             image.load()
             if channels is not None:

@@ -6,6 +6,7 @@ Files hold the samples in the order of their ids; the layout says how many each 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
@@ -17,7 +18,7 @@ from taggants.errors import InputError
 from taggants.export.manifest import ExportedFile
 from taggants.export.rewriting import HashedSink
 from taggants.export.side_by_side import map_in_order
-from taggants.storage import Root
+from taggants.storage import Attributes, Root
 
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "PPM": "ppm", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp"}
 _NUM_THREADS = 16
@@ -46,6 +47,7 @@ def convert(
     """
     index = source.index()
     files = layout.new_files(index, _samples(source, index, signed))
+    one_time = Attributes(modified_ns=time.time_ns())  # of all files: signed images take longer
     present = {} if only_hash else destination.sizes()
 
     def holds(path: str, group: list[Sample]) -> bool:
@@ -67,7 +69,7 @@ def convert(
             if only_hash or (present[path], destination.sha256(path)) == (would_be.size_bytes, would_be.sha256):
                 advance(len(group))
                 return would_be
-        with destination.writing(path) as file:
+        with destination.writing(path, like=one_time) as file:
             sink = HashedSink(file)
             layout.write(index, group, cast(BinaryIO, sink))
         exported = sink.exported(path, len(group))

@@ -130,7 +130,8 @@ def write_files(
 def _written(
     source: ImageSource, name: str, rows: Signed, destination: Root, advance: Callable[[int], None]
 ) -> HashedSink:
-    with destination.writing(name) as file:
+    # Times and S3 headers as those of the files that are copied: else they tell which hold taggants.
+    with destination.writing(name, like=source.root.attributes(name)) as file:
         sink = HashedSink(file)
         for num_written in layout_of(source).rewrite(source, name, rows, cast(BinaryIO, sink)):
             advance(num_written)

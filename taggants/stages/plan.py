@@ -12,6 +12,7 @@ from taggants.config import Config
 from taggants.crafting.plan import Plan, Shard
 from taggants.crafting.selection import random_priorities, signing_sets
 from taggants.export import check_originals
+from taggants.keys import KeySet
 from taggants.reporting.progress import stage
 from taggants.run import Run, signing_size
 from taggants.seeds import hash_seed
@@ -51,7 +52,7 @@ def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floa
     config = run.config
     selection = config.signing.selection
     if selection == "random":
-        return random_priorities(run.index.num_rows, hash_seed(config.seed, 2))
+        return random_priorities(run.index.num_rows, selection_seed(run.keys, config.seed))
     job = ScoringJob(
         models=run.models,
         surrogates=tuple((surrogate.path, surrogate.sha256) for surrogate in surrogates),
@@ -68,6 +69,13 @@ def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floa
         return candidate_scores(
             job, labels, classes, store, _scoring_pass(config), lambda num_done: advance(num_done, "")
         )
+
+
+def selection_seed(keys: KeySet, seed: int) -> int:
+    """Returns the seed of 256 bits by which images are chosen at random: from the secret, by way of the first key's id, so
+    that nobody else can repeat the choice; the same for more keys of one secret."""
+    digest = hashlib.sha256(b"taggants/v1/selection" + bytes.fromhex(keys.ids[0]) + seed.to_bytes(8, "big"))
+    return int.from_bytes(digest.digest(), "big")
 
 
 def _scoring_pass(config: Config) -> ScoringPass:

@@ -10,5 +10,6 @@ from __future__ import annotations
 
 from taggants.storage.encoding import damage_named, encode_json, encode_table
 from taggants.storage.root import Root
+from taggants.storage.store import Attributes
 
-__all__ = ["Root", "damage_named", "encode_json", "encode_table"]
+__all__ = ["Attributes", "Root", "damage_named", "encode_json", "encode_table"]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from taggants.errors import InputError
-from taggants.storage.store import PIECE_BYTES
+from taggants.storage.store import PIECE_BYTES, Attributes
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -45,15 +45,17 @@ class LocalStore:
         with self.open_input(path) as source:
             return bytes(source.read())
 
-    def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None:
-        with self.writing(path, private=private) as file:
+    def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool, like: Attributes) -> None:
+        with self.writing(path, private=private, like=like) as file:
             shutil.copyfileobj(source, file, PIECE_BYTES)
 
     @contextmanager
-    def writing(self, path: str, *, private: bool) -> Iterator[BinaryIO]:
+    def writing(self, path: str, *, private: bool, like: Attributes) -> Iterator[BinaryIO]:
         with self._temporary_file(path, private=private) as (file, temporary):
             yield file
             _onto_disk(file)
+            if like.modified_ns is not None:
+                os.utime(temporary, ns=(like.modified_ns, like.modified_ns))
             os.replace(temporary, self._full(path))
 
     def check_writable(self) -> None:
@@ -95,6 +97,9 @@ class LocalStore:
         found = self._stat(path)
         # No program can set the last one back.
         return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+
+    def attributes(self, path: str) -> Attributes:
+        return Attributes(modified_ns=self._stat(path).st_mtime_ns)
 
     def list(self, path: str) -> Iterator[str]:
         folders = [path]

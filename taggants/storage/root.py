@@ -21,7 +21,7 @@ from taggants.errors import InputError
 from taggants.storage.encoding import damage_named, encode_json, encode_table
 from taggants.storage.local import LocalStore
 from taggants.storage.s3 import S3_SCHEME, S3Store
-from taggants.storage.store import PIECE_BYTES, Store
+from taggants.storage.store import NO_ATTRIBUTES, PIECE_BYTES, Attributes, Store
 
 _FOR_A_PERSON = {
     errno.EROFS: "the file system is read-only; give a folder that can be written",
@@ -90,21 +90,21 @@ class Root:
         """
         inside = self._inside(path)
         with self._input_errors(path):
-            self._store.write(inside, io.BytesIO(data), private=private)
+            self._store.write(inside, io.BytesIO(data), private=private, like=NO_ATTRIBUTES)
 
     @contextmanager
-    def writing(self, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
+    def writing(self, path: str, *, private: bool = False, like: Attributes = NO_ATTRIBUTES) -> Iterator[BinaryIO]:
         """Opens a file for writing from start to end; it appears whole, over any older one, when the block ends.
 
         If the block raises, nothing appears and an older file stays. On S3 this is a multipart upload: of a process that
         is killed, parts stay that only a lifecycle rule of the bucket removes; no reader sees them.
 
-        `private` as in `write_bytes`.
+        `private` as in `write_bytes`. `like` is what the file gets besides its bytes.
 
         Yields: a sink for bytes, which cannot seek.
         """
         inside = self._inside(path)
-        with self._input_errors(path), self._store.writing(inside, private=private) as sink:
+        with self._input_errors(path), self._store.writing(inside, private=private, like=like) as sink:
             yield sink
 
     def check_writable(self) -> None:
@@ -204,6 +204,16 @@ class Root:
         with self._input_errors(path):
             return self._store.version(inside)
 
+    def attributes(self, path: str) -> Attributes:
+        """Returns: what a file has besides its bytes.
+
+        Raises:
+            InputError: it is missing.
+        """
+        inside = self._inside(path)
+        with self._input_errors(path):
+            return self._store.attributes(inside)
+
     def sha256(self, path: str) -> str:
         """Returns: the SHA-256 of a file's content as 64 hex digits, read in pieces.
 
@@ -230,8 +240,8 @@ class Root:
             return dict(sorted(self._store.sizes(inside)))
 
     def copy(self, path: str, destination: Root, destination_path: str) -> None:
-        """Copies a file to any root; it appears there whole, over any older one. From S3 to S3 the server copies; else
-        the bytes pass through here in pieces."""
+        """Copies a file and its `attributes` to any root; it appears there whole, over any older one. From S3 to S3 the
+        server copies; else the bytes pass through here in pieces."""
         inside = destination._inside(destination_path)
         if isinstance(self._store, S3Store) and isinstance(destination._store, S3Store):
             with self._input_errors(path):
@@ -239,8 +249,9 @@ class Root:
             with destination._input_errors(destination_path):
                 destination._store.copy_from(self._store, self._inside(path), size_bytes, etag, inside)
             return
+        like = self.attributes(path)
         with self.open_input(path) as source, destination._input_errors(destination_path):
-            destination._store.write(inside, source, private=False)
+            destination._store.write(inside, source, private=False, like=like)
 
     def delete(self, path: str) -> None:
         """Deletes a file; a missing one is fine."""

@@ -6,7 +6,7 @@ import functools
 import io
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -14,12 +14,17 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from taggants.errors import InputError
+from taggants.storage.store import Attributes
 
 S3_SCHEME = "s3://"
 _PATIENCE_S = 60.0  # a server or a router that starts again is back by then
 _T = TypeVar("_T")
 _PART_BYTES = 16 * 2**20  # S3 takes 10 000 parts of at least 5 MiB: files of 160 GB
 _LARGEST_COPY_BYTES = 5 * 2**30  # S3 copies more than this in parts only
+_KEPT_HEADERS = (
+    *("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Expires"),
+    *("Metadata", "WebsiteRedirectLocation"),
+)
 _COPY_PART_BYTES = 512 * 2**20
 
 _log = logging.getLogger(__name__)
@@ -71,19 +76,19 @@ class S3Store:
             lambda: bytes(self._client.get_object(Bucket=self._bucket, Key=self._prefix + path)["Body"].read())
         )
 
-    def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None:
+    def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool, like: Attributes) -> None:
         def put() -> None:
             source.seek(0)
             if isinstance(source, io.BytesIO):
-                self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=source)
+                self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=source, **like.headers)
             else:  # in parts, which appear together
-                self._client.upload_fileobj(source, self._bucket, self._prefix + path)
+                self._client.upload_fileobj(source, self._bucket, self._prefix + path, ExtraArgs=dict(like.headers))
 
         _patiently(put)
 
     @contextmanager
-    def writing(self, path: str, *, private: bool) -> Iterator[BinaryIO]:
-        sink = _S3Sink(self._client, self._bucket, self._prefix + path)
+    def writing(self, path: str, *, private: bool, like: Attributes) -> Iterator[BinaryIO]:
+        sink = _S3Sink(self._client, self._bucket, self._prefix + path, like.headers)
         try:
             yield cast(BinaryIO, sink)
             sink.finish()
@@ -102,7 +107,7 @@ class S3Store:
 
     def copy_from(self, source: S3Store, source_path: str, size_bytes: int, etag: str, path: str) -> None:
         place = {"Bucket": source._bucket, "Key": source._prefix + source_path}
-        options = {"CopySourceIfMatch": etag}  # not one half of each of two files
+        options: dict[str, Any] = {"CopySourceIfMatch": etag}  # not one half of each of two files
         if size_bytes <= _LARGEST_COPY_BYTES:
             _patiently(
                 lambda: self._client.copy_object(
@@ -112,6 +117,7 @@ class S3Store:
             return
         from boto3.s3.transfer import TransferConfig
 
+        options |= source.attributes(source_path).headers  # which a copy in parts does not take along
         in_parts = TransferConfig(multipart_threshold=1, multipart_chunksize=_COPY_PART_BYTES)
         _patiently(
             lambda: self._client.copy(place, self._bucket, self._prefix + path, ExtraArgs=options, Config=in_parts)
@@ -145,6 +151,10 @@ class S3Store:
         head = _patiently(lambda: self._client.head_object(Bucket=self._bucket, Key=self._prefix + path))
         return int(head["ContentLength"]), str(head["ETag"])
 
+    def attributes(self, path: str) -> Attributes:
+        head = _patiently(lambda: self._client.head_object(Bucket=self._bucket, Key=self._prefix + path))
+        return Attributes(headers={name: head[name] for name in _KEPT_HEADERS if head.get(name)})
+
     def list(self, path: str) -> Iterator[str]:
         return (name for name, _ in self.sizes(path))
 
@@ -164,8 +174,9 @@ class S3Store:
 class _S3Sink(io.RawIOBase):
     """Bytes on their way to one object, a part at a time; a file of one part is a plain put."""
 
-    def __init__(self, client: Any, bucket: str, key: str) -> None:
+    def __init__(self, client: Any, bucket: str, key: str, headers: Mapping[str, Any]) -> None:
         self._client = client
+        self._headers = headers
         self._place = {"Bucket": bucket, "Key": key}
         self._upload: dict[str, str] = {}
         self._parts: list[dict[str, Any]] = []
@@ -185,7 +196,7 @@ class _S3Sink(io.RawIOBase):
         """Makes the object appear."""
         data = bytes(self._buffer)
         if not self._upload:
-            _patiently(lambda: self._client.put_object(**self._place, Body=data))
+            _patiently(lambda: self._client.put_object(**self._place, **self._headers, Body=data))
             return
         self._send(data)
         parts = {"Parts": self._parts}
@@ -199,7 +210,7 @@ class _S3Sink(io.RawIOBase):
 
     def _send(self, data: bytes) -> None:
         if not self._upload:
-            created = _patiently(lambda: self._client.create_multipart_upload(**self._place))
+            created = _patiently(lambda: self._client.create_multipart_upload(**self._place, **self._headers))
             self._upload = {"UploadId": created["UploadId"]}
         number = len(self._parts) + 1
         answer = _patiently(

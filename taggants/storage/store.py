@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import BinaryIO, Protocol
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 
 PIECE_BYTES = 4 * 2**20  # each read from object storage is a request of tens of milliseconds
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a file has besides its bytes, as far as another one can be given the same.
+
+    modified_ns: when it was written, in ns since 1970; None on S3, which sets it itself. headers: of an S3 object, by the
+    names that boto3 has for them: CacheControl, ContentType, Metadata and so on.
+    """
+
+    modified_ns: int | None = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+
+NO_ATTRIBUTES = Attributes()
 
 
 class Store(Protocol):
@@ -16,8 +32,9 @@ class Store(Protocol):
 
     def open_input(self, path: str) -> pa.NativeFile: ...
     def read(self, path: str) -> bytes: ...
-    def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool) -> None: ...
-    def writing(self, path: str, *, private: bool) -> AbstractContextManager[BinaryIO]: ...
+    def write(self, path: str, source: BinaryIO | pa.NativeFile, *, private: bool, like: Attributes) -> None: ...
+    def writing(self, path: str, *, private: bool, like: Attributes) -> AbstractContextManager[BinaryIO]: ...
+    def attributes(self, path: str) -> Attributes: ...
     def check_writable(self) -> None: ...
     def create(self, path: str, data: bytes, *, private: bool) -> bool: ...
     def size_bytes(self, path: str) -> int: ...

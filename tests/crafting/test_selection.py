@@ -13,6 +13,8 @@ from taggants.crafting.selection import (
     signing_sets,
 )
 from taggants.errors import InputError
+from taggants.keys import KeySpec, derive_keys
+from taggants.stages.plan import selection_seed
 
 
 @given(
@@ -74,3 +76,12 @@ def test_class_that_could_not_carry_one_key_is_refused_before_keys_are_drawn():
     with pytest.raises(InputError, match="class 1 has 0 images but a key needs 2"):
         check_class_sizes(labels, 3, 2)
     check_class_sizes(np.array([0, 0, 1, 1]), 2, 2)
+
+
+def test_random_choices_come_from_the_secret():
+    first, other = (derive_keys(bytes([byte]) * 32, KeySpec(2, 10, 1, 8, "block", {"cell_size": 1})) for byte in (1, 2))
+    more = derive_keys(bytes([1]) * 32, KeySpec(5, 10, 1, 8, "block", {"cell_size": 1}))
+    seeds = [selection_seed(keys, seed) for keys, seed in ((first, 0), (other, 0), (first, 1))]
+    assert len(set(seeds)) == 3
+    assert selection_seed(more, 0) == seeds[0]  # of more keys, the first sign the same images
+    assert all(seed.bit_length() > 200 for seed in seeds)

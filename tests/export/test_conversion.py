@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -81,8 +81,8 @@ def test_a_conversion_that_reads_back_otherwise_gets_no_manifest(
     original = Root.writing
 
     @contextmanager
-    def other_label(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
-        with original(root, path, private=private) as sink:
+    def other_label(root: Root, path: str, **options: Any) -> Iterator[BinaryIO]:
+        with original(root, path, **options) as sink:
             yield sink
         root.write_bytes(path, tar_of([(f"{i:08d}.png", picture) for i, picture in enumerate(PICTURES)]))
 

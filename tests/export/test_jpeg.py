@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -90,8 +90,8 @@ def test_a_jpeg_that_reads_back_otherwise_gets_no_manifest(
     }[fault]
 
     @contextmanager
-    def spoil(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
-        with original(root, path, private=private) as sink:
+    def spoil(root: Root, path: str, **options: Any) -> Iterator[BinaryIO]:
+        with original(root, path, **options) as sink:
             yield sink
         rows = rows_of(root, path)
         rows[0]["image"]["bytes"] = spoilt

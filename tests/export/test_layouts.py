@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from taggants.export import (
     read_signed,
     verify_export,
 )
-from taggants.storage import Root
+from taggants.storage import Attributes, Root
 from tests.export.datasets import LAYOUTS, PICTURES, expected_of, held_by, signed_of, source_in, state
 from tests.s3_server import S3Server
 
@@ -82,8 +82,8 @@ def test_a_file_that_storage_spoils_gets_no_manifest(
             spoil(to, to_path)
 
     @contextmanager
-    def spoiling_writing(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
-        with writing(root, path, private=private) as sink:
+    def spoiling_writing(root: Root, path: str, **options: Any) -> Iterator[BinaryIO]:
+        with writing(root, path, **options) as sink:
             yield sink
         if fault == "rewritten" and path != "manifest.json":
             spoil(root, path)
@@ -136,10 +136,10 @@ def test_a_source_that_changed_since_its_index_is_noticed(
         writing = Root.writing
 
         @contextmanager
-        def changing(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
+        def changing(root: Root, path: str, **options: Any) -> Iterator[BinaryIO]:
             if path == name:
                 change()
-            with writing(root, path, private=private) as sink:
+            with writing(root, path, **options) as sink:
                 yield sink
 
         monkeypatch.setattr(Root, "writing", changing)
@@ -165,3 +165,32 @@ def test_what_was_hashed_for_the_index_is_not_hashed_again(
     export_dataset(source, signed, destination)
     export_dataset(source, signed, destination)
     assert set(hashed) == {destination}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_times_tell_nothing(layout: str, tmp_path: Path, destination: Root) -> None:
+    source = source_in(layout, Root(str(tmp_path / "source")))
+    times = {name: 1_500_000_000_000_000_000 + 7 * i for i, name in enumerate(source.root.list())}
+    for name, time_ns in times.items():
+        os.utime(Path(source.root.uri) / name, ns=(time_ns, time_ns))
+    export_dataset(source, signed_of(source), destination)
+    assert {name: (Path(destination.uri) / name).stat().st_mtime_ns for name in times} == times
+    other = Root(str(tmp_path / "other"))
+    export_dataset(source, signed_of(source), other, layout="imagefolder" if layout == "parquet" else "parquet")
+    written = {name: (Path(other.uri) / name).stat().st_mtime_ns for name in other.list() if name != "manifest.json"}
+    assert len(set(written.values())) == 1
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_s3_headers_tell_nothing(layout: str, tmp_path: Path, s3_environment: S3Server) -> None:
+    remote = Root(f"s3://{s3_environment.bucket}/{tmp_path.parent.name}-{tmp_path.name}")
+    source = source_in(layout, remote.child("source"))
+    headers = {"CacheControl": "max-age=60", "ContentType": "image/x-mine", "Metadata": {"owner": "me"}}
+    for name in source.root.list():
+        data = source.root.read_bytes(name)
+        with source.root.writing(name, like=Attributes(headers=headers)) as sink:
+            sink.write(data)
+    export_dataset(source, signed_of(source), remote.child("export"))
+    for name in source.root.list():
+        assert remote.child("export").attributes(name).headers == headers

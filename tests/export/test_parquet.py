@@ -149,8 +149,8 @@ def test_a_file_that_reads_back_otherwise_gets_no_manifest(
     original = Root.writing
 
     @contextmanager
-    def spoil(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
-        with original(root, path, private=private) as sink:
+    def spoil(root: Root, path: str, **options: Any) -> Iterator[BinaryIO]:
+        with original(root, path, **options) as sink:
             yield sink
         if path != "a.parquet":
             return

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -52,8 +52,8 @@ def test_a_broken_off_export_is_finished(
     original = Root.writing
 
     @contextmanager
-    def fail_at_the_last_file(root: Root, path: str, *, private: bool = False) -> Iterator[BinaryIO]:
-        with original(root, path, private=private) as sink:
+    def fail_at_the_last_file(root: Root, path: str, **options: Any) -> Iterator[BinaryIO]:
+        with original(root, path, **options) as sink:
             yield sink
             if path == "c/d.parquet":
                 raise OSError("no space left")

@@ -154,8 +154,10 @@ def _is_image(member: tarfile.TarInfo) -> bool:
 @contextmanager
 def _members(root: Root, name: str) -> Iterator[tarfile.TarFile]:
     """Yields: a tar to be read once, from start to end, through a large buffer."""
-    options = {"mode": "r|", "bufsize": PIECE_BYTES, "tarinfo": BoundedHeader}
-    with root.open_input(name) as handle, tarfile.open(fileobj=handle, **options) as tar:
+    with (
+        root.open_input(name) as handle,
+        tarfile.open(fileobj=handle, mode="r|", bufsize=PIECE_BYTES, tarinfo=BoundedHeader) as tar,
+    ):
         yield tar
 
 
