@@ -19,8 +19,6 @@ from taggants.run import Run
 from taggants.stages.evaluate import train_suspects
 from taggants.training.features import penultimate_features
 from taggants.training.job import TrainedModel, load_trained
-from taggants.training.loop import predict_scores
-from taggants.training.metrics import measure
 from taggants.training.scores import losses
 from taggants.training.worker import read_split
 
@@ -148,18 +146,14 @@ class _Probe:
 def _measure_one(run: Run, trained: TrainedModel, compared: _SignedAndOthers, probe: _Probe | None) -> ModelHarm:
     device = run.config.evaluation.training.device
     model = load_trained(run.models, trained).to(device)
-    metrics = trained.metrics
-    if metrics is None:  # it was trained before results held them
-        images, labels = read_split(run.sources[1], run.config.data.image_size)
-        metrics = measure(predict_scores(model, images), labels)
     image_losses = losses(
         model, torch.from_numpy(compared.images).to(device), torch.from_numpy(compared.labels).to(device)
     )
     return ModelHarm(
         name=trained.name,
-        accuracy=metrics.accuracy,
-        worst_class_accuracy=metrics.worst_class_accuracy,
-        calibration_error=metrics.calibration_error,
+        accuracy=trained.accuracy,
+        worst_class_accuracy=trained.metrics.worst_class_accuracy,
+        calibration_error=trained.metrics.calibration_error,
         signed_loss_gap=signed_loss_gap(image_losses.cpu().numpy(), compared.labels, compared.is_signed),
         probe_accuracy=None if probe is None else _probe_accuracy(model, probe),
     )

@@ -160,12 +160,9 @@ def exported_again(destination: str, manifest: ExportManifest, num_signed: int) 
 
 
 def trained(model: TrainedModel, checkpoint: str) -> str:
-    text = f"checkpoint {checkpoint}"
-    if model.metrics is None:
-        return text
     return (
         f"worst class {model.metrics.worst_class_accuracy:.4f}, calibration error {model.metrics.calibration_error:.4f}, "
-        f"loss {model.metrics.mean_loss:.4f}\n{text}"
+        f"loss {model.metrics.mean_loss:.4f}\ncheckpoint {checkpoint}"
     )
 
 

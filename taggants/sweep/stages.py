@@ -269,7 +269,6 @@ def _tested(sweep: Sweep, run: Run, role: str, index: int) -> Trained:
     model: TrainedModel = train_suspect(run, role, index)
     name = model.path.partition("/")[0]
     certificate = verify(run, CheckpointSuspect(run.models.uri_of(model.path), name))
-    assert model.metrics is not None, "training measures every model"
     return Trained(
         name=name,
         index=index,
