@@ -127,7 +127,7 @@ def do(task: Mapping[str, Any]) -> Row:
         return {"before": exported.alignment_before, "after": exported.alignment, "took": seconds}
     (tested,) = rehearse(run).values()
     certificate = tested.certificate
-    return {"accuracy": tested.accuracy, "p": certificate.p_values["rank"], "hits": certificate.num_hits}
+    return {"accuracy": tested.accuracy, "p": certificate.p_value, "hits": certificate.num_hits}
 
 
 def write_data(raw: Path, folder: Path, toy: bool) -> str:
