@@ -21,8 +21,7 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
 }
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the cores: threads that wait for each other would crawl
 
 pytest_plugins = ["tests.s3_server"]
 
