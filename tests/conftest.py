@@ -3,8 +3,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from taggants.storage import Root
 
 # Before anything imports ray.
 os.environ |= {
@@ -17,8 +21,7 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
 }
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the cores: threads that wait for each other would crawl
 
 pytest_plugins = ["tests.s3_server"]
 
@@ -54,3 +57,14 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("TAGGANTS_DATA does not name a folder of real images")
     return Path(folder)
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    """An empty root, once in a local folder and once on S3."""
+    from taggants.storage import Root
+
+    if request.param == "local":
+        return Root(str(tmp_path / "root"))
+    server = request.getfixturevalue("s3_environment")
+    return Root(f"s3://{server.bucket}/{tmp_path.parent.name}-{tmp_path.name}")

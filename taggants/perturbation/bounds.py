@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +55,11 @@ def to_uint8(images: Tensor) -> Tensor:
     return torch.round(images.detach() * 255).clamp(0, 255).to(torch.uint8)
 
 
-def psnr_db(original: np.ndarray, signed: np.ndarray) -> float:
-    """Returns the peak signal-to-noise ratio in dB over all pixels of two uint8 arrays; infinity when they are equal."""
-    error = np.mean((original.astype(np.float64) - signed.astype(np.float64)) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
+def psnr_db(squared_error: float, num_values: int) -> float:
+    """Returns the peak signal-to-noise ratio in dB of 8-bit images; infinity when they are equal.
+
+    Args:
+        squared_error: sum over all values of the squared difference, in levels of 8 bits.
+        num_values: pixels times channels, over all images.
+    """
+    return 10 * math.log10(255**2 * num_values / squared_error) if squared_error else math.inf

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from taggants.errors import InputError
+from taggants.perturbation import psnr_db
 
 MAX_COLUMNS = 12
 _MIN_TILE = 96  # pixels
@@ -59,9 +60,9 @@ def draw_contact_sheet(
     ]
     num_shown = min(len(originals), MAX_COLUMNS)
     count = f"taggants: {len(originals)}" + (f" ({num_shown} shown)" if num_shown < len(originals) else "")
-    return _draw(
-        rows, f"{count}, max |difference| {abs(difference).max()} of 255 levels, PSNR {_psnr_db(difference)} dB"
-    )
+    psnr = psnr_db(int((difference**2).sum()), difference.size)
+    shown_psnr = "infinite" if math.isinf(psnr) else f"{psnr:.1f}"
+    return _draw(rows, f"{count}, max |difference| {abs(difference).max()} of 255 levels, PSNR {shown_psnr} dB")
 
 
 def draw_keys(images: NDArray[np.uint8], labels_text: Sequence[str]) -> bytes:
@@ -138,11 +139,6 @@ def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
-
-
-def _psnr_db(difference: NDArray[np.int64]) -> str:
-    mean_square = float((difference**2).mean())
-    return f"{10 * math.log10(255**2 / mean_square):.1f}" if mean_square else "infinite"
 
 
 def _check_images(images: NDArray[np.uint8], texts: Sequence[str]) -> None:

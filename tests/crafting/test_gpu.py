@@ -9,26 +9,22 @@ import torch
 
 from taggants.alignment import ENGINES
 from taggants.augmentation import ColourJitter, Compose, CropAndFlip, MixAugment, RandomResizedCrop, ThreeAugment
-from taggants.crafting.signing_set import Optimisation, SigningSet, craft_signing_set, key_gradients
+from taggants.crafting.signing_set import SigningSet, craft_signing_set, key_gradients
 from taggants.models import ModelSpec, Precision, build_model
 from taggants.perturbation.codec import JpegCodec
+from tests.crafting.optimisation import OPTIMISATION
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 
-OPTIMISATION = Optimisation(
+LONG = replace(
+    OPTIMISATION,
     levels=16,
     num_steps=30,
-    step_size=0.4,
     milestones=(15,),
-    decay=0.3,
-    momentum=0.9,
     num_restarts=2,
-    num_views=2,
-    microbatch=64,
-    initial_noise=1.0,
     augmentation=Compose((CropAndFlip(4, True), ThreeAugment())),
     engine=ENGINES["one_sided"],
 )
@@ -46,7 +42,7 @@ def reached(device, name, engine, dtype=torch.float32, compiled=False):
     model = Precision(model, dtype, channels_last=True, is_first_order=is_first_order, is_compiled=compiled)
     signing_set = SigningSet(images.to(device), torch.full((20,), 3, device=device), torch.arange(20, device=device))
     keys = key_gradients([model], key_image.to(device), torch.tensor(3, device=device))
-    return craft_signing_set([model], signing_set, keys, replace(OPTIMISATION, engine=engine), seed=0).alignment
+    return craft_signing_set([model], signing_set, keys, replace(LONG, engine=engine), seed=0).alignment
 
 
 @pytest.mark.parametrize("name", ["cnn", "timm/resnet18", "timm/convnext_atto"])

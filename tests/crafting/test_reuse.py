@@ -13,17 +13,16 @@ import pyarrow as pa
 import pytest
 
 from taggants.alignment import ENGINES
-from taggants.augmentation import Compose, CropAndFlip, MixAugment, ThreeAugment
+from taggants.augmentation import Compose, MixAugment, ThreeAugment
 from taggants.crafting.driver import DriveResult, drive
 from taggants.crafting.inline_pool import InlinePool
 from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.crafting.reuse import CraftedShards, described, shard_addresses
 from taggants.crafting.shard import Companions, CraftingJob, Hardware, Perception
-from taggants.crafting.signing_set import Optimisation
 from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.keys import KeySpec, derive_keys
 from taggants.storage import Root
-from tests.s3_server import S3Server
+from tests.crafting.optimisation import OPTIMISATION
 
 KEYS = derive_keys(bytes(range(32)), KeySpec(3, 10, 3, 8, "block", {"cell_size": 1}))
 SHARD = Shard(0, 1, (4, 7), 11)
@@ -39,20 +38,7 @@ def job_in(folder: Path) -> CraftingJob:
         source=ParquetSource(Root(str(folder / "data")), "train.parquet", channels=3),
         image_size=8,
         surrogates=(("a/model.safetensors", "a" * 64), ("b/model.safetensors", "b" * 64)),
-        optimisation=Optimisation(
-            levels=16,
-            num_steps=10,
-            step_size=0.4,
-            milestones=(3, 6),
-            decay=0.3,
-            momentum=0.9,
-            num_restarts=2,
-            num_views=2,
-            microbatch=4,
-            initial_noise=1.0,
-            augmentation=CropAndFlip(1, True),
-            engine=ENGINES["one_sided"].with_step(1e-3),
-        ),
+        optimisation=dataclasses.replace(OPTIMISATION, milestones=(3, 6), engine=ENGINES["one_sided"].with_step(1e-3)),
         hardware=Hardware("cpu", "float32", False, False, 1),
         perception=Perception("lpips", 0.01, str(folder / "lpips.safetensors")),
         companions=Companions(MixAugment(10), (1, 2), (3, 4)),
@@ -182,14 +168,6 @@ def run(root: Root, name: str, num_shards: int = NUM_SHARDS, kind: str = "a") ->
     commits = folder.read_commits()
     assert all(folder.read_attempt(commits[shard.index]).equals(table_of(shard)) for shard in plan.shards)
     return result, crafted
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
-    if request.param == "local":
-        return Root(str(tmp_path / "runs"))
-    server: S3Server = request.getfixturevalue("s3_environment")
-    return Root(f"s3://{server.bucket}/reuse-{tmp_path.name}")
 
 
 def test_a_larger_run_crafts_what_is_new_only(root: Root) -> None:

@@ -9,7 +9,6 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from taggants.alignment import ENGINES, key_gradient
 from taggants.augmentation import CropAndFlip, MixAugment, RandomResizedCrop, ResizeAndCentreCrop
 from taggants.crafting.signing_set import (
-    Optimisation,
     SigningSet,
     craft_signing_set,
     key_gradients,
@@ -18,22 +17,8 @@ from taggants.crafting.signing_set import (
 from taggants.models import ModelSpec, build_model
 from taggants.perturbation.codec import JpegCodec
 from taggants.perturbation.perceptual import PerceptualTerm
+from tests.crafting.optimisation import OPTIMISATION
 from tests.tiny_models import smooth_net
-
-OPTIMISATION = Optimisation(
-    levels=32,
-    num_steps=12,
-    step_size=0.3,
-    milestones=(6,),
-    decay=0.3,
-    momentum=0.9,
-    num_restarts=1,
-    num_views=2,
-    microbatch=64,
-    initial_noise=0.5,
-    augmentation=CropAndFlip(1, True),
-    engine=ENGINES["double_backward"],
-)
 
 
 def drawn(*shape, seed=4):
