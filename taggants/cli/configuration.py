@@ -18,13 +18,13 @@ _PRESETS = files("taggants") / "presets"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, run_folder: bool = False) -> None:
-    """run_folder: the command can also be told the folder of a run, which knows its configuration."""
+    """run_folder: the command takes the folder of a run, too."""
     if run_folder:
         parser.add_argument(
             "run_folder",
             metavar="RUN",
             nargs="?",
-            help="run folder, a path or s3:// URI; instead of --config or --preset",
+            help="folder of a run, which knows its configuration, a path or s3:// URI; or a YAML file, as --config",
         )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--config", metavar="FILE", help="YAML file, as `taggants init` writes; without: the digits")
@@ -66,6 +66,8 @@ def read_config(given: argparse.Namespace, settings: Sequence[str] = ()) -> Conf
     from taggants.reporting.progress import write_json_lines
 
     run_folder = getattr(given, "run_folder", None)
+    if run_folder is not None and run_folder.endswith((".yaml", ".yml")):
+        given.config, run_folder = run_folder, None
     settings = [*given.set, *settings]
     path = given.config if given.preset is None else preset_path(given.preset)
     if run_folder is not None and path is not None:

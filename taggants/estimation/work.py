@@ -73,6 +73,8 @@ class Work:
 def work_of(run: Run) -> Work:
     """Returns what the run will do; the dataset is hashed only where there may be something done to find.
 
+    Without hashes the run has no fingerprint and serves for estimates only.
+
     Raises:
         InputError: the dataset cannot be read, or a class is too small for a key.
     """

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
 from taggants.cli import main
 from taggants.config import load_config
 from taggants.estimation.estimate import Estimate, estimate
-from taggants.estimation.timing import Timings
+from taggants.estimation.timing import Timings, time_stages
 from taggants.estimation.work import work_of
 from taggants.run import Run
+from taggants.stages.craft import craft
+from taggants.stages.keys import prepare_keys
+from taggants.stages.plan import make_plan
+from taggants.stages.surrogates import train_surrogates
 from tests.jobs.running import settings_in
 
 TIMINGS = Timings(read_s=1e-3, surrogate_s=0.01, victim_s=0.02, score_s=0.1, sample_step_s=0.5)
@@ -53,6 +58,27 @@ def test_time_is_units_of_work_by_what_each_takes(tmp_path):
     assert seconds["craft"] == pytest.approx(2 * 72 * 0.5)
     assert seconds["train victims and controls"] == pytest.approx(3 * (5 * 1297 * 0.02 + read_s))
     assert found.work.sample_steps == 2 * 72
+
+
+@pytest.mark.slow
+def test_timed_steps_tell_what_training_and_crafting_take(tmp_path):
+    """In CPU time, which other work on this machine changes little; within a factor of 2."""
+    settings = settings_in(
+        tmp_path, "surrogate.num_epochs=10", "crafting.num_steps=150", "keys.num_keys=6", "keys.demonstration=true"
+    )
+    run = Run(load_config(None, settings))
+    expected = {stage.name: stage.seconds for stage in estimate(run, work_of(run), time_stages(run)).stages}
+    run = Run(run.config)
+    prepare_keys(run)
+    ticks = [time.process_time()]
+    surrogates = train_surrogates(run)
+    ticks.append(time.process_time())
+    plan = make_plan(run, surrogates)
+    ticks.append(time.process_time())
+    craft(run, plan, surrogates)
+    ticks.append(time.process_time())
+    assert 1 / 2 < expected["train surrogates"] / (ticks[1] - ticks[0]) < 2
+    assert 1 / 2 < expected["craft"] / (ticks[3] - ticks[2]) < 2
 
 
 def test_retrainings_repeat_trainings_and_crafting(tmp_path):

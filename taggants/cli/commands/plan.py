@@ -21,8 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    if given.run_folder is not None and given.run_folder.endswith((".yaml", ".yml", ".json")):
-        given.config, given.run_folder = given.run_folder, None
     if given.price is not None and not 0 <= given.price < 1e6:
         raise InputError(f"--price {given.price} must be US $ an hour, from 0 to a million")
     config = read_config(given)
