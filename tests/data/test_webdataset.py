@@ -152,7 +152,7 @@ def test_every_cut_is_noticed(root: Root) -> None:
     cuts = {*range(0, end + 1, 512), *range(100, end, 512), end + 511}
     for cut in sorted(cuts):
         root.write_bytes("0.tar", whole[:cut])
-        with pytest.raises(InputError, match=r"0\.tar is damaged, cut off or no uncompressed tar"):
+        with pytest.raises(InputError, match=r"0\.tar is damaged, cut off or not an uncompressed tar"):
             WebDataset(root).index()
     root.write_bytes("0.tar", whole[: end + 512])
     assert WebDataset(root).index().num_rows == 2
@@ -190,7 +190,7 @@ def test_a_broken_header_does_not_hide_what_follows(root: Root) -> None:
         ([("a.png", PNG[0]), ("a.cls", b"4294967296")], r"the label 4294967296"),
         ([("a.png", PNG[0]), ("a.json", b'{"label": true}')], r"the label True"),
         ([("a.png", PNG[0]), ("a.json", b'{"label": "3"}')], r"the label '3'"),
-        ([("a.png", PNG[0]), ("a.json", b'{"label":')], r"'a\.json' of .* is not whole JSON"),
+        ([("a.png", PNG[0]), ("a.json", b'{"label":')], r"'a\.json' of .* is not valid JSON"),
         ([("notes.txt", b"x")], r"has no images; give tars"),
     ],
 )
