@@ -22,7 +22,7 @@ class CraftingConfig(Section):
     )
     decay: float = Field(0.3, gt=0, le=1, description="factor at each milestone")
     momentum: float = Field(0.9, ge=0, lt=1, description="Adam's beta_1")
-    num_restarts: int = Field(1, ge=1, le=100, description="random random starts, of which the best aligned is kept")
+    num_restarts: int = Field(1, ge=1, le=100, description="random starts, of which the best aligned is kept")
     halving: bool = Field(
         True,
         description="of several starts, drop the worse half again and again, until one is left halfway",

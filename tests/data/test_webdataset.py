@@ -216,7 +216,7 @@ def header_of(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
 def test_a_huge_extended_header_is_refused_unread(root: Root, kind: bytes) -> None:
     root.write_bytes("0.tar", header_of("x", 3 * 2**30, kind) + bytes(2**20))
-    with pytest.raises(InputError, match=r"0\.tar is damaged, cut off or no uncompressed tar"):
+    with pytest.raises(InputError, match=r"0\.tar is damaged, cut off or not an uncompressed tar"):
         WebDataset(root).index()
 
 
@@ -232,7 +232,7 @@ def test_a_huge_member_is_refused_unread(root: Root, name: str, size: int) -> No
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b"[" * 1_000_000, "is not whole JSON"),
+        ("a.json", b"[" * 1_000_000, "is not valid JSON"),
         ("a.json", b'{"label": 1000000000000}', "has the label 1000000000000; labels are integers from 0 to 999999"),
         ("a.cls", b"1000000000000", "has the label 1000000000000"),
     ],
