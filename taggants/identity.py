@@ -46,4 +46,4 @@ def strict_json(text: str | bytes, name: str, max_bytes: int = 2**26) -> Any:
     except InputError:
         raise
     except (ValueError, RecursionError):
-        raise InputError(f"{name} is not whole JSON; use the original file.") from None
+        raise InputError(f"{name} is not valid JSON; use the original file.") from None

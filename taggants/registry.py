@@ -35,7 +35,7 @@ class Registry(Mapping[str, Entry]):
         if not 1 <= len(name) <= 50 or not all(c.isascii() and (c.isalnum() or c in "-_") for c in name):
             raise InputError(f"{self.kind} name {name!r} must be 1 to 50 letters, digits, - and _; choose another name")
         if self._entries.setdefault(name, entry) != entry:
-            raise InputError(f"{self.kind} {name!r} exists already; register yours under another name")
+            raise InputError(f"{self.kind} {name!r} already exists; register yours under another name")
         return entry
 
     def find(self, name: str) -> Entry:

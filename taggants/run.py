@@ -219,7 +219,7 @@ class Run:
 
     @cached_property
     def signed_manifest(self) -> ExportManifest:
-        """Of `signed/`, whose every file is read and checked when first asked for: once for all victims of this object.
+        """The manifest of `signed/`. Every file is read and checked when first asked for: once for all victims of this object.
 
         Raises:
             InputError: nothing exported yet, or a file differs from its manifest.

@@ -114,7 +114,7 @@ def _keys_and_images(inspection: Inspection, size: int) -> tuple[int, int, str, 
     """Returns the number of keys, the images that carry each, and why."""
     num_classes, smallest = inspection.num_classes, min(inspection.class_sizes)
     if num_classes < 2:
-        raise InputError(f"{inspection.root} has one class; a key's label says something only among two or more")
+        raise InputError(f"{inspection.root} has one class; a key's label needs two or more to choose from")
     # A key label is guessed with probability 1 / num_classes: fewer classes, more keys for the same p-value.
     num_keys = next(keys for keys, classes in ((10, 20), (16, 8), (32, 4), (64, 2)) if num_classes >= classes)
     wanted = max(25 if size >= 24 else 7, inspection.num_images // 1000 // num_keys)
@@ -166,10 +166,13 @@ def _epsilon(size: int) -> tuple[str, str]:
 
 def _model(size: int) -> tuple[str, str]:
     if size < 24:
-        return "cnn", "small enough for these images; use what you expect of others if you know it"
+        return "cnn", "small enough for these images; use what you expect others to train, if you know it"
     if size < 128:
-        return "timm/resnet10t", "learns such images on a few CPU cores; use what you expect of others if you know it"
-    return "timm/resnet18", "learns such images on one GPU; use what you expect of others if you know it"
+        return (
+            "timm/resnet10t",
+            "learns such images on a few CPU cores; use what you expect others to train, if you know it",
+        )
+    return "timm/resnet18", "learns such images on one GPU; use what you expect others to train, if you know it"
 
 
 def _schedule(num_images: int) -> tuple[int, int]:

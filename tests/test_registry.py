@@ -26,7 +26,7 @@ def test_a_name_is_never_given_to_another_entry():
     table: Registry[int] = Registry("number")
     table.register("one", 1)
     table.register("one", 1)  # a plugin that is imported twice
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         table.register("one", 11)
     assert table["one"] == 1
 

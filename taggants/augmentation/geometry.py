@@ -49,7 +49,7 @@ class CropAndFlip:
             InputError: padding not below the image size, or sizes given.
         """
         if sizes is not None:
-            raise InputError("crop padding needs images of one size, not of sizes of their own; resize them first")
+            raise InputError("crop padding needs images of one size; resize them first")
         height, width = images.shape[-2:]
         self.check(min(height, width))
         if self.padding == 0 and not self.flip:
@@ -108,9 +108,9 @@ class RandomResizedCrop:
     def __post_init__(self) -> None:
         _check_output_size(self.image_size)
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise InputError(f"crop scale {list(self.scale)} must rise within (0, 1]; for example [0.35, 1]")
+            raise InputError(f"crop scale {list(self.scale)} must increase within (0, 1]; for example [0.35, 1]")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
-            raise InputError(f"crop ratio {list(self.ratio)} must rise above 0; for example [0.75, 1.33]")
+            raise InputError(f"crop ratio {list(self.ratio)} must increase and be above 0; for example [0.75, 1.33]")
 
     @property
     def output_size(self) -> int:

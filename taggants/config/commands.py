@@ -20,7 +20,7 @@ class ExportConfig(Section):
     """Where and how `taggants export` writes the signed dataset again. Not hashed."""
 
     layout: Annotated[str, named_in(LAYOUTS)] | None = Field(
-        None, description="files of the new copy; null: those of the dataset, of which untouched ones are copied"
+        None, description="layout of the copy; null: that of the dataset, whose untouched files are copied as they are"
     )
     destination: Uri | None = Field(None, description="empty folder or s3:// prefix; required by `taggants export`")
 
@@ -53,7 +53,7 @@ class OutputConfig(Section):
 
     root: Uri = Field("runs", description="folder or s3:// prefix that holds the run folders and prepared datasets")
     log: Literal["text", "json"] = Field(
-        "text", description="what jobs print: lines for people, or one JSON object a line for log collectors"
+        "text", description="what jobs print: lines for people, or one JSON object per line for log collectors"
     )
     private_manifest: bool = Field(
         False, description="also list the signed rows in the export's manifest: keep such an export to yourself"

@@ -11,7 +11,7 @@ from taggants.config.fields import PixelBound, Section, UnitFraction, Uri, named
 
 
 class CraftingConfig(Section):
-    """The perturbations. Every field is part of the plan, the microbatch and thread count because they change rounding."""
+    """The perturbations. Every field is part of the plan; the microbatch and the thread count because they change rounding."""
 
     epsilon: PixelBound = Field(64 / 255, description="L-infinity bound, pixels in [0, 1]; paper 16/255")
     num_steps: int = Field(150, ge=1, le=100_000, description="optimiser steps of each restart; paper's release 250")
@@ -22,10 +22,10 @@ class CraftingConfig(Section):
     )
     decay: float = Field(0.3, gt=0, le=1, description="factor at each milestone")
     momentum: float = Field(0.9, ge=0, lt=1, description="Adam's beta_1")
-    num_restarts: int = Field(1, ge=1, le=100, description="starts, of which the best aligned is kept")
+    num_restarts: int = Field(1, ge=1, le=100, description="random starts, of which the best aligned is kept")
     halving: bool = Field(
         True,
-        description="of several starts, let the better half go on, again and again, until one is left at half time",
+        description="of several starts, drop the worse half again and again, until one is left halfway",
     )
     convergence_window: int = Field(
         0,
@@ -33,7 +33,7 @@ class CraftingConfig(Section):
         description="steps over which the alignment is averaged to see whether it still rises; 0 runs all steps",
     )
     convergence_gain: float = Field(
-        0.002, ge=0, le=2, description="a smaller rise from window to window shrinks the step, and ends the run at last"
+        0.002, ge=0, le=2, description="a smaller rise from window to window shrinks the step, and finally ends the run"
     )
     num_views: int = Field(2, ge=1, le=64, description="independent augmentations of each image per step")
     initial_noise: float = Field(1.0, ge=0, le=1, description="standard deviation of the start in units of epsilon")
@@ -62,8 +62,8 @@ class CraftingConfig(Section):
     )
     engine: Annotated[str, named_in(ENGINES)] = Field(
         "one_sided",
-        description="see taggants/alignment/engines.py; as strong as the exact ones on every family of models measured, see "
-        "benchmarks/, in half the work",
+        description="see taggants/alignment/engines.py; one_sided is as strong as the exact ones on every family of models "
+        "measured, see benchmarks/results, in half the work",
     )
     difference_step: float | None = Field(
         None,

@@ -46,7 +46,7 @@ def _sections(prefix: str, model: type[Section]) -> Iterator[tuple[str, type[Sec
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
-    """Of a field that is a section or a list of sections."""
+    """Returns the section that a field holds, itself or in a list; None where it holds none."""
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and issubclass(part, Section):
             return part

@@ -35,7 +35,7 @@ class DataConfig(Section):
     )
     test: str | None = Field(
         "test.parquet",
-        description="test split under root, likewise; it serves for accuracies only; null: there is none, and accuracies are "
+        description="test split under root, in the same forms, used for accuracies only; null: there is none, and accuracies are "
         "those on the training images",
     )
     image_column: str = Field("image", description="struct<bytes, path> or binary column of encoded images (Parquet)")

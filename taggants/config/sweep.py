@@ -46,7 +46,7 @@ class SweepConfig(Section):
         (1e-2, 1e-3, 1e-6), min_length=1, description="levels at which power is reported"
     )
     wanted_power: float = Field(0.8, gt=0, lt=1, description="power that the recommended cell must reach")
-    stop_hopeless: bool = Field(False, description="leave out the other victims of a cell after hopeless ones")
+    stop_hopeless: bool = Field(False, description="skip the remaining victims of a cell whose first ones are hopeless")
     stop_after: int = Field(2, ge=1, description="number of first victims that decide whether a cell is hopeless")
     stop_above: float = Field(
         0.2, gt=0, lt=1, description="a cell is hopeless when all of those victims have p-values above this"

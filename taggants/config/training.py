@@ -53,7 +53,8 @@ class TrainingConfig(Section):
     )
     compile: bool = Field(False, description="compile with torch.compile; pays off in long trainings")
     init_from: Uri | None = Field(
-        None, description="model.safetensors to start from; a head of another class count starts anew; null: random"
+        None,
+        description="model.safetensors to start from; a head with another number of classes is replaced; null: random",
     )
 
     loader: Literal["memory", "device", "torch", "ray"] = Field(
@@ -88,7 +89,7 @@ class TrainingConfig(Section):
 
 
 class SurrogateConfig(TrainingConfig):
-    """The owner's models that are crafted on: several of other seeds carry over to unseen models better than one."""
+    """The owner's models that perturbations are crafted on. Several seeds transfer to unseen models better than one."""
 
     num_models: int = Field(1, ge=1, le=64, description="number of surrogates, each of another seed")
     architectures: tuple[str, ...] = Field(
@@ -102,14 +103,14 @@ class SurrogateConfig(TrainingConfig):
         0,
         ge=0,
         le=16,
-        description="times the surrogates are trained again, on the signed data so far, and the taggants crafted anew on "
+        description="how often the surrogates are trained again, on the signed data so far, and the taggants crafted again on "
         "them (Sleeper Agent); each costs a crafting and the trainings again",
     )
 
     @model_validator(mode="after")
     def _distinct_checkpoints(self) -> SurrogateConfig:
         if list(self.checkpoints) != sorted(set(self.checkpoints)) or self.checkpoints[-1] != 1:
-            raise ValueError("surrogate.checkpoints must rise to 1, for example [0.3, 1.0]")
+            raise ValueError("surrogate.checkpoints must increase and end with 1, for example [0.3, 1.0]")
         return self
 
     @model_validator(mode="after")

@@ -42,7 +42,8 @@ class Config(Section):
     def _actors_have_gpus(self) -> Config:
         if self.crafting.device == "cuda" and self.execution.pool == "ray" and self.execution.num_gpus == 0:
             raise ValueError(
-                "crafting.device=cuda needs execution.num_gpus above 0, may be a fraction: Ray hides GPUs from actors without"
+                "crafting.device=cuda needs execution.num_gpus above 0 (a fraction will do): "
+                "Ray hides GPUs from actors that ask for none"
             )
         return self
 

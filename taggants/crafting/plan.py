@@ -75,7 +75,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if len({shard.index for shard in self.shards}) != len(self.shards):
-            raise ValueError("two shards of the plan have one index")
+            raise ValueError("two shards of the plan share an index")
 
     @functools.cached_property
     def plan_hash(self) -> str:
@@ -190,7 +190,7 @@ class RunFolder:
         return Commit(plan_hash, shard.index, path, len(data), sha256, num_rows)
 
     def commit(self, commit: Commit) -> bool:
-        """Makes an attempt the result of its shard, for ever; of several at once exactly one wins.
+        """Makes an attempt the result of its shard, permanently; of several at once exactly one wins.
 
         Returns: True if this call did it, False if the shard was committed before (with this attempt or another).
 
@@ -258,18 +258,18 @@ class RunFolder:
             InputError: the file is missing, or is not the one that was committed.
         """
         uri = self.root.uri_of(commit.path)
-        mend = f"restore it, or delete it and {_commit_path(commit.shard_index)} and run the job again"
+        fix = f"restore it, or delete it and {_commit_path(commit.shard_index)} and run the job again"
         if not self.root.exists(commit.path):
-            raise InputError(f"{uri} was committed but is missing; {mend}.")
+            raise InputError(f"{uri} was committed but is missing; {fix}.")
         data = self.root.read_bytes(commit.path)
         if len(data) != commit.size_bytes:
-            raise InputError(f"{uri} has {len(data)} bytes, but {commit.size_bytes} were committed; {mend}.")
+            raise InputError(f"{uri} has {len(data)} bytes, but {commit.size_bytes} were committed; {fix}.")
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 != commit.sha256:
-            raise InputError(f"{uri} has SHA-256 {sha256}, but {commit.sha256} was committed; {mend}.")
+            raise InputError(f"{uri} has SHA-256 {sha256}, but {commit.sha256} was committed; {fix}.")
         table = pq.ParquetFile(pa.BufferReader(data)).read()
         if table.num_rows != commit.num_rows:
-            raise InputError(f"{uri} has {table.num_rows} rows, but {commit.num_rows} were committed; {mend}.")
+            raise InputError(f"{uri} has {table.num_rows} rows, but {commit.num_rows} were committed; {fix}.")
         return table
 
 
@@ -289,6 +289,6 @@ def _parse(kind: type[_Record], text: str | bytes, name: str) -> _Record:
         first = error.errors(include_url=False, include_input=False)[0]
         where = "".join(f"{part}: " for part in first["loc"])
         raise InputError(
-            f"{name} is no whole {kind.__name__.lower()} ({where}{first['msg']}); "
-            "restore it, or delete it and run the job again."
+            f"{name} is not a complete {kind.__name__.lower()} ({where}{first['msg']}); "
+            "restore it, or delete it and run the command again."
         ) from None

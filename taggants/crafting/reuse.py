@@ -27,7 +27,7 @@ from taggants.identity import canonical_json
 from taggants.storage import Root, encode_json
 
 CRAFTING_VERSION: Final = 4
-"""Of the algorithm. Raised with every change of the code after which the same job gives other bytes."""
+"""Version of the algorithm, raised with every change of the code after which the same job gives other bytes."""
 
 _RECORDS = "crafted"
 _NUM_THREADS = 16  # each holds one shard's file at a time; the rest is waiting for S3
@@ -124,7 +124,7 @@ class CraftedShards:
     """The records under an output root, as one run reads and writes them.
 
     Which of its shards have one is asked with a single listing of the folder: a request for each thousand records, where a
-    look-up for each shard is a request of its own, most of them in vain. At 16 at a time, and a page as slow as five
+    look-up for each shard is a request of its own, most of them for nothing. At 16 at a time, and a page as slow as five
     look-ups, the listing is the faster one up to 12 records in the folder for each shard of the plan, and harmless beyond.
 
     Args:

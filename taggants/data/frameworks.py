@@ -186,7 +186,7 @@ def _only(columns: list[str], kind: str) -> str:
 def _of_pairs(dataset: Any) -> _Labelled:
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise InputError(
-            f"{type(dataset).__name__} is no dataset that can be signed; give a path or URI, a Hugging Face Dataset, or one "
+            f"{type(dataset).__name__} cannot be signed; give a path or URI, a Hugging Face Dataset, or one "
             "with a length and items (image, label)"
         )
 
@@ -194,7 +194,7 @@ def _of_pairs(dataset: Any) -> _Labelled:
         try:
             image, label = dataset[position]
         except (TypeError, ValueError):
-            raise InputError(f"item {position} of the dataset is no pair (image, label); give such pairs") from None
+            raise InputError(f"item {position} of the dataset is not a pair (image, label); give such pairs") from None
         return encode_png(_pixels(image, position)), label
 
     def pairs() -> Iterator[tuple[bytes, Any]]:
@@ -202,7 +202,7 @@ def _of_pairs(dataset: Any) -> _Labelled:
             item = encoded(position)
             if position < 8 and encoded(position) != item:
                 raise InputError(
-                    f"item {position} of the dataset changes from one look to the next; leave random augmentation out"
+                    f"item {position} of the dataset changes each time it is read; leave random augmentation out"
                 )
             yield item
 

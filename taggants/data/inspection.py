@@ -242,5 +242,5 @@ def _look_at_images(source: ImageSource) -> tuple[list[str], list[tuple[int, int
                 sizes[image.height, image.width] += 1
                 encodings[image.format or "unknown"] += 1
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-            raise InputError(f"{source.place_of(sample_id)} is no image that can be read; replace it") from None
+            raise InputError(f"{source.place_of(sample_id)} cannot be read as an image; replace it") from None
     return ([value for value, _ in counter.most_common()] for counter in (modes, sizes, encodings))  # type: ignore[return-value]

@@ -241,12 +241,12 @@ class ImageSource(abc.ABC):
 
     def _check_size(self, image: NDArray[np.uint8], sample_id: int, other: NDArray[np.uint8], other_id: int) -> None:
         if image.shape != other.shape:
-            mend = "set data.channels to 1 or 3"
+            fix = "set data.channels to 1 or 3"
             if image.shape[1:] != other.shape[1:]:
-                mend = "set data.image_size to the side in px that models take, or resize the images to one size"
+                fix = "set data.image_size to the side in px that models take, or resize the images to one size"
             raise InputError(
                 f"{self.place_of(sample_id)} has size {_size(image)} but sample {other_id} has {_size(other)} "
-                f"(channels x height x width); {mend}."
+                f"(channels x height x width); {fix}."
             )
 
 
@@ -349,7 +349,7 @@ def files_or_prefix(root: Root, files: tuple[str, ...] | str, suffix: str) -> tu
     if not files:
         raise InputError(f"No files are given for the dataset in {root.uri}; name at least one {suffix} file.")
     if len(set(files)) < len(files):
-        raise InputError(f"The files {', '.join(files)} name one twice; give each file once.")
+        raise InputError(f"The files {', '.join(files)} name one of them twice; give each file once.")
     return tuple(sorted(files))
 
 

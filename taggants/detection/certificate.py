@@ -219,7 +219,7 @@ def describe(certificate: Certificate) -> str:
             "data was published. With several suspects or looks, correct for them.",
         ),
         *_paragraph("- ", "Detection does not show that every image was used, nor that the training was unlawful."),
-        *_paragraph("- ", "No detection is no proof that the data was not used."),
+        *_paragraph("- ", "No detection does not prove that the data was not used."),
         "",
         f"Keys {registered.keys_commitment[:16]}...  registration {registered.registration_sha256[:16]}...  {c.created_at}",
     ]

@@ -88,7 +88,9 @@ class Registration:
             raise InputError(f"The registration's format is {value['format']!r} but must be {REGISTRATION_FORMAT!r}.")
         registration = cls(**{name: value[name] for name in names})
         if registration.registration_sha256 != value["registration_sha256"]:
-            raise InputError("The registration fails its registration_sha256, so it was changed: use the original.")
+            raise InputError(
+                "The registration does not match its registration_sha256, so it was changed: use the original."
+            )
         return registration
 
     def _content(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def load_key_set(root: Root, path: str, num_keys: int | None = None) -> KeySet:
     except InputError:
         spec = None  # its sentence quotes the value, which in a mangled file might be the secret
     if spec is None:
-        raise InputError(f"{where} holds a spec that is no key spec: restore it from your backup.")
+        raise InputError(f"{where} holds a spec that is not a key spec: restore it from your backup.")
     key_set = derive_keys(bytes.fromhex(secret_hex), spec)
     if key_set.commitment != content["commitment"]:
         raise InputError(

@@ -35,9 +35,9 @@ class ModelSpec:
     def __post_init__(self) -> None:
         counts = (self.num_classes, self.channels, self.image_size, 1 if self.patch_size is None else self.patch_size)
         if not isinstance(self.name, str) or not all(type(count) is int and 1 <= count <= 10**6 for count in counts):
-            raise InputError(f"{self} is no model: it needs a name and whole numbers from 1 to 1,000,000")
+            raise InputError(f"{self} is not a model: it needs a name and whole numbers from 1 to 1,000,000")
         if not isinstance(self.drop_path, int | float) or not 0 <= self.drop_path < 1:
-            raise InputError(f"{self} is no model: drop_path must lie in [0, 1); 0 turns it off")
+            raise InputError(f"{self} is not a model: drop_path must lie in [0, 1); 0 turns it off")
 
 
 class ModelSource(Protocol):

@@ -181,7 +181,7 @@ def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed], transfer: Transfer |
     transfer: to the first control.
     """
     if not rehearsal:
-        return "rehearsal: none asked for (evaluation.num_victims = num_controls = 0)"
+        return "rehearsal: none requested (evaluation.num_victims = num_controls = 0)"
     heads = {name: f"{f'p ({name})':>11}" for name in STATISTICS}
     lines = ["", f"{'model':<12}{'trained on':<12}{'accuracy':>9}{'hits':>8}{''.join(heads.values())}  decision"]
     for name, outcome in rehearsal.items():

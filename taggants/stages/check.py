@@ -78,9 +78,9 @@ def _check_devices(config: Config) -> None:
         ("evaluation.training.device", evaluation.device, rehearses and is_inline and evaluation.num_workers == 0),
     ):
         if device == "cuda" and is_here and not torch.cuda.is_available():
-            mend = "set surrogate.num_workers to 1" if field.startswith("surrogate") else "set execution.pool to ray"
+            fix = "set surrogate.num_workers to 1" if field.startswith("surrogate") else "set execution.pool to ray"
             raise InputError(
-                f"{field} = cuda but this machine has no CUDA device; {mend} for a cluster that has, or use cpu"
+                f"{field} = cuda but this machine has no CUDA device; {fix} for a cluster that has, or use cpu"
             )
 
 

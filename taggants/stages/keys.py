@@ -56,7 +56,7 @@ def register(run: Run) -> Registration:
     created = run.root.create_bytes("registration.json", encode_json(registration.to_json()))
     earlier = registration if created else read_registration(run)
     if earlier != registration:
-        # Before there is a plan nothing is signed: an image was mended since, and the run may start again.
+        # Before there is a plan nothing is signed: an image was fixed since, and the run may start again.
         is_new_start = earlier.keys_commitment == registration.keys_commitment and not run.root.exists("plan.json")
         if not is_new_start:
             raise InputError(

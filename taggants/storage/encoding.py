@@ -28,7 +28,7 @@ def encode_table(table: pa.Table, **parquet_writer_options: Any) -> bytes:
 @contextmanager
 def damage_named(uri: str) -> Iterator[None]:
     """Turns what pyarrow raises for a damaged file into an InputError that names it."""
-    damaged = f"{uri} is damaged or not a whole Parquet file; write or fetch it again."
+    damaged = f"{uri} is damaged or not a complete Parquet file; write or fetch it again."
     try:
         yield
     except InputError:

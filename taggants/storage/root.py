@@ -138,7 +138,7 @@ class Root:
             return json.loads(self.read_bytes(path))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):  # the last of absurd nesting
             raise InputError(
-                f"{self.uri_of(path)} is not whole JSON; restore it, or delete it if it can be made again."
+                f"{self.uri_of(path)} is not valid JSON; restore it, or delete it if it can be made again."
             ) from None
 
     def write_json(self, path: str, value: Any, *, private: bool = False) -> None:
@@ -268,7 +268,7 @@ class Root:
 
     @contextmanager
     def _input_errors(self, path: str) -> Iterator[None]:
-        # Only what a person has to mend becomes an InputError: it stops a job. A lost connection or a full disk stays
+        # Only what a person has to fix becomes an InputError: it stops a job. A lost connection or a full disk stays
         # what it is, so that the work is tried again.
         uri = self.uri_of(path) if path else self.uri
         try:
@@ -276,10 +276,10 @@ class Root:
         except FileNotFoundError:
             raise InputError(f"{uri} does not exist; check the folder or bucket and the path.") from None
         except PermissionError:
-            mend = "check the permissions there"
+            fix = "check the permissions there"
             if uri.startswith(S3_SCHEME):  # some servers deny what does not exist
-                mend = "check that the bucket exists, what you may do there, and the AWS_* variables"
-            raise InputError(f"Access to {uri} was denied; {mend}.") from None
+                fix = "check that the bucket exists, what you may do there, and the AWS_* variables"
+            raise InputError(f"Access to {uri} was denied; {fix}.") from None
         except (IsADirectoryError, NotADirectoryError, FileExistsError):
             raise InputError(f"{uri} is a folder or lies below a file; choose another path.") from None
         except OSError as error:
@@ -296,7 +296,7 @@ def _absolute_uri(uri: str) -> str:
         if "@" in bucket or "?" in uri:  # may hold a secret, so the message does not quote it
             raise InputError("The s3:// root holds credentials or options; leave them to the AWS_* variables.")
         if not bucket or ".." in prefix.split("/"):
-            raise InputError(f"{uri!r} is no S3 root; give s3://bucket/prefix.")
+            raise InputError(f"{uri!r} is not an S3 root; give s3://bucket/prefix.")
         return S3_SCHEME + "/".join([bucket, *(part for part in prefix.split("/") if part)])
     if "\0" in uri:
         raise InputError(f"{uri!r} holds a NUL character; give the path without it.")

@@ -53,7 +53,7 @@ def open_suspect(text: str) -> Suspect:
         if kind.recognises(text):
             return kind.open(text)
     forms = "; ".join(kind.form for kind in SUSPECT_KINDS.values())
-    raise InputError(f"suspect {text!r} is of no known form; write one of: {forms}")
+    raise InputError(f"suspect {text!r} is not in a known form; write one of: {forms}")
 
 
 SUSPECT_KINDS: Final[Registry[SuspectKind]] = Registry("suspect kind")

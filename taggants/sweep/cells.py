@@ -34,7 +34,7 @@ def expand(config: Config) -> tuple[CellSpec, ...]:
     """Returns every combination of the values in `config.sweep`.
 
     Raises:
-        InputError: a combination is no valid configuration.
+        InputError: a combination is not a valid configuration.
     """
     sweep = config.sweep
     # Axis: of each value how the name tells it, and the fields that it sets.
@@ -78,7 +78,7 @@ def _with(config: Config, fields: dict[str, Any], name: str) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise InputError(f"cell {name} of the sweep is no valid configuration: {message}") from None
+        raise InputError(f"cell {name} of the sweep is not a valid configuration: {message}") from None
 
 
 def sweep_hash(cells: Sequence[CellSpec]) -> str:

@@ -46,7 +46,7 @@ class Sweep:
     """A configured sweep: its cells and its folder.
 
     Raises:
-        InputError: a cell is no valid configuration, or trains its models on several workers.
+        InputError: a cell is not a valid configuration, or trains its models on several workers.
     """
 
     def __init__(self, config: Config) -> None:
@@ -90,7 +90,7 @@ class Sweep:
             return _CELL.validate_python(self.root.read_json(path))
         except ValidationError:
             raise InputError(
-                f"{self.root.uri_of(path)} is damaged; delete it, and the same command makes it anew"
+                f"{self.root.uri_of(path)} is damaged; delete it, and run the same command again to make it"
             ) from None
 
 
@@ -136,7 +136,7 @@ def craft_shared(sweep: Sweep) -> list[DriveResult]:
 
 @dataclass(frozen=True)
 class _Speed:
-    """Of crafting, as measured over so many sample-steps."""
+    """The speed of crafting, as measured over so many sample-steps."""
 
     sample_steps: int
     worker_seconds_per_sample_step: float

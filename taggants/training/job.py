@@ -36,7 +36,7 @@ def find_initial_weights(uri: str) -> InitialWeights:
 
 
 TRAINING_VERSION: Final = 4
-"""Of the loop. Raised with every change of the code after which the same job gives other weights."""
+"""Version of the loop, raised with every change of the code after which the same job gives other weights."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class TrainingJob:
 
     @property
     def folder(self) -> str:
-        """Of its files, under the store of models."""
+        """The folder of its files, under the store of models."""
         return f"{self.name}-{self.identity[:12]}"
 
 

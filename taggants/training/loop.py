@@ -105,7 +105,7 @@ def train(
             torch.manual_seed(hash_seed(seed, rank, epoch))  # of dropout and stochastic depth
             order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(num_images))
             # A last batch that is too small is left out on every worker alike: one that went on alone would wait for
-            # the others' gradients for ever.
+            # the others' gradients forever.
             batches = [
                 batch for batch in order.split(optimiser.batch_size) if len(batch) >= smallest_batch * world_size
             ]

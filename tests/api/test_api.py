@@ -317,7 +317,7 @@ class TestDatasetsThatCannotBeSigned:
             taggants.sign(Augmented(), root=tmp_path / "runs", keys=tmp_path / "secrets")
 
     def test_something_else_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(taggants.InputError, match="set is no dataset"):
+        with pytest.raises(taggants.InputError, match="set cannot be signed"):
             taggants.sign({1}, root=tmp_path / "runs", keys=tmp_path / "secrets")
 
     def test_hugging_face_columns_must_be_clear(self, tmp_path: Path) -> None:

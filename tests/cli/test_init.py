@@ -48,7 +48,7 @@ def test_file_that_is_there_is_kept(flowers, tmp_path, capsys):
     mine = tmp_path / "mine.yaml"
     mine.write_text("seed: 1\n")
     assert main(["init", str(flowers), "--output", str(mine)]) == 2
-    assert "mine.yaml exists already; choose another --output" in capsys.readouterr().err
+    assert "mine.yaml already exists; choose another --output" in capsys.readouterr().err
     assert mine.read_text() == "seed: 1\n"
 
 

@@ -90,7 +90,7 @@ def test_keys_that_are_nowhere_are_said_to_be_missing(made, run_folder, elsewher
 
 def test_setting_that_makes_another_run_is_refused(run_folder, elsewhere, capsys):
     line = error_of(capsys, "export", str(run_folder), "--set", "evaluation.num_victims=5", "--set", "seed=3")
-    assert "--set 'seed=3' makes another run than" in line
+    assert "--set 'seed=3' would make a different run than" in line
     assert "no suspect is named" in error_of(capsys, "verify", str(run_folder))
 
 

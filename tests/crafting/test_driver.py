@@ -185,7 +185,7 @@ def test_run_folder_of_another_plan_is_refused_and_the_pool_closed(run_folder: R
 
 def test_commit_that_cannot_be_trusted_is_refused(run_folder: RunFolder) -> None:
     run_folder.root.write_bytes("commits/00000.json", b"{")
-    with pytest.raises(InputError, match=r"commits/00000\.json is no whole commit"):
+    with pytest.raises(InputError, match=r"commits/00000\.json is not a complete commit"):
         drive(PLAN, run_folder, InlinePool(ToyWorker(run_folder)))
 
 

@@ -96,13 +96,13 @@ def test_every_shard_field_counts_in_the_plan_hash(change: dict[str, int]) -> No
     ],
 )
 def test_plan_of_another_form_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="The plan is no whole plan"):
+    with pytest.raises(InputError, match="The plan is not a complete plan"):
         Plan.from_json(json.dumps({**json.loads(PLAN.to_json()), **change}))
 
 
 def test_plan_with_one_index_twice_is_refused() -> None:
     shard = json.loads(PLAN.to_json())["shards"][0]
-    with pytest.raises(InputError, match="two shards of the plan have one index"):
+    with pytest.raises(InputError, match="two shards of the plan share an index"):
         Plan.from_json(json.dumps({**json.loads(PLAN.to_json()), "shards": [shard, shard]}))
 
 
@@ -127,7 +127,7 @@ def test_another_plan_is_refused_with_both_hashes(run_folder: RunFolder) -> None
 def test_half_a_plan_is_refused(run_folder: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(PLAN.to_json()[:-30])
     for call in [run_folder.read_plan, run_folder.read_commits, lambda: run_folder.register_plan(PLAN)]:
-        with pytest.raises(InputError, match=r"plan\.json is no whole plan"):
+        with pytest.raises(InputError, match=r"plan\.json is not a complete plan"):
             call()
 
 
@@ -213,7 +213,7 @@ def test_half_written_commit_is_refused(run_folder: RunFolder, tmp_path: Path, k
     run_folder.commit(attempt(run_folder, PLAN.shards[0]))
     path = tmp_path / "commits" / "00000.json"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"commits/00000\.json is no whole commit"):
+    with pytest.raises(InputError, match=r"commits/00000\.json is not a complete commit"):
         run_folder.read_commits()
 
 
@@ -221,7 +221,7 @@ def test_commit_of_another_form_is_refused(run_folder: RunFolder, tmp_path: Path
     run_folder.commit(attempt(run_folder, PLAN.shards[0]))
     path = tmp_path / "commits" / "00000.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "num_rows": "2"}))
-    with pytest.raises(InputError, match=r"commits/00000\.json is no whole commit \(num_rows: "):
+    with pytest.raises(InputError, match=r"commits/00000\.json is not a complete commit \(num_rows: "):
         run_folder.read_commits()
 
 
@@ -249,7 +249,7 @@ def test_commit_of_a_shard_outside_the_plan_is_refused(run_folder: RunFolder) ->
 
 def test_stray_file_among_the_commits_is_refused(run_folder: RunFolder) -> None:
     run_folder.root.write_bytes("commits/notes.txt", b"hello")
-    with pytest.raises(InputError, match=r"commits/notes\.txt is no whole commit"):
+    with pytest.raises(InputError, match=r"commits/notes\.txt is not a complete commit"):
         run_folder.read_commits()
 
 

@@ -133,7 +133,7 @@ def test_sees_that_sizes_differ(tmp_path: Path) -> None:
         ({}, "no files"),
         ({"a.csv": b"", "b.csv": b""}, r"2 \.csv"),
         ({"test.parquet": None}, "only a test split"),
-        ({"train.parquet": b"text"}, "not a whole Parquet file"),
+        ({"train.parquet": b"text"}, "not a complete Parquet file"),
         ({"ant/0.png": b"text", "bee/0.png": encoded()}, "is no image that can be read"),
     ],
 )

@@ -209,7 +209,7 @@ def test_no_files(root: Root) -> None:
         ((), "No files are given"),
         ("train", "no .parquet file that starts with 'train'"),
         (("a.parquet",), "does not exist"),
-        (("a.parquet", "a.parquet"), "name one twice"),
+        (("a.parquet", "a.parquet"), "name one of them twice"),
     ):
         with pytest.raises(InputError, match=message):
             ParquetSource(root, files).index()

@@ -152,7 +152,7 @@ def test_every_cut_is_noticed(root: Root) -> None:
     cuts = {*range(0, end + 1, 512), *range(100, end, 512), end + 511}
     for cut in sorted(cuts):
         root.write_bytes("0.tar", whole[:cut])
-        with pytest.raises(InputError, match=r"0\.tar is damaged, cut off or no uncompressed tar"):
+        with pytest.raises(InputError, match=r"0\.tar is damaged, cut off or not an uncompressed tar"):
             WebDataset(root).index()
     root.write_bytes("0.tar", whole[: end + 512])
     assert WebDataset(root).index().num_rows == 2
@@ -190,7 +190,7 @@ def test_a_broken_header_does_not_hide_what_follows(root: Root) -> None:
         ([("a.png", PNG[0]), ("a.cls", b"4294967296")], r"the label 4294967296"),
         ([("a.png", PNG[0]), ("a.json", b'{"label": true}')], r"the label True"),
         ([("a.png", PNG[0]), ("a.json", b'{"label": "3"}')], r"the label '3'"),
-        ([("a.png", PNG[0]), ("a.json", b'{"label":')], r"'a\.json' of .* is not whole JSON"),
+        ([("a.png", PNG[0]), ("a.json", b'{"label":')], r"'a\.json' of .* is not valid JSON"),
         ([("notes.txt", b"x")], r"has no images; give tars"),
     ],
 )
@@ -216,7 +216,7 @@ def header_of(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
 def test_a_huge_extended_header_is_refused_unread(root: Root, kind: bytes) -> None:
     root.write_bytes("0.tar", header_of("x", 3 * 2**30, kind) + bytes(2**20))
-    with pytest.raises(InputError, match=r"0\.tar is damaged, cut off or no uncompressed tar"):
+    with pytest.raises(InputError, match=r"0\.tar is damaged, cut off or not an uncompressed tar"):
         WebDataset(root).index()
 
 
@@ -232,7 +232,7 @@ def test_a_huge_member_is_refused_unread(root: Root, name: str, size: int) -> No
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b"[" * 1_000_000, "is not whole JSON"),
+        ("a.json", b"[" * 1_000_000, "is not valid JSON"),
         ("a.json", b'{"label": 1000000000000}', "has the label 1000000000000; labels are integers from 0 to 999999"),
         ("a.cls", b"1000000000000", "has the label 1000000000000"),
     ],

@@ -106,7 +106,7 @@ def test_a_changed_rank_top_k_or_class_count_is_noticed() -> None:
     with pytest.raises(InputError, match="but its evidence gives"):
         Certificate.from_json(changed(content, "evidence.ranks", [2, *RANKS[1:]]))
     for path, value in (("registration.top_k", 1), ("registration.num_classes", 2000)):
-        with pytest.raises(InputError, match="fails its registration_sha256"):
+        with pytest.raises(InputError, match="does not match its registration_sha256"):
             Certificate.from_json(changed(content, path, value))
         with pytest.raises(InputError, match="but its evidence gives"):
             Certificate.from_json(with_hash(changed(content, path, value)))
@@ -115,7 +115,7 @@ def test_a_changed_rank_top_k_or_class_count_is_noticed() -> None:
 def test_the_verdict_is_that_of_the_embedded_registration() -> None:
     content = certificate([500] * 10).to_json()
     for path, value in (("registration.alpha", 0.9), ("registration.statistic", "hits")):
-        with pytest.raises(InputError, match="fails its registration_sha256"):
+        with pytest.raises(InputError, match="does not match its registration_sha256"):
             Certificate.from_json(changed(content, path, value))
 
 
@@ -150,7 +150,7 @@ def test_a_text_that_two_readers_could_take_for_two_certificates_is_refused() ->
         (text.replace('"suspect":', '"suspect": "another", "suspect":'), "names a field twice"),
         (text.replace('"top_k":', '"top_k": 5, "top_k":'), "names a field twice"),
         (text.replace("1e-06", "Infinity"), "holds Infinity"),
-        (text + "x", "is not whole JSON"),
+        (text + "x", "is not valid JSON"),
     ):
         with pytest.raises(InputError, match=sentence):
             Certificate.from_text(broken)
@@ -212,7 +212,7 @@ def test_missing_unknown_and_foreign_fields_are_refused() -> None:
         ("registration.alpha", "1e-6", "alpha is"),
         ("registration.statistic", "best", "statistic is"),
         ("registration.statistic", ["rank"], "statistic is"),
-        ("registration.registration_sha256", "00" * 32, "fails its registration_sha256"),
+        ("registration.registration_sha256", "00" * 32, "does not match its registration_sha256"),
         ("evidence", [1] * 10, "the lists ranks and table"),
         ("evidence.ranks", "1111111111", "the lists ranks and table"),
         ("evidence.ranks", [1.0] * 10, "a rank is"),
@@ -252,7 +252,7 @@ def test_description_of_a_detection() -> None:
         "DETECTED: p <= alpha = 1e-06",
         "every image was used",
         "unlawful",
-        "No detection is no proof",
+        "No detection does not prove",
         "i.i.d.",
         "committed to before",
         "single registered test",

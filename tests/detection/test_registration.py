@@ -39,8 +39,8 @@ def test_a_text_that_two_readers_could_take_for_two_registrations_is_refused() -
     for changed, sentence in (
         (text.replace('"alpha": 1e-06', '"alpha": 0.5, "alpha": 1e-06'), "names a field twice"),
         (text.replace("1e-06", "NaN"), "holds NaN"),
-        (text[:-1], "is not whole JSON"),
-        ("[" * 100_000, "is not whole JSON"),
+        (text[:-1], "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
         (" " * 2**26 + text, "is longer than"),
     ):
         with pytest.raises(InputError, match=sentence):
@@ -66,7 +66,7 @@ def test_round_trip() -> None:
     ],
 )
 def test_every_change_is_noticed(field: str, value: Any) -> None:
-    with pytest.raises(InputError, match="fails its registration_sha256"):
+    with pytest.raises(InputError, match="does not match its registration_sha256"):
         Registration.from_json({**REGISTRATION.to_json(), field: value})
 
 

@@ -162,4 +162,4 @@ def test_a_kind_of_suspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert certificate.ranks == tuple(1 if label == 3 else 10 for label in run.keys.labels)
     assert "always-4" in capsys.readouterr().out
     assert exit_code("verify", [*settings[:-1], "verify.suspects=['never:3']"]) == 2
-    assert "'never:3' is of no known form; write one of: path or s3:// URI" in capsys.readouterr().err
+    assert "'never:3' is not in a known form; write one of: path or s3:// URI" in capsys.readouterr().err

@@ -223,7 +223,9 @@ def test_truncated_parquet_file_is_named_and_mended(tmp_path, capsys, dataset):
     for size_bytes in (len(whole) // 2, len(whole) - 4, 4, 0):
         train.write_bytes(whole[:size_bytes])
         assert exit_code("craft", settings) == 2
-        assert "train.parquet is damaged or not a whole Parquet file; write or fetch it again" in one_sentence(capsys)
+        assert "train.parquet is damaged or not a complete Parquet file; write or fetch it again" in one_sentence(
+            capsys
+        )
         assert not (tmp_path / "secrets").exists()
     train.write_bytes(whole)
     assert exit_code("craft", settings) == 0

@@ -83,7 +83,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA d
         ("crafting.device=cuda", "execution.num_gpus"),
         ("crafting.precision=tf32", "crafting.device=cuda"),
         ("crafting.perceptual=lpips", "crafting.lpips_weights"),
-        ("surrogate.checkpoints=[0.5]", "must rise to 1"),
+        ("surrogate.checkpoints=[0.5]", "must increase and end with 1"),
         ("crafting.difference_step=0.001", "double_backward is exact, leave it out"),
         ("surrogate.architectures=[cnn, cnn_wide]", "set it to 2 or more"),
         ("crafting.lpips_weights=/no/such.pt", "crafting.lpips_weights = /no/such.pt does not exist"),

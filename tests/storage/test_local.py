@@ -172,5 +172,5 @@ def test_what_a_person_has_to_change_is_one_sentence(tmp_path: Path, monkeypatch
 def test_absurdly_nested_json_is_named(tmp_path: Path) -> None:
     root = Root(str(tmp_path))
     root.write_bytes("x.json", b"[" * 1_000_000)
-    with pytest.raises(InputError, match=r"x\.json is not whole JSON"):
+    with pytest.raises(InputError, match=r"x\.json is not valid JSON"):
         root.read_json("x.json")

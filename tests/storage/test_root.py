@@ -79,7 +79,7 @@ def test_json_is_canonical_text(root: Root) -> None:
 
 def test_half_a_json_file_is_refused_by_name(root: Root) -> None:
     root.write_bytes("half.json", b'{"a": 1')
-    with pytest.raises(InputError, match=r"half\.json is not whole JSON"):
+    with pytest.raises(InputError, match=r"half\.json is not valid JSON"):
         root.read_json("half.json")
 
 
@@ -97,7 +97,7 @@ def test_table_round_trip_and_column_choice(root: Root) -> None:
 def test_half_a_table_is_refused_by_name(root: Root) -> None:
     root.write_table("t.parquet", pa.table({"a": list(range(100))}))
     root.write_bytes("t.parquet", root.read_bytes("t.parquet")[:-20])
-    with pytest.raises(InputError, match=r"t\.parquet is damaged or not a whole Parquet file"):
+    with pytest.raises(InputError, match=r"t\.parquet is damaged or not a complete Parquet file"):
         root.read_table("t.parquet")
 
 

@@ -141,5 +141,5 @@ def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
 
 
 def test_a_text_of_no_known_form_is_named_with_the_forms() -> None:
-    with pytest.raises(InputError, match=r"suspect 'ftp:x' is of no known form; write one of: path or s3://"):
+    with pytest.raises(InputError, match=r"suspect 'ftp:x' is not in a known form; write one of: path or s3://"):
         open_suspect("ftp:x")

@@ -43,7 +43,7 @@ def run(given: argparse.Namespace) -> int:
 
     root, name = Root.of_file(given.output)
     if root.exists(name):
-        raise InputError(f"{root.uri_of(name)} exists already; choose another --output")
+        raise InputError(f"{root.uri_of(name)} already exists; choose another --output")
     inspection = inspect_dataset(
         given.folder,
         train=given.train,
@@ -73,7 +73,7 @@ def commented_yaml(suggestion: Suggestion) -> str:
         model: Any = Config.model_fields[section].annotation
         lines += _fields(section, fields, suggestion.reasons, model)
     lines.append(
-        "  training: *recipe  # victims and controls as the surrogate; use what you expect of others if you know it"
+        "  training: *recipe  # victims and controls as the surrogate; use what you expect others to train, if you know it"
     )
     return "\n".join(lines) + "\n"
 

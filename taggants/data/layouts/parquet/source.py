@@ -125,7 +125,7 @@ class ParquetSource(ImageSource):
             sample_id = int(all_labels.argmax())
             raise InputError(
                 f"Sample {sample_id} of {self.root.uri} has label {all_labels[sample_id]}, but the class names allow "
-                f"0 to {num_classes - 1}; mend the label or the metadata."
+                f"0 to {num_classes - 1}; correct the label or the metadata."
             )
         return DatasetIndex(
             labels=all_labels,

@@ -235,13 +235,13 @@ def _read_members(stream: IO[bytes], uri: str) -> tuple[dict[str, tuple[int, int
                     continue
                 if suffix in IMAGE_SUFFIXES:
                     if key in images:
-                        raise InputError(f"Key {key!r} of {uri} has two images; give every image a key of its own.")
+                        raise InputError(f"Key {key!r} of {uri} has two images; give every image its own key.")
                     _check_size(member, MOST_MEMBER_BYTES, uri)
                     images[key] = (member.offset_data, member.size)
                 elif suffix in labels_of_suffix:
                     labels = labels_of_suffix[suffix]
                     if key in labels:
-                        raise InputError(f"{member.name!r} is in {uri} twice; give every image a key of its own.")
+                        raise InputError(f"{member.name!r} is in {uri} twice; give every image its own key.")
                     _check_size(member, MOST_TEXT_BYTES, uri)
                     content = tar.extractfile(member)
                     assert content is not None, "a regular file"
@@ -267,7 +267,7 @@ def _label(content: bytes, suffix: str, place: str) -> int | None:
         try:
             value = json.loads(content)
         except (ValueError, RecursionError):
-            raise InputError(f"{place} is not whole JSON; correct it.") from None
+            raise InputError(f"{place} is not valid JSON; correct it.") from None
         if not isinstance(value, dict) or "label" not in value:
             return None
         label = value["label"]
@@ -283,4 +283,4 @@ def _check_size(member: tarfile.TarInfo, most_bytes: int, uri: str) -> None:
 
 
 def _damaged(uri: str) -> InputError:
-    return InputError(f"{uri} is damaged, cut off or no uncompressed tar; write or fetch it again.")
+    return InputError(f"{uri} is damaged, cut off or not an uncompressed tar; write or fetch it again.")
