@@ -75,7 +75,8 @@ class MixAugment:
             partners: like `images`; partner_labels: like `labels`.
         """
         draws = Draws(image_ids, _STREAMS, seed=seed, step=step, view=view)
-        kept = self._kept(draws, *images.shape[2:], images.device)  # [N, H, W]
+        height, width = images.shape[2:]
+        kept = self._kept(draws, height, width, images.device)  # [N, H, W]
         # The area of a box is counted on the map of what is kept, so the weights are right at the borders too.
         own = kept.mean(dim=(1, 2))[:, None]
         one_hot = torch.eye(self.num_classes, dtype=torch.float64, device=images.device)
