@@ -65,9 +65,9 @@ def test_input_size_that_a_model_cannot_take_is_refused():
 def test_patch_size_and_stochastic_depth_reach_the_network_and_its_checkpoint():
     vit = ModelSpec("timm/vit_tiny_patch16_224", 4, 3, 32, patch_size=4)
     assert build_model(vit, seed=1)[1].patch_embed.num_patches == 64
-    convnext = ModelSpec("timm/convnext_atto", 4, 3, 32, patch_size=2, drop_path=0.2)
+    convnext = ModelSpec("timm/convnext_atto", 4, 3, 32, patch_size=1, drop_path=0.2)
     network = build_model(convnext, seed=1)[1]
-    assert network.forward_features(torch.zeros(1, 3, 32, 32)).shape[2:] == (2, 2)
+    assert network.forward_features(torch.zeros(1, 3, 32, 32)).shape[2:] == (4, 4)
     rates = [module.drop_prob for module in network.modules() if isinstance(module, timm.layers.DropPath)]
     assert max(rates) == pytest.approx(0.2)
     for spec in (vit, convnext):

@@ -54,7 +54,7 @@ class Uploads(TorchDispatchMode):
 def test_an_epoch_on_another_device_never_waits_for_it(name):
     """On tensors without values: whatever needs one on the host raises, as the mean loss at the epoch's end does."""
     uploads = []
-    for count in (32, 96):
+    for count in (32, 32, 96):  # the first pass also uploads the tables that are kept
         steps = []
         model = build_model(ModelSpec("timm/resnet10t", 3, 3, 16, drop_path=0.1), 0).to("meta")
         on_device = examples("meta", count, values_at_once=2**14)
@@ -63,7 +63,7 @@ def test_an_epoch_on_another_device_never_waits_for_it(name):
             train(model, on_device, Recipe(name, 2, True, 3), settings, seed=1, after_step=steps.append)
         assert steps == list(range(1, count // 16 + 1))
         uploads.append(copied.count)
-    assert uploads[0] == uploads[1]
+    assert uploads[1] == uploads[2]
 
 
 @pytest.mark.gpu
