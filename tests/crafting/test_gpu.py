@@ -72,7 +72,7 @@ def test_no_step_waits_for_the_device(engine):
     is_first_order = ENGINES[engine].is_first_order
     model = build_model(ModelSpec("timm/resnet18", 10, 3, 32), seed=0).eval().cuda()
     model = Precision(model, torch.float32, channels_last=True, is_first_order=is_first_order)
-    optimisation = replace(OPTIMISATION, num_steps=4, num_restarts=1, augmentation=strong, engine=ENGINES[engine])
+    optimisation = replace(LONG, num_steps=4, num_restarts=1, augmentation=strong, engine=ENGINES[engine])
     steps = []
 
     def on_step():
