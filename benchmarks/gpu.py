@@ -118,7 +118,14 @@ def tests(results: Results, out: Path, limit: float, toy: bool) -> None:
     marked = [str(path) for path in sorted(FOLDER.parent.glob("tests/**/test_*.py")) if "mark.gpu" in path.read_text()]
     options = ["-q", "-c", os.devnull, "--rootdir", str(FOLDER.parent), "--noconftest", "-p", "no:cacheprovider"]
     started, log = time.perf_counter(), out / "parts" / "tests.log"
-    markers = ["-o", "markers=gpu: needs a CUDA device", "--import-mode=importlib", "-m", "gpu"]
+    markers = [
+        "-o",
+        "markers=gpu: needs a CUDA device",
+        "--import-mode=importlib",
+        "--continue-on-collection-errors",
+        "-m",
+        "gpu",
+    ]
     problem = run_within([*PYTHON, "-m", "pytest", *options, *markers, *marked], limit, log)
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
     if problem is None:

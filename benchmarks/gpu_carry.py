@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_carry.py --cifar100 $TAGGANTS_DATA/cifar100 [--to carry]
 
-carry/wheels: pydantic and rich with what they need, for Python 3.12; torch, torchvision, timm, pyarrow, safetensors,
+carry/wheels: pydantic, rich and hypothesis with what they need, for Python 3.12; torch, torchvision, timm, pyarrow, safetensors,
 torchmetrics, scikit-learn, scipy, jinja2, pyyaml and pytest are taken to be there. carry/data/cifar100_40.parquet: the first
 40 classes of CIFAR-100 whole. Together 50 MiB, and at most 64: pixels are stored as differences (see `packed`), which zstd
 packs tighter than PNG does (2.0 against 2.2 kB an image; plain pixels 2.9).
@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 NUM_CLASSES = 40
+PACKAGES = ("pydantic", "rich", "hypothesis")
 MOST_BYTES = 64 * 2**20
-COMMAND = """python3 -m pip install --quiet --no-index --find-links {carry}/wheels --target /tmp/carried pydantic rich \\
+COMMAND = """python3 -m pip install --quiet --no-index --find-links {carry}/wheels --target /tmp/carried {packages} \\
     && PYTHONPATH=/tmp/carried python3 benchmarks/gpu.py --data {carry}/data --out "$OUT\""""
 
 
@@ -67,14 +68,16 @@ def main() -> None:
     parser.add_argument("--to", default="carry", help="a folder that git ignores")
     given = parser.parse_args()
     carry = Path(given.to)
-    wheels = ["--dest", str(carry / "wheels"), "--python-version", "3.12", "--only-binary=:all:", "pydantic", "rich"]
+    wheels = ["--dest", str(carry / "wheels"), "--python-version", "3.12", "--only-binary=:all:", *PACKAGES]
     subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *wheels], check=True)
     pack_classes(Path(given.cifar100), carry / "data" / "cifar100_40.parquet")
     size = sum(file.stat().st_size for file in carry.rglob("*") if file.is_file())
     print(f"{carry}: {size / 2**20:.1f} MiB")
     if size > MOST_BYTES:
         sys.exit(f"{size} bytes are more than the {MOST_BYTES} that can be taken along; leave classes out")
-    print(f"Take the working tree and {carry} along, then run there:\n\n{COMMAND.format(carry=carry)}")
+    print(
+        f"Take the working tree and {carry} along, then run there:\n\n{COMMAND.format(carry=carry, packages=' '.join(PACKAGES))}"
+    )
 
 
 if __name__ == "__main__":

@@ -52,11 +52,12 @@ SHARED = {
     "precision": "bfloat16",
     "channels_last": True,
     "device": "cuda",
+    "loader": "device",
 }
 KINDS: dict[str, dict[str, Any]] = {
     "ResNet-18": {"model": "timm/resnet18"},
-    "ConvNeXt-atto/2": {"model": "timm/convnext_atto", "patch_size": 2},
-    "ViT-tiny/4": {"model": "timm/vit_tiny_patch16_224", "patch_size": 4, "learning_rate": 1e-3},
+    "ConvNeXt-atto/2": {"model": "timm/convnext_atto", "patch_size": 2, "recipe": "small-images", "drop_path": 0.1},
+    "ViT-tiny/4": {"model": "timm/vit_tiny_patch16_224", "patch_size": 4, "recipe": "small-images", "drop_path": 0.1},
     "ResNet-18, Mixup and CutMix": {"model": "timm/resnet18", "recipe": "deit3", "learning_rate": 4e-3},
 }
 TOY_SHARED = {**SHARED, "num_epochs": 1, "batch_size": 20, "device": "cpu"}

@@ -97,9 +97,8 @@ class CraftingWorker:
         torch.set_num_threads(hardware.num_threads)
         if hardware.precision == "tf32":
             torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = (
-            hardware.precision == "tf32"
-        )  # else convolutions in float32 would use it all the same
+        # By default convolutions use it in float32, too.
+        torch.backends.cudnn.allow_tf32 = hardware.precision == "tf32"
         self._surrogates = []
         for path, sha256 in job.surrogates:
             model, _ = model_from_checkpoint(job.models.read_bytes(path), job.models.uri_of(path), sha256)
@@ -179,9 +178,8 @@ class CraftingWorker:
     def _gradients_of(self, key_index: int, key_image: Tensor, key_label: Tensor) -> list[Gradient]:
         """The key's gradients on all surrogates; a worker holds one set of surrogates, so the key alone names them."""
         if key_index not in self._key_gradients:
-            with torch.compiler.set_stance(
-                "force_eager"
-            ):  # a compilation for one image would take longer than all keys
+            # A compilation for one image would take longer than all keys.
+            with torch.compiler.set_stance("force_eager"):
                 self._key_gradients[key_index] = key_gradients(self._surrogates, key_image, key_label)
             if len(self._key_gradients) > _MOST_KEY_GRADIENTS:
                 self._key_gradients.popitem(last=False)

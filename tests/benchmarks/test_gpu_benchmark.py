@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.gpu import LIMITS, Results, run_within
 from benchmarks.gpu_carry import packed, unpacked
+from benchmarks.gpu_power import EPSILONS, KINDS, the_run
 
 PROGRAM = Path(__file__).parent.parent.parent / "benchmarks" / "gpu.py"
 
@@ -48,3 +49,9 @@ def test_packed_pixels_come_back():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
     assert packed(pixels).dtype == np.uint8
     assert np.array_equal(unpacked(packed(pixels)), pixels)
+
+
+def test_every_kind_of_victim_is_a_valid_configuration(tmp_path):
+    runs = [the_run(str(tmp_path), False, epsilon, kind, "victim") for epsilon in EPSILONS for kind in KINDS]
+    assert len({run.config.hash for run in runs}) == 2, "the victims of one epsilon are of one run"
+    assert {run.config.evaluation.training.loader for run in runs} == {"device"}
