@@ -129,14 +129,14 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
     ]
     for stage in estimate.stages:
         lines.append(f"{stage.name:<28}{stage.device:<6}{_duration(stage.seconds):>10}  {stage.note}")
-    lines.append(f"{'in all':<34}{_duration(estimate.seconds):>10}  about, on an idle machine")
+    lines.append(f"{'total':<34}{_duration(estimate.seconds):>10}  about, on an idle machine")
     if estimate.seconds is None:
         lines.append("unknown: this machine has no CUDA device; run `taggants plan` on one that has")
     lines += ["", f"memory    about {estimate.memory_bytes / 1e9:.1f} GB in the largest process"]
     lines.append(f"requests  about {estimate.get_requests:,} GET and {estimate.put_requests:,} PUT, if storage is S3")
     if price is not None:
         cost = estimate.cost(price)
-        lines.append("cost      unknown" if cost is None else f"cost      about {cost:.2g} $ at {price:g} $ an hour")
+        lines.append("cost      unknown" if cost is None else f"cost      about ${cost:.2g} at ${price:g} an hour")
     return "\n".join(lines)
 
 

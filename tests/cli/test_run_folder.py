@@ -120,5 +120,5 @@ def test_plan_of_a_run_finds_what_is_done_and_changes_nothing(made, run_folder, 
     assert main(["plan", str(run_folder)]) == 0
     shown = capsys.readouterr().out
     assert "found     keys, registration, 3 models, 3 shards, export" in shown
-    assert "in all                                   0 s" in shown
+    assert "total                                    0 s" in shown
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before

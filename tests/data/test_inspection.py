@@ -134,7 +134,7 @@ def test_sees_that_sizes_differ(tmp_path: Path) -> None:
         ({"a.csv": b"", "b.csv": b""}, r"2 \.csv"),
         ({"test.parquet": None}, "only a test split"),
         ({"train.parquet": b"text"}, "not a complete Parquet file"),
-        ({"ant/0.png": b"text", "bee/0.png": encoded()}, "is no image that can be read"),
+        ({"ant/0.png": b"text", "bee/0.png": encoded()}, "cannot be read as an image"),
     ],
 )
 def test_says_what_is_wrong(tmp_path: Path, files: dict[str, bytes | None], sentence: str) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import taggants
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -114,6 +116,13 @@ def test_the_tables_of_extension_points_are_where_contributing_says():
         assert re.search(rf"^{table}\b", (ROOT / module).read_text(), re.MULTILINE), (table, module)
     for path in re.findall(r"`(tests/[^`]+)`", text):
         assert (ROOT / path).exists(), path
+
+
+def test_every_public_name_is_in_the_python_reference():
+    shown = {
+        path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)$", (DOCS / "python.md").read_text(), re.MULTILINE)
+    }
+    assert shown >= {name for name in taggants.__all__ if not name.startswith("_")}
 
 
 def test_figures_load_nothing_from_elsewhere():

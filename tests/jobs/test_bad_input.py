@@ -315,7 +315,7 @@ def test_key_that_is_there_twice_in_a_tar_is_named_and_mended(tmp_path, capsys):
     settings = settings_in(tmp_path, "data.source=webdataset", f"data.root={tmp_path / 'data'}", "data.channels=3")
     settings += ["data.train=train.tar", "data.test=test.tar"]
     assert exit_code("craft", settings) == 2
-    assert re.search(r"Key '05' of .*train\.tar has two images; give every image a key", one_sentence(capsys))
+    assert re.search(r"Key '05' of .*train\.tar has two images; give every image its own key", one_sentence(capsys))
     assert not (tmp_path / "secrets").exists()
     write(tmp_path / "data" / "train.tar", keys)
     assert exit_code("craft", settings) == 0
