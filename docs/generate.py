@@ -1,6 +1,7 @@
-"""MkDocs hook: writes the pages that are read off the code, so that they cannot fall behind it.
+"""MkDocs hook: writes the pages that are read off the repository, so that they cannot fall behind it.
 
 configuration.md comes from the schema (as `taggants config --markdown` prints it), commands.md from the command line's own help.
+Reports in benchmarks/results that no page includes get a page of their own.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -32,7 +34,25 @@ the rest.
 """
 
 
+DOCS = Path(__file__).parent
+REPORTS = DOCS.parent / "benchmarks" / "results"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    (results,) = (part["Results"] for part in config.nav or () if "Results" in part)
+    results += [{report.read_text().partition("\n")[0].lstrip("# "): page} for page, report in reports_without_a_page()]
+    return config
+
+
+def reports_without_a_page() -> list[tuple[str, Path]]:
+    included = "".join(page.read_text() for page in DOCS.glob("*.md"))
+    reports = sorted(report for report in REPORTS.glob("*.md") if f"benchmarks/results/{report.name}" not in included)
+    return [(f"results-{report.stem.replace('_', '-')}.md", report) for report in reports]
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for page, report in reports_without_a_page():
+        files.append(File.generated(config, page, content=report.read_text()))
     files.append(File.generated(config, "configuration.md", content=configuration_page()))
     files.append(File.generated(config, "commands.md", content=commands_page()))
     return files
