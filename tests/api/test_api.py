@@ -288,7 +288,7 @@ class TestDatasetsThatCannotBeSigned:
         ("items", "sentence"),
         [
             ([], "is empty"),
-            ([1, 2], "no pair"),
+            ([1, 2], "not a pair"),
             ([(np.zeros((8, 8), np.uint8), 1.5)], "label 1.5"),
             ([(np.zeros((8, 8), np.uint8), -1)], "label -1"),
             ([(np.full((8, 8), 0.37), 0)], "normalisation"),

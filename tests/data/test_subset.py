@@ -105,7 +105,7 @@ def test_other_content_is_not_overwritten(source: ParquetSource, root: Root) -> 
     root.write_bytes("text.parquet", b"no Parquet file")
     for path in ("x.parquet", "text.parquet"):
         before = root.sha256(path)
-        with pytest.raises(InputError, match=f"{path} holds something else"):
+        with pytest.raises(InputError, match=f"{path} holds something other than this subset"):
             write_subset(source, root, path, num_classes=2, images_per_class=2)
         assert root.sha256(path) == before
 
