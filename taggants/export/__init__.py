@@ -9,13 +9,16 @@ from __future__ import annotations
 from taggants.export.dataset import export_dataset, read_signed
 from taggants.export.manifest import MANIFEST_PATH, ExportedFile, ExportManifest, verify_export
 from taggants.export.originals import check_originals
+from taggants.export.treatment import Disguise, treatment_of
 
 __all__ = [
     "MANIFEST_PATH",
+    "Disguise",
     "ExportManifest",
     "ExportedFile",
     "check_originals",
     "export_dataset",
     "read_signed",
+    "treatment_of",
     "verify_export",
 ]

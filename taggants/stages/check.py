@@ -12,10 +12,12 @@ from taggants.config import Config
 from taggants.crafting.selection import check_class_sizes
 from taggants.data.source import DatasetIndex
 from taggants.errors import InputError
-from taggants.export import check_originals
+from taggants.export import check_originals, treatment_of
 from taggants.models import check_model
+from taggants.reporting.progress import say
+from taggants.reporting.summaries import PNG_WRITTEN_ANEW
 from taggants.run import Run, model_spec, signing_size
-from taggants.stages.crafting_settings import augmentation_of
+from taggants.stages.crafting_settings import augmentation_of, disguise_of
 from taggants.storage import Root
 
 _NUM_SIZES_CHECKED = 16
@@ -38,6 +40,8 @@ def check(run: Run) -> None:
         _check_one_size(run)
     _check_same_classes(run.index, run.sources[1].index())
     check_originals(run.sources[0], [0])
+    if treatment_of(run.sources[0], None, disguise_of(config), run.sources[0].layout).reencodes_png:
+        say(f"check: {PNG_WRITTEN_ANEW}")
     check_class_sizes(run.index.labels, run.index.num_classes, signing_size(run))
     assert run.key_spec.num_classes == run.index.num_classes
     if config.detection.top_k >= run.index.num_classes:

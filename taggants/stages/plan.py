@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from taggants.config import Config
 from taggants.crafting.plan import Plan, Shard
 from taggants.crafting.selection import random_priorities, signing_sets
-from taggants.export import check_originals
+from taggants.export import check_originals, treatment_of
 from taggants.keys import KeySet
 from taggants.reporting.progress import stage
 from taggants.run import Run, signing_size
 from taggants.seeds import hash_seed
+from taggants.stages.crafting_settings import disguise_of
 from taggants.stages.model_training import all_checkpoints
 from taggants.storage import Root
 from taggants.training.job import TrainedModel
@@ -36,7 +37,9 @@ def make_plan(
     config = run.config
     priorities = _priorities(run, surrogates if clean_surrogates is None else clean_surrogates)
     sets = signing_sets(run.index.labels, run.keys.labels, signing_size(run), priorities)
-    check_originals(run.sources[0], np.sort(np.concatenate(sets)).tolist())
+    signed = np.sort(np.concatenate(sets)).tolist()
+    check_originals(run.sources[0], signed)
+    treatment_of(run.sources[0], signed, disguise_of(config), run.sources[0].layout)  # before the work of crafting
     shards = tuple(
         Shard(index, index, tuple(int(i) for i in ids), seed=hash_seed(config.seed, 1, index))
         for index, ids in enumerate(sets)

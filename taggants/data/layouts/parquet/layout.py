@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -13,13 +14,15 @@ from taggants.data.layouts.layout import Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
 from taggants.data.layouts.parquet.source import ParquetSource, writer_like
 from taggants.data.layouts.parquet.subset import write_subset
-from taggants.data.signed_images import Signed, is_replaced, replaced
+from taggants.data.signed_images import Replacement, Replacements, is_replaced, replaced
 from taggants.data.source import DatasetIndex
+from taggants.data.stored_hashes import with_hashes
 from taggants.errors import InputError
 from taggants.storage import Root, damage_named
 
 _BATCH_BYTES = 2 * 2**20  # small enough to be used again from the processor's cache
 _ROW_GROUP_ROWS = 100  # as Hugging Face's datasets writes images
+_COMPANION_ROWS = 64
 _IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
@@ -51,7 +54,7 @@ class ParquetLayout(Layout[ParquetSource]):
         for name, row_group_rows in zip(source.file_names, source.row_group_rows, strict=True):
             yield name, sum(row_group_rows)
 
-    def rewrite(self, source: ParquetSource, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
+    def rewrite(self, source: ParquetSource, name: str, rows: Replacements, sink: BinaryIO) -> Iterator[int]:
         """Writes a file with the images of some rows replaced; schema, row groups and codecs are the source's.
 
         Yields: the number of rows of each row group, once it is written.
@@ -60,14 +63,50 @@ class ParquetLayout(Layout[ParquetSource]):
             start = 0
             for row_group in range(file.num_row_groups):
                 table = file.read_row_group(row_group, use_threads=False)
+                here = _rows_of(rows, start, table.num_rows)
                 column = table.schema.get_field_index(source.image_column)
-                images = _replace_images(table.column(column), _rows_of(rows, start, table.num_rows))
-                signed_table = table.set_column(column, table.schema.field(column), images)
-                writer.write_table(signed_table, row_group_size=max(table.num_rows, 1))
+                old_images = table.column(column)
+                images = _replace_images(old_images, here)
+                table = _with_hashes(table, _hash_changes(here, old_images, images))
+                table = table.set_column(column, table.schema.field(column), images)
+                writer.write_table(table, row_group_size=max(table.num_rows, 1))
                 start += table.num_rows
                 yield table.num_rows
 
-    def difference(self, source: ParquetSource, name: str, rows: Signed, destination: Root) -> str | None:
+    def rewrites_all(self, source: ParquetSource) -> bool:
+        """Whether the files are not all of one writer, or pyarrow does not write the first row group anew as it is: then
+        name and version of the writer, statistics, encodings or compression levels would tell which files hold taggants."""
+        writers = set()
+        for name in source.file_names:
+            with source.open_file(name) as file:
+                writers.add(_writer_of(file))
+        name = source.file_names[0]
+        with source.open_file(name) as file, source.root.open_input(name) as handle:
+            if len(writers) > 1 or not file.num_row_groups:
+                return len(writers) > 1
+            sink = io.BytesIO()
+            with writer_like(file, sink, file.schema_arrow) as writer:
+                table = file.read_row_group(0, use_threads=False)
+                writer.write_table(table, row_group_size=max(table.num_rows, 1))
+            written = pq.ParquetFile(sink)
+            end = _end_of_columns(written)
+            return _writer_of(written) not in writers or sink.getvalue()[:end] != bytes(handle.read_at(end, 0))
+
+    def companions(self, source: ParquetSource, sample_ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+        for sample_id in sample_ids:
+            file_index, row_group, row = source.locate(sample_id)
+            with source.open_file(source.file_names[file_index], in_pieces=True) as file:
+                first = 0
+                for batch in file.iter_batches(_COMPANION_ROWS, row_groups=[row_group]):
+                    if row < first + batch.num_rows:
+                        cells = batch.slice(row - first, 1).to_pylist()[0]
+                        image = cells.pop(source.image_column)
+                        rest = _split(image)[1] if image is not None else {}
+                        yield {f"column {name}": cell for name, cell in (*cells.items(), *rest.items())}
+                        break
+                    first += batch.num_rows
+
+    def difference(self, source: ParquetSource, name: str, rows: Replacements, destination: Root) -> str | None:
         with source.open_file(name) as before, source.at(destination).open_file(name) as after:
             if not after.schema_arrow.equals(before.schema_arrow, check_metadata=True):
                 return "the schema differs"
@@ -75,17 +114,21 @@ class ParquetLayout(Layout[ParquetSource]):
                 return "the row groups or codecs differ"
             start = 0
             for old, new in _side_by_side(before, after):
-                if not new.drop_columns(source.image_column).equals(old.drop_columns(source.image_column)):
-                    return f"a label or other column differs in rows {start} to {start + old.num_rows - 1}"
                 here = _rows_of(rows, start, old.num_rows)
                 old_images, new_images = old.column(source.image_column), new.column(source.image_column)
+                changes = _hash_changes(here, old_images, new_images)
+                expected = _with_hashes(pa.table(old.drop_columns(source.image_column)), changes)
+                if not pa.table(new.drop_columns(source.image_column)).equals(expected):
+                    return f"a label or other column differs in rows {start} to {start + old.num_rows - 1}"
                 for first, last in _between(here, old.num_rows):
                     if not new_images.slice(first, last - first).equals(old_images.slice(first, last - first)):
                         return f"an untouched image differs in rows {start + first} to {start + last - 1}"
                 for row in here:
                     old_bytes, old_rest = _split(old_images[row].as_py())
                     new_bytes, new_rest = _split(new_images[row].as_py())
-                    if new_rest != old_rest or not is_replaced(old_bytes, new_bytes, rows[start + row]):
+                    if new_rest != with_hashes(old_rest, changes.get(row, {})) or not is_replaced(
+                        old_bytes, new_bytes, rows[start + row]
+                    ):
                         return f"row {start + row} does not hold its signed image"
                 start += old.num_rows
         return None
@@ -146,12 +189,12 @@ def _side_by_side(before: pq.ParquetFile, after: pq.ParquetFile) -> Iterator[tup
             raise pa.ArrowInvalid("a row group holds fewer rows than it says")
 
 
-def _rows_of(rows: Signed, start: int, num_rows: int) -> Signed:
+def _rows_of(rows: Replacements, start: int, num_rows: int) -> Replacements:
     """Returns: the signed images of one row group, by row in that, rising."""
     return {row - start: rows[row] for row in sorted(rows) if start <= row < start + num_rows}
 
 
-def _between(rows: Signed, num_rows: int) -> Iterator[tuple[int, int]]:
+def _between(rows: Replacements, num_rows: int) -> Iterator[tuple[int, int]]:
     """Yields: first row and end of each run of rows without a signed one."""
     first = 0
     for row in rows:
@@ -160,7 +203,7 @@ def _between(rows: Signed, num_rows: int) -> Iterator[tuple[int, int]]:
     yield first, num_rows
 
 
-def _replace_images(column: pa.ChunkedArray, rows: Signed) -> pa.ChunkedArray:
+def _replace_images(column: pa.ChunkedArray, rows: Replacements) -> pa.ChunkedArray:
     chunks = []
     start = 0
     for chunk in column.chunks:
@@ -178,14 +221,65 @@ def _replace_images(column: pa.ChunkedArray, rows: Signed) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, column.type)
 
 
-def _replaced_cell(cell: dict[str, Any] | bytes, image: Any) -> dict[str, Any] | bytes:
-    return replaced(cell, image) if isinstance(cell, bytes) else {**cell, "bytes": replaced(cell["bytes"], image)}
+def _replaced_cell(cell: dict[str, Any] | bytes | None, new: Replacement) -> dict[str, Any] | bytes | None:
+    old, rest = _split(cell)
+    if cell is None or not old:  # a row without an image, which is read as an error
+        return cell
+    data = replaced(old, new)
+    return (
+        data if isinstance(cell, bytes) else {**cell, **with_hashes(rest, new.hash_changes(old, data)), "bytes": data}
+    )
 
 
-def _split(cell: dict[str, Any] | bytes) -> tuple[bytes, dict[str, Any]]:
+def _hash_changes(rows: Replacements, old: Any, new: Any) -> dict[int, dict[bytes, bytes]]:
+    """Returns: by row the changes of hashes that two columns of images make, where there are any."""
+    return {
+        row: changes
+        for row, replacement in rows.items()
+        if replacement.treatment.hashes != "refuse"
+        and (changes := replacement.hash_changes(_split(old[row].as_py())[0], _split(new[row].as_py())[0]))
+    }
+
+
+def _with_hashes(table: pa.Table, changes: Mapping[int, Mapping[bytes, bytes]]) -> pa.Table:
+    for i, field in enumerate(table.schema) if changes else ():
+        if pa.types.is_primitive(field.type):
+            continue
+        cells = table.column(i).to_pylist()
+        new_cells = [with_hashes(cell, changes.get(row, {})) for row, cell in enumerate(cells)]
+        if new_cells != cells:
+            table = table.set_column(i, field, pa.array(new_cells, field.type))
+    return table
+
+
+def _writer_of(file: pq.ParquetFile) -> tuple[Any, ...]:
+    """Returns: what a file's footer tells of the program that wrote it."""
+    metadata, columns = file.metadata, []
+    for i in range(metadata.num_columns if metadata.num_row_groups else 0):
+        column = metadata.row_group(0).column(i)
+        columns.append(
+            (
+                *(column.path_in_schema, column.compression, column.encodings, column.is_stats_set),
+                *(column.has_dictionary_page, column.has_offset_index, column.has_column_index),
+            )
+        )
+    return metadata.created_by, metadata.format_version, tuple(sorted(metadata.metadata or ())), *columns
+
+
+def _end_of_columns(file: pq.ParquetFile) -> int:
+    """Returns: where the data of the first row group end."""
+    group = file.metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    return max(
+        (c.dictionary_page_offset if c.has_dictionary_page else c.data_page_offset) + c.total_compressed_size
+        for c in columns
+    )
+
+
+def _split(cell: dict[str, Any] | bytes | None) -> tuple[bytes, dict[str, Any]]:
     """Returns: the encoded image, and what else the cell holds (its path)."""
-    if isinstance(cell, bytes):
-        return cell, {}
+    if cell is None or isinstance(cell, bytes):
+        return cell or b"", {}
     return cell["bytes"] or b"", {key: value for key, value in cell.items() if key != "bytes"}
 
 
