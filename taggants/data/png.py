@@ -161,7 +161,12 @@ def _candidates(
     levels = {0: (1,), 1: (2, 3, 4, 5), 2: (6,), 3: (9, 8, 7)}[compressed[1] >> 6]
     searches = list(itertools.product(levels, (zlib.Z_FILTERED, zlib.Z_DEFAULT_STRATEGY)))
     if compressed[1] >> 6 == 0:
-        searches += [(1, zlib.Z_RLE), (1, zlib.Z_HUFFMAN_ONLY), *((level, zlib.Z_FIXED) for level in range(1, 10)), (0, zlib.Z_FILTERED)]
+        searches += [
+            (1, zlib.Z_RLE),
+            (1, zlib.Z_HUFFMAN_ONLY),
+            *((level, zlib.Z_FIXED) for level in range(1, 10)),
+            (0, zlib.Z_FILTERED),
+        ]
     for filters in filter_sets:
         if filters in (_PILLOW, _PILLOW_OPTIMISED):
             yield from (PngSetting(filters, *search, by_pillow=True) for search in searches)

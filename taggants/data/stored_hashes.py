@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 HashPolicy = Literal["refuse", "recompute", "strip"]
 _ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b")
-_WORD = re.compile(rb"[0-9A-Za-z+/_-]{22,128}={0,2}")
+_WORD = re.compile(rb"[0-9A-Za-z+/_-]{22,}={0,2}")
+_DIGITS = re.compile(rb"[0-9A-Fa-f]{32,}")  # in a longer word, as in folder/HASH
 _LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+/_-="
 
 
@@ -47,7 +48,11 @@ def with_hashes(value: Any, changes: Mapping[bytes, bytes]) -> Any:
     if not changes:
         return value
     if isinstance(value, bytes):
-        return changes.get(value) or _WORD.sub(lambda word: changes.get(word[0], word[0]), value)
+
+        def of_word(word: re.Match[bytes]) -> bytes:
+            return changes.get(word[0]) or _DIGITS.sub(lambda digits: changes.get(digits[0], digits[0]), word[0])
+
+        return changes.get(value) or _WORD.sub(of_word, value)
     if isinstance(value, str):
         return with_hashes(value.encode(errors="surrogateescape"), changes).decode(errors="surrogateescape")
     if isinstance(value, list):

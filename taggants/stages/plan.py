@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from taggants.config import Config
 from taggants.crafting.plan import Plan, Shard
-from taggants.crafting.selection import random_priorities, signing_sets
+from taggants.crafting.selection import drawn_from_top, random_priorities, signing_sets
 from taggants.export import check_originals, treatment_of
 from taggants.keys import KeySet
 from taggants.reporting.progress import stage
@@ -69,9 +69,12 @@ def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floa
     labels, classes = run.index.labels, run.keys.labels
     store = Root(config.output.root).child("scores")
     with stage("score candidates", int(np.isin(labels, classes).sum()), "images") as advance:
-        return candidate_scores(
+        scores = candidate_scores(
             job, labels, classes, store, _scoring_pass(config), lambda num_done: advance(num_done, "")
         )
+    if config.signing.pool is None:
+        return scores
+    return drawn_from_top(scores, labels, config.signing.pool, selection_seed(run.keys, config.seed))
 
 
 def selection_seed(keys: KeySet, seed: int) -> int:

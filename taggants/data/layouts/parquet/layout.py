@@ -78,8 +78,8 @@ class ParquetLayout(Layout[ParquetSource]):
         name and version of the writer, statistics, encodings or compression levels would tell which files hold taggants."""
         writers = set()
         for name in source.file_names:
-            with source.open_file(name) as file:
-                writers.add(_writer_of(file))
+            with source.open_file(name) as file, source.root.open_input(name) as handle:
+                writers.add(_writer_of(file, handle))
         name = source.file_names[0]
         with source.open_file(name) as file, source.root.open_input(name) as handle:
             if len(writers) > 1 or not file.num_row_groups:
@@ -90,7 +90,9 @@ class ParquetLayout(Layout[ParquetSource]):
                 writer.write_table(table, row_group_size=max(table.num_rows, 1))
             written = pq.ParquetFile(sink)
             end = _end_of_columns(written)
-            return _writer_of(written) not in writers or sink.getvalue()[:end] != bytes(handle.read_at(end, 0))
+            return _writer_of(written, pa.BufferReader(sink.getvalue())) not in writers or sink.getvalue()[
+                :end
+            ] != bytes(handle.read_at(end, 0))
 
     def companions(self, source: ParquetSource, sample_ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:
         for sample_id in sample_ids:
@@ -252,8 +254,8 @@ def _with_hashes(table: pa.Table, changes: Mapping[int, Mapping[bytes, bytes]]) 
     return table
 
 
-def _writer_of(file: pq.ParquetFile) -> tuple[Any, ...]:
-    """Returns: what a file's footer tells of the program that wrote it."""
+def _writer_of(file: pq.ParquetFile, handle: pa.NativeFile) -> tuple[Any, ...]:
+    """Returns: what a file tells of the program that wrote it; handle: the same file."""
     metadata, columns = file.metadata, []
     for i in range(metadata.num_columns if metadata.num_row_groups else 0):
         column = metadata.row_group(0).column(i)
@@ -261,6 +263,7 @@ def _writer_of(file: pq.ParquetFile) -> tuple[Any, ...]:
             (
                 *(column.path_in_schema, column.compression, column.encodings, column.is_stats_set),
                 *(column.has_dictionary_page, column.has_offset_index, column.has_column_index),
+                bytes(handle.read_at(2, column.data_page_offset)),  # the type of a page, which holds its version
             )
         )
     return metadata.created_by, metadata.format_version, tuple(sorted(metadata.metadata or ())), *columns
