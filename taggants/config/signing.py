@@ -153,8 +153,8 @@ class SigningConfig(Section):
         None,
         gt=0,
         le=1,
-        description="draw the images by the secret from this top fraction of each class by norm or loss, so that whoever trains a "
-        "like model cannot guess them; null: take the very top",
+        description="draw the images by the secret from this top fraction of each class by norm or loss, so that whoever "
+        "trains a like model cannot guess them; null: take the very top",
     )
 
     @model_validator(mode="after")

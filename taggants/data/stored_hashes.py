@@ -21,12 +21,12 @@ _LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+/_-=
 def hashes_of(data: bytes) -> dict[str, bytes]:
     """Returns: by a name for people every hash of a file in every form that is looked for: hexadecimal digits, base64 with
     and without padding, raw bytes."""
-    found = {}
+    found: dict[str, bytes] = {}
     for algorithm in _ALGORITHMS:
         digest = hashlib.new(algorithm, data).digest()
         plain, for_urls = base64.b64encode(digest), base64.urlsafe_b64encode(digest)
-        forms = (digest, digest.hex().encode(), digest.hex().upper().encode(), plain, for_urls)
-        forms += plain.rstrip(b"="), for_urls.rstrip(b"=")
+        forms = [digest, digest.hex().encode(), digest.hex().upper().encode(), plain, for_urls]
+        forms += [plain.rstrip(b"="), for_urls.rstrip(b"=")]
         found |= {f"{algorithm}/{i}": form for i, form in enumerate(forms)}
     return found
 

@@ -89,7 +89,7 @@ def treatment_of(source: ImageSource, sample_ids: Sequence[int] | None, disguise
 
 def _spread(source: ImageSource) -> list[int]:
     """Returns: sample ids over the whole source, of few MiB."""
-    ids = np.unique(np.linspace(0, source.num_rows - 1, _NUM_LOOKED_AT, dtype=np.int64)).tolist()
+    ids: list[int] = np.unique(np.linspace(0, source.num_rows - 1, _NUM_LOOKED_AT, dtype=np.int64)).tolist()
     size = max(len(source.read_encoded(ids[:1])[0]), 1)
     step = -(-len(ids) * size // _LOOKED_AT_BYTES)
     return ids[:: max(step, 1)]

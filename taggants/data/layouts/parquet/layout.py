@@ -89,10 +89,8 @@ class ParquetLayout(Layout[ParquetSource]):
                 table = file.read_row_group(0, use_threads=False)
                 writer.write_table(table, row_group_size=max(table.num_rows, 1))
             written = pq.ParquetFile(sink)
-            end = _end_of_columns(written)
-            return _writer_of(written, pa.BufferReader(sink.getvalue())) not in writers or sink.getvalue()[
-                :end
-            ] != bytes(handle.read_at(end, 0))
+            data, end = pa.BufferReader(sink.getvalue()), _end_of_columns(written)
+            return _writer_of(written, data) not in writers or data.read_at(end, 0) != handle.read_at(end, 0)
 
     def companions(self, source: ParquetSource, sample_ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:
         for sample_id in sample_ids:
@@ -273,10 +271,8 @@ def _end_of_columns(file: pq.ParquetFile) -> int:
     """Returns: where the data of the first row group end."""
     group = file.metadata.row_group(0)
     columns = [group.column(i) for i in range(group.num_columns)]
-    return max(
-        (c.dictionary_page_offset if c.has_dictionary_page else c.data_page_offset) + c.total_compressed_size
-        for c in columns
-    )
+    starts = [c.dictionary_page_offset if c.has_dictionary_page else c.data_page_offset for c in columns]
+    return max(int(start + c.total_compressed_size) for start, c in zip(starts, columns, strict=True))
 
 
 def _split(cell: dict[str, Any] | bytes | None) -> tuple[bytes, dict[str, Any]]:
