@@ -38,6 +38,10 @@ class Disguise:
 
 
 DEFAULT = Disguise()
+PNG_WRITTEN_ANEW = (
+    "some PNG are of an encoder that cannot be imitated; if one of them is signed, the export writes all PNG anew, with the "
+    "same pixels, or signed ones would stand out"
+)
 
 
 def treatment_of(source: ImageSource, sample_ids: Sequence[int] | None, disguise: Disguise, layout: str) -> Treatment:

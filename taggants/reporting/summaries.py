@@ -63,12 +63,6 @@ def crafted(plan: Plan, drive: DriveResult) -> str:
     return text
 
 
-PNG_WRITTEN_ANEW = (
-    "PNG of an encoder that cannot be imitated, so the export writes all PNG anew with the same pixels, or signed ones would "
-    "stand out"
-)
-
-
 def _written_anew(manifest: ExportManifest) -> str:
     if not manifest.written_anew:
         return ""

@@ -12,10 +12,9 @@ from taggants.config import Config
 from taggants.crafting.selection import check_class_sizes
 from taggants.data.source import DatasetIndex
 from taggants.errors import InputError
-from taggants.export import check_originals, treatment_of
+from taggants.export import PNG_WRITTEN_ANEW, check_originals, treatment_of
 from taggants.models import check_model
 from taggants.reporting.progress import say
-from taggants.reporting.summaries import PNG_WRITTEN_ANEW
 from taggants.run import Run, model_spec, signing_size
 from taggants.stages.crafting_settings import augmentation_of, disguise_of
 from taggants.storage import Root
