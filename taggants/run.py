@@ -88,7 +88,11 @@ class Run:
         """
         found = {}
         for path in self.root.list("certificates"):
-            found[path.split("/")[1].removesuffix(".json")] = Certificate.from_text(self.root.read_bytes(path))
+            try:
+                certificate = Certificate.from_text(self.root.read_bytes(path))
+            except InputError as error:
+                raise InputError(f"{self.root.uri_of(path)}: {error}") from error
+            found[path.split("/")[1].removesuffix(".json")] = certificate
         return found
 
     def dataset(self, kind: DatasetKind | None = None) -> Any:

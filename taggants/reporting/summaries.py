@@ -79,14 +79,13 @@ def exported(run: Run, export: ExportResult) -> str:
 def inspected(inspection: Inspection) -> str:
     sizes = [f"{height}x{width}" for height, width in inspection.sizes]
     several = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
-    smallest, largest = min(inspection.class_sizes), max(inspection.class_sizes)
     test = "no test split" if inspection.test is None else f"{inspection.num_test_images} to test ({inspection.test!r})"
     return (
         f"found   {inspection.layout} in {inspection.root}: {inspection.num_images} images to train on "
         f"({inspection.train!r}), {test}\n"
         f"images  {' and '.join(inspection.encodings)}, {'grey' if inspection.channels == 1 else 'colour'}, "
         f"{', '.join(sizes[:3])} px{several}\n"
-        f"classes {inspection.num_classes}, of {smallest} to {largest} images each"
+        f"classes {inspection.num_classes} of {_each(min(inspection.class_sizes), max(inspection.class_sizes))}"
     )
 
 
@@ -101,7 +100,6 @@ def config_written(path: str) -> str:
 def planned(estimate: Estimate, config: Config, price: float | None) -> str:
     work = estimate.work
     channels, size = work.image_size
-    fewest, most = work.images_per_class
     done = sum(training.is_done for training in work.trainings)
     found = [
         name
@@ -118,8 +116,8 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
     lines = [
         f"run       {work.run}",
         f"found     {', '.join(found) or 'nothing done yet'}",
-        f"data      {work.images:,} training images of {channels}x{size}x{size} px, {work.classes} classes of {fewest} to "
-        f"{most} images each",
+        f"data      {work.images:,} training images of {channels}x{size}x{size} px, {work.classes} classes of "
+        f"{_each(*work.images_per_class)}",
         f"keys      {work.keys} {config.keys.family} keys of {work.images_per_key} images each: "
         f"{work.keys * work.images_per_key:,} images signed ({work.signed_share:.2%})",
         f"crafting  {work.sample_steps:,} sample-steps on {_counted(work.crafted_surrogates, 'surrogate')}{retrained}",
@@ -136,8 +134,12 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
     lines.append(f"requests  about {estimate.get_requests:,} GET and {estimate.put_requests:,} PUT, if storage is S3")
     if price is not None:
         cost = estimate.cost(price)
-        lines.append("cost      unknown" if cost is None else f"cost      about ${cost:.2g} at ${price:g} an hour")
+        lines.append("cost      unknown" if cost is None else f"cost      about ${cost:.2g} at ${price:.2f} an hour")
     return "\n".join(lines)
+
+
+def _each(fewest: int, most: int) -> str:
+    return f"{fewest if fewest == most else f'{fewest} to {most}'} images each"
 
 
 def _counted(number: int, noun: str) -> str:
