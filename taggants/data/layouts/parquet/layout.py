@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from taggants.data.layouts.layout import Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
-from taggants.data.layouts.parquet.rewriting import check_rewritable, rewrite_file
+from taggants.data.layouts.parquet.rewriting import ColumnEdit, check_rewritable, rewrite_file
 from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.layouts.parquet.subset import write_subset
 from taggants.data.signed_images import Signed, is_replaced, replaced
@@ -64,7 +64,7 @@ class ParquetLayout(Layout[ParquetSource]):
             return replaced(original, rows[row])
 
         with source.root.open_input(name) as handle, damage_named(source.root.uri_of(name)):
-            yield from rewrite_file(handle, column, max_level, rows, edit, sink)
+            yield from rewrite_file(handle, [ColumnEdit(column, max_level, rows, edit)], sink)
 
     def check_rewritable(self, source: ParquetSource, name: str) -> None:
         uri = source.root.uri_of(name)

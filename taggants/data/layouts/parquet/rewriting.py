@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -31,30 +33,44 @@ _MAGIC = b"PAR1"
 _TRUNCATED_BYTES = 64  # to which parquet-mr and parquet-rs cut the bounds of a column index
 
 
-def rewrite_file(
-    handle: pa.NativeFile, column: int, max_level: int, rows: Collection[int], edit: Edit, sink: BinaryIO
-) -> Iterator[int]:
-    """Writes the file with the values of `rows` in one column replaced by what `edit` returns for row and value.
+@dataclass(frozen=True)
+class ColumnEdit:
+    """Values of one column of byte arrays that are replaced.
 
-    Args:
-        handle: the open file.
-        column: the ordinal of the column of byte arrays among the file's leaves.
+    Attributes:
+        column: the ordinal of the column among the file's leaves.
         max_level: its largest definition level.
+        rows: of the file; those without a value stay as they are.
+        edit: from row and value the value to store.
+    """
 
-    Yields: the number of rows of each row group, once it is written.
+    column: int
+    max_level: int
+    rows: Collection[int]
+    edit: Edit
+
+
+def rewrite_file(handle: pa.NativeFile, edits: Sequence[ColumnEdit], sink: BinaryIO) -> Iterator[int]:
+    """Writes a file with values replaced, at most one edit a column.
+
+    Yields: the number of rows of each row group, once the last of these columns in it is written.
 
     Raises:
-        InputError: the column is stored in a way that cannot be written again.
+        InputError: such a column is stored in a way that cannot be written again.
         pyarrow.ArrowInvalid: the file is damaged.
     """
     footer, footer_start = _read_footer(handle)
     rewriting = _Rewriting(handle, sink)
-    replaced = sorted(rows)
+    rows = [sorted(edit.rows) for edit in edits]
     first = 0
     for group in footer.elements(4):
         start, first = first, first + group.value(3, 0)
-        here = replaced[bisect.bisect_left(replaced, start) : bisect.bisect_left(replaced, first)]
-        rewriting.add_row_group(group, column, max_level, {row - start for row in here}, _edit_from(edit, start))
+        here = {}
+        for edit, replaced in zip(edits, rows, strict=True):
+            part = replaced[bisect.bisect_left(replaced, start) : bisect.bisect_left(replaced, first)]
+            in_group = frozenset(row - start for row in part)
+            here[edit.column] = ColumnEdit(edit.column, edit.max_level, in_group, _edit_from(edit.edit, start))
+        rewriting.add_row_group(group, here)
     yield from rewriting.write(footer_start)
     data = write_struct(footer)
     sink.write(data + len(data).to_bytes(4, "little") + _MAGIC)
@@ -99,37 +115,28 @@ class _Rewriting:
         self._pages: dict[int, tuple[int, int, int]] = {}
         self._moves: list[Callable[[], None]] = []
 
-    def add_row_group(self, group: Struct, column: int, max_level: int, rows: Collection[int], edit: Edit) -> None:
-        chunks = group.elements(1)
-        for i, chunk in enumerate(chunks):
+    def add_row_group(self, group: Struct, edits: Mapping[int, ColumnEdit]) -> None:
+        last = max(edits, key=lambda column: chunk_extent(group.elements(1)[column].value(3)))
+        for column, chunk in enumerate(group.elements(1)):
             metadata = chunk.value(3)
             start, end = _checked_extent(chunk)
-            is_edited = bool(rows) and i == column
             pages: list[Page] = []
-            if i == column:
-                for bloom_filter in (14, 15):  # which would not know the new images
+            edit = edits.get(column)
+            if edit is not None:
+                for bloom_filter in (14, 15):  # which would not know the new values
                     metadata.pop(bloom_filter, None)
-            if is_edited:
-                images = _chunk(self._handle, group, column, max_level)
-                self._parts.append(
-                    (
-                        start,
-                        end,
-                        lambda images=images, pages=pages, chunk=chunk: self._write_images(
-                            images, rows, edit, pages, group, chunk
-                        ),
-                    )
-                )
-            elif i == column:
-                self._parts.append((end, end, lambda: iter([group.value(3)])))
+                if edit.rows:
+                    images = _chunk(self._handle, group, column, edit.max_level)
+                    self._parts.append((start, end, partial(self._write_images, images, edit, pages, group, chunk)))
+            if column == last:
+                self._parts.append((end, end, partial(iter, [group.value(3, 0)])))
             if chunk.value(2) == end:  # older writers repeat the metadata behind each chunk
                 _, copy_end = read_struct(bytes(self._handle.read_at(2**20, end)))
-                self._parts.append((end, end + copy_end, lambda m=metadata: self._write(self._moved(m))))
-            self._add_index(
-                chunk, 6, lambda index, pages=pages, chunk=chunk: _with_page_bounds(index, pages), is_edited
-            )
-            self._add_index(chunk, 4, self._with_places, True)
-            self._moves.append(lambda chunk=chunk: self._move(chunk))
+                self._parts.append((end, end + copy_end, partial(self._write_moved, metadata)))
+            if edit is not None and edit.rows:
+                self._add_index(chunk, 6, partial(_with_page_bounds, pages=pages))
+            self._add_index(chunk, 4, self._with_places)
+            self._moves.append(partial(self._move, chunk))
         self._moves.append(lambda: group.change(5, self._place(group.value(5, 0))))
 
     def write(self, end: int) -> Iterator[int]:
@@ -148,17 +155,11 @@ class _Rewriting:
             move()
 
     def _write_images(
-        self,
-        images: ImageChunk,
-        rows: Collection[int],
-        edit: Edit,
-        pages: list[Page],
-        group: Struct,
-        chunk: Struct,
+        self, images: ImageChunk, edit: ColumnEdit, pages: list[Page], group: Struct, chunk: Struct
     ) -> Iterator[int]:
         metadata = chunk.value(3)
         start = self._written
-        for page in images.rewritten(rows, edit):
+        for page in images.rewritten(edit.rows, edit.edit):
             self._pages[page.offset] = self._written, len(page.data), page.values_change
             self._put(page.data)
             page.data = b""
@@ -177,14 +178,12 @@ class _Rewriting:
             bounds = [page.bounds for page in pages if page.bounds is not None]
             both = (min(b[0] for b in bounds), max(b[1] for b in bounds)) if bounds else None
             metadata.change(12, with_bounds(metadata.value(12), both))
-        yield group.value(3)
+        return iter(())
 
-    def _add_index(
-        self, chunk: Struct, field: int, change: Callable[[Struct], Struct | None], is_changed: bool
-    ) -> None:
+    def _add_index(self, chunk: Struct, field: int, change: Callable[[Struct], Struct | None]) -> None:
         """Adds a part of the page index, whose place and length are in a chunk's fields `field` and the next."""
         start, length = chunk.value(field, 0), chunk.value(field + 1, 0)
-        if not is_changed or not start or not length:
+        if not start or not length:
             return
         if start < 0 or length < 0:
             raise pa.ArrowInvalid("a page index of negative place")
@@ -233,8 +232,8 @@ class _Rewriting:
             chunk.change(field, self._place(chunk.value(field, 0)))
         chunk.change(3, self._moved(chunk.value(3)))
 
-    def _write(self, struct: Struct) -> Iterator[int]:
-        self._put(write_struct(struct))
+    def _write_moved(self, metadata: Struct) -> Iterator[int]:
+        self._put(write_struct(self._moved(metadata)))
         return iter(())
 
     def _put(self, data: bytes) -> None:
