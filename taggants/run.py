@@ -22,6 +22,7 @@ from taggants.config import Config, DataConfig, TrainingConfig, load_run_config
 from taggants.crafting.plan import RunFolder
 from taggants.crafting.selection import images_per_key
 from taggants.data import open_source
+from taggants.data.fitness import Fitness, fitness_of
 from taggants.data.layouts import layout_of
 from taggants.data.prepared import PREPARED
 from taggants.data.source import DatasetIndex, ImageSource
@@ -157,6 +158,11 @@ class Run:
         return self.sources[0].index()
 
     @cached_property
+    def fitness(self) -> Fitness:
+        """Which training images can be signed, by their headers."""
+        return fitness_of(self.sources[0])
+
+    @cached_property
     def model_size(self) -> tuple[int, int]:
         """(channels, height = width) that models take: data.image_size, or the size of the images.
 
@@ -214,7 +220,7 @@ class Run:
             return None
         fewer = surrogate.model_copy(update={"retrainings": surrogate.retrainings - 1})
         earlier = Run(self.config.model_copy(update={"surrogate": fewer}))
-        earlier.sources = self.sources  # hashed already
+        earlier.sources, earlier.fitness = self.sources, self.fitness  # read already
         return earlier
 
     @cached_property

@@ -139,6 +139,10 @@ class ImageSource(abc.ABC):
         for start in range(0, self.num_rows, _CHUNK):
             yield from self.read_encoded(range(start, min(start + _CHUNK, self.num_rows)))
 
+    def starts_in_order(self, num_bytes: int) -> Iterator[bytes]:
+        """Yields: of every encoded image, by sample id, at least so many of its first bytes, or all."""
+        return self.encoded_in_order()
+
     @functools.cached_property
     def _index(self) -> DatasetIndex:
         return self._make_index()

@@ -120,6 +120,8 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
         f"found     {', '.join(found) or 'nothing done yet'}",
         f"data      {work.images:,} training images of {channels}x{size}x{size} px, {work.classes} classes of {fewest} to "
         f"{most} images each",
+        *(f"left out  {count:,} images that cannot be signed: {reason}" for reason, count in work.unfit.items()),
+        *([f"turned    {work.turned:,} images have an EXIF orientation"] if work.turned else []),
         f"keys      {work.keys} {config.keys.family} keys of {work.images_per_key} images each: "
         f"{work.keys * work.images_per_key:,} images signed ({work.signed_share:.2%})",
         f"crafting  {work.sample_steps:,} sample-steps on {_counted(work.crafted_surrogates, 'surrogate')}{retrained}",

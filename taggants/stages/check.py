@@ -10,10 +10,12 @@ import torch
 from taggants.augmentation import CropAndFlip
 from taggants.config import Config
 from taggants.crafting.selection import check_class_sizes
+from taggants.data.fitness import fit_in_words
+from taggants.data.layouts import layout_of
 from taggants.data.source import DatasetIndex
 from taggants.errors import InputError
-from taggants.export import check_originals
 from taggants.models import check_model
+from taggants.reporting.progress import say
 from taggants.run import Run, model_spec, signing_size
 from taggants.stages.crafting_settings import augmentation_of
 from taggants.storage import Root
@@ -37,8 +39,12 @@ def check(run: Run) -> None:
     if config.data.image_size is None:
         _check_one_size(run)
     _check_same_classes(run.index, run.sources[1].index())
-    check_originals(run.sources[0], [0])
-    check_class_sizes(run.index.labels, run.index.num_classes, signing_size(run))
+    source = run.sources[0]
+    for name in run.index.files if layout_of(source).suffix else ():
+        layout_of(source).check_rewritable(source, name)
+    for line in fit_in_words(run.fitness, run.index.num_rows):
+        say(f"data    {line}")
+    check_class_sizes(run.index.labels, run.index.num_classes, signing_size(run), run.fitness.is_fit)
     assert run.key_spec.num_classes == run.index.num_classes
     if config.detection.top_k >= run.index.num_classes:
         raise InputError(

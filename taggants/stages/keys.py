@@ -46,7 +46,7 @@ def prepare_keys(run: Run) -> Registration:
     texts = [names[label] if names else str(label) for label in run.keys.labels]
     run.keys_root.write_bytes(f"{keys.name}.png", draw_keys(run.keys.images, texts), private=True)
     # After the keys are drawn and kept: drawing until they fit would leave labels that are not i.i.d. uniform.
-    check_capacity(run.index.labels, run.keys.labels, signing_size(run))
+    check_capacity(run.index.labels[run.fitness.is_fit], run.keys.labels, signing_size(run))
     return register(run)
 
 

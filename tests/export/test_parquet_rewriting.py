@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import decimal
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -240,11 +239,8 @@ def test_long_images_lose_their_bounds_as_arrow_leaves_them_out(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["list_item.parquet", "int96.parquet", "key_value_metadata.parquet"])
-def test_files_that_once_failed(name: str, tmp_path: Path) -> None:
-    folder = os.environ.get("TAGGANTS_CASES")
-    if not folder:
-        pytest.skip("TAGGANTS_CASES does not name a folder of files that once failed")
-    before = (Path(folder) / name).read_bytes()
+def test_files_that_once_failed(name: str, cases: Path, tmp_path: Path) -> None:
+    before = (cases / name).read_bytes()
     root = Root(str(tmp_path / "source"))
     root.write_bytes("a.parquet", before)
     source = ParquetSource(root, "")

@@ -30,6 +30,8 @@ from taggants.data.source import (
 from taggants.errors import InputError
 from taggants.storage import Root
 
+_STARTS_AT_ONCE = 512
+
 
 @dataclass(frozen=True)
 class ImageFolder(ImageSource):
@@ -122,6 +124,16 @@ class ImageFolder(ImageSource):
             InputError: a sample id is out of range, or its file is missing.
         """
         return read_side_by_side(self.root.read_bytes, [self.path_of(int(sample_id)) for sample_id in sample_ids])
+
+    def starts_in_order(self, num_bytes: int) -> Iterator[bytes]:
+        def start(path: str) -> bytes:
+            with self.root.open_input(path) as handle:
+                return bytes(handle.read_at(num_bytes, 0))
+
+        for label, (name, _) in enumerate(self.class_sizes):
+            paths = [f"{_joined(self.folder, name)}/{below}" for below in self._paths_of(label)]
+            for first in range(0, len(paths), _STARTS_AT_ONCE):
+                yield from read_side_by_side(start, paths[first : first + _STARTS_AT_ONCE])
 
     def class_names(self) -> tuple[str, ...]:
         """Returns: the names of the class folders, sorted."""

@@ -85,6 +85,15 @@ def check_rewritable(handle: pa.NativeFile, column: int, max_level: int) -> byte
         InputError: the column is stored in a way that cannot be written again.
         pyarrow.ArrowInvalid: the file is damaged.
     """
+    try:
+        return _first_image(handle, column, max_level)
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError):
+        raise pa.ArrowInvalid("metadata of other types than Parquet's") from None
+
+
+def _first_image(handle: pa.NativeFile, column: int, max_level: int) -> bytes | None:
     footer, _ = _read_footer(handle)
     if read_struct(write_struct(footer))[0] != footer:
         raise InputError("its metadata cannot be written again; write the file with pyarrow")

@@ -14,7 +14,7 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, ClassVar, Self
 
@@ -37,6 +37,7 @@ from taggants.limits import MOST_CLASSES, MOST_MEMBER_BYTES, MOST_TEXT_BYTES, ch
 from taggants.storage import Root
 
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_STARTS_AT_ONCE = 512
 _READS_PER_OPEN = 16  # enough to make up for opening, few enough for several threads on one tar
 
 
@@ -123,6 +124,10 @@ class WebDataset(ImageSource):
         Raises:
             InputError: a sample id is out of range, or its tar is missing or shorter than it was.
         """
+        return self._read(sample_ids, MOST_MEMBER_BYTES)
+
+    def _read(self, sample_ids: Sequence[int], most_bytes: int) -> list[bytes]:
+        """Returns: of each image so many of its first bytes, or all."""
         by_tar: dict[int, list[int]] = {}  # sample ids, each once
         for sample_id in sorted({int(sample_id) for sample_id in sample_ids}):
             by_tar.setdefault(self.locate(sample_id)[0], []).append(sample_id)
@@ -131,20 +136,26 @@ class WebDataset(ImageSource):
             for ids in by_tar.values()
             for start in range(0, len(ids), _READS_PER_OPEN)
         ]
-        found = {sample_id: data for part in read_side_by_side(self._read_part, parts) for sample_id, data in part}
+        read = functools.partial(self._read_part, most_bytes)
+        found = {sample_id: data for part in read_side_by_side(read, parts) for sample_id, data in part}
         return [found[int(sample_id)] for sample_id in sample_ids]
 
-    def _read_part(self, sample_ids: list[int]) -> list[tuple[int, bytes]]:
-        """Returns: the encoded images of sample ids that lie in one tar."""
+    def _read_part(self, most_bytes: int, sample_ids: list[int]) -> list[tuple[int, bytes]]:
+        """Returns: the images of sample ids that lie in one tar, or their first bytes."""
         part = []
         with self.root.open_input(self.file_names[self.locate(sample_ids[0])[0]]) as handle:
             for sample_id in sample_ids:
                 _, start, size = self.locate(sample_id)
+                size = min(size, most_bytes)
                 data = bytes(handle.read_at(size, start))
                 if len(data) != size:
                     raise InputError(f"{self.place_of(sample_id)} is cut off; the tar changed since it was indexed.")
                 part.append((sample_id, data))
         return part
+
+    def starts_in_order(self, num_bytes: int) -> Iterator[bytes]:
+        for start in range(0, self.num_rows, _STARTS_AT_ONCE):
+            yield from self._read(range(start, min(start + _STARTS_AT_ONCE, self.num_rows)), num_bytes)
 
     def _make_index(self) -> DatasetIndex:
         labels = self._read_labels()

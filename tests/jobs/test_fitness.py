@@ -1,0 +1,110 @@
+"""Images that cannot be signed among others: they are counted, never signed, and exported as they are."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from taggants.config import load_config
+from taggants.data.image_codec import encode_png
+from taggants.run import Run
+from tests.jobs.running import exit_code, settings_in
+
+NUM_OF_CLASS = 12
+
+
+def cmyk(pixels: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(pixels[0]).convert("CMYK").save(sink, "JPEG")
+    return sink.getvalue()
+
+
+def rgba(pixels: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(pixels[0]).convert("RGBA").save(sink, "PNG")
+    return sink.getvalue()
+
+
+def with_a_comment_behind_the_scan(pixels: np.ndarray) -> bytes:
+    """Fit by its headers; its file cannot be written again as it is."""
+    sink = io.BytesIO()
+    Image.fromarray(pixels[0]).save(sink, "JPEG", quality=95)
+    return sink.getvalue()[:-2] + b"\xff\xfe\0\3x" + sink.getvalue()[-2:]
+
+
+def turned(pixels: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[0]).save(sink, "JPEG", exif=exif, quality=95)
+    return sink.getvalue()
+
+
+def write_folder(folder: Path, *, num_unfit: int, num_turned: int) -> list[str]:
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (folder / "train" / label).mkdir(parents=True)
+        for i in range(NUM_OF_CLASS):
+            pixels = rng.integers(0, 256, (1, 8, 8), dtype=np.uint8)
+            data, name = encode_png(pixels), f"{i:02d}.png"
+            if i < num_unfit:
+                data = (cmyk, rgba)[i % 2](pixels)
+            elif i < num_unfit + num_turned:
+                data = turned(pixels)
+            elif i == num_unfit + num_turned:
+                data = with_a_comment_behind_the_scan(pixels)
+            (folder / "train" / label / name).write_bytes(data)
+    return ["data.source=imagefolder", f"data.root={folder}", "data.train=train", "data.test=null"]
+
+
+def test_only_fit_images_are_signed_and_the_others_counted(tmp_path, capsys):
+    data = write_folder(tmp_path / "data", num_unfit=4, num_turned=5)
+    settings = settings_in(tmp_path, *data, "keys.num_keys=1", "signing.images_per_key=3")
+    assert exit_code("craft", settings) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "8 of 24 images cannot be signed and stay as they are: 4 a JPEG with 4 colour components" in said
+    assert "10 of 24 images have an EXIF orientation" in said
+    assert "is a JPEG with headers between or after its scans; another image is signed" in said
+    assert "images to sign have an EXIF orientation, since their classes" in said
+    run = Run(load_config(None, settings))
+    signed = {i for shard in run.folder.read_plan().shards for i in shard.sample_ids}
+    assert len(signed) == 3
+    # Two upright ones are left, then one of those that are turned.
+    assert int(run.fitness.is_turned[list(signed)].sum()) == 1
+    for sample_id in range(run.index.num_rows):
+        path = run.sources[0].path_of(sample_id)
+        is_same = run.root.child("signed").read_bytes(path) == run.sources[0].root.read_bytes(path)
+        assert is_same == (sample_id not in signed)
+    assert all(run.fitness.is_fit[list(signed)])
+
+
+def test_a_class_of_too_few_fit_images_is_refused_before_keys_are_drawn(tmp_path, capsys):
+    data = write_folder(tmp_path / "data", num_unfit=10, num_turned=0)
+    assert exit_code("keys", settings_in(tmp_path, *data, "keys.num_keys=1", "signing.images_per_key=3")) == 2
+    captured = capsys.readouterr()
+    assert "class 0 has 2 images that can be signed, and 10 that cannot, but a key needs 3" in captured.err
+    assert "20 of 24 images cannot be signed" in captured.out
+    assert not (tmp_path / "secrets").exists()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_plan_counts_them(form, tmp_path, capsys):
+    data = write_folder(tmp_path / "data", num_unfit=4, num_turned=5)
+    settings = settings_in(tmp_path, *data, "keys.num_keys=1", "signing.images_per_key=3")
+    words = [word for setting in settings for word in ("--set", setting)]
+    from taggants.cli import main
+
+    assert main(["plan", *words, *(["--json"] if form == "json" else [])]) == 0
+    shown = capsys.readouterr().out
+    if form == "json":
+        work = json.loads(shown)["work"]
+        assert work["unfit"]["a JPEG with 4 colour components (CMYK or YCCK)"] == 4
+        assert work["turned"] == 10
+    else:
+        assert "left out  4 images that cannot be signed: a JPEG with 4 colour components" in shown
+        assert "turned    10 images have an EXIF orientation" in shown
