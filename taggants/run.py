@@ -13,6 +13,7 @@ import hashlib
 import html
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import subprocess
 from functools import cached_property
@@ -334,17 +335,25 @@ def registration_of(run: Run) -> Registration:
     )
 
 
+def registration_paths(run: Run) -> list[str]:
+    """Returns the registrations in the run folder, the valid one last: `registration.json`, then `registration-2.json` and so
+    on, each of which made the one before void."""
+    numbered = (f"registration-{number}.json" for number in itertools.count(2))
+    return list(itertools.takewhile(run.root.exists, itertools.chain(["registration.json"], numbered)))
+
+
 def read_registration(run: Run) -> Registration:
-    """Returns the registration of the run folder.
+    """Returns the valid registration of the run folder.
 
     Raises:
         InputError: there is none, or it was changed.
     """
-    if not run.root.exists("registration.json"):
+    paths = registration_paths(run)
+    if not paths:
         raise InputError(
             f"run folder {run.root.uri} has no registration.json; run `taggants craft` with this configuration first"
         )
     try:
-        return Registration.from_text(run.root.read_bytes("registration.json"))
+        return Registration.from_text(run.root.read_bytes(paths[-1]))
     except InputError as error:
-        raise InputError(f"{run.root.uri_of('registration.json')}: {error}") from error
+        raise InputError(f"{run.root.uri_of(paths[-1])}: {error}") from error

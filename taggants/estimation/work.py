@@ -34,7 +34,8 @@ class Work:
     """What one run does, in the order in which it does it.
 
     run: uri of its folder. images_per_class: fewest and most. unfit: how many images cannot be signed, by
-    reason. turned: how many have an EXIF orientation. signed_share: of the training images, in [0, 1].
+    reason. turned: how many have an EXIF orientation. skipped: files left out by their names.
+    signed_share: of the training images, in [0, 1].
     candidates: images that are scored for the signing sets, expected over the draw of the key labels; 0 for random ones.
     crafted_surrogates: checkpoints that are crafted on. rounds: craftings, 1 and one for each retraining.
     sample_steps: gradients of one augmented image on one surrogate, over all shards of all rounds.
@@ -48,6 +49,7 @@ class Work:
     images_per_class: tuple[int, int]
     unfit: Mapping[str, int]
     turned: int
+    skipped: Mapping[str, int]
     image_size: tuple[int, int]
     keys: int
     images_per_key: int
@@ -104,6 +106,7 @@ def work_of(run: Run) -> Work:
         images_per_class=(int(images_per_class.min()), int(images_per_class.max())),
         unfit=run.fitness.reasons,
         turned=int(run.fitness.is_turned.sum()),
+        skipped=run.sources[0].skipped,
         image_size=run.model_size,
         keys=num_keys,
         images_per_key=per_key,

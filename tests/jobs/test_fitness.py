@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,62 @@ def test_the_plan_counts_them(form, tmp_path, capsys):
     else:
         assert "left out  4 images that cannot be signed: a JPEG with 4 colour components" in shown
         assert "turned    10 images have an EXIF orientation" in shown
+
+
+def keys(tmp_path: Path, *settings: str) -> int:
+    data = ["data.source=imagefolder", f"data.root={tmp_path / 'data'}", "data.train=train", "data.test=null"]
+    return exit_code("keys", settings_in(tmp_path, *data, "keys.num_keys=1", "signing.images_per_key=3", *settings))
+
+
+def test_a_registration_is_never_written_over(tmp_path, capsys):
+    write_folder(tmp_path / "data", num_unfit=0, num_turned=0)
+    assert keys(tmp_path) == 0
+    (run,) = (path.parent for path in (tmp_path / "runs").glob("*/registration.json"))
+    first = (run / "registration.json").read_bytes()
+    number = json.loads(first)["registration_sha256"]
+    image = tmp_path / "data" / "train" / "a" / "05.png"
+    image.write_bytes(encode_png(np.zeros((1, 8, 8), np.uint8)))
+    capsys.readouterr()
+    assert keys(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert f"data changed since {run}/registration.json was written" in said
+    assert f"output.void_registrations=[{number}]" in said
+    assert keys(tmp_path, f"output.void_registrations=[{'0' * 64}]") == 2  # of another one
+    capsys.readouterr()
+    assert not (run / "registration-2.json").exists()
+    assert keys(tmp_path, f"output.void_registrations=[{number}]") == 0
+    said = capsys.readouterr().out
+    assert f"registration {number} in registration.json is VOID" in said
+    assert f"publish {run}/registration-2.json" in said
+    assert (run / "registration.json").read_bytes() == first
+    assert keys(tmp_path) == 0  # which needs the setting no more
+    image.write_bytes(encode_png(np.ones((1, 8, 8), np.uint8)))
+    assert keys(tmp_path, f"output.void_registrations=[{number}]") == 2
+    second = json.loads((run / "registration-2.json").read_bytes())["registration_sha256"]
+    assert keys(tmp_path, f"output.void_registrations=[{number},{second}]") == 0
+    numbers = [json.loads(path.read_bytes())["registration_sha256"] for path in sorted(run.glob("registration*.json"))]
+    assert len(set(numbers)) == 3
+
+
+def test_files_left_out_are_counted(tmp_path, capsys):
+    write_folder(tmp_path / "data", num_unfit=0, num_turned=0)
+    folder = tmp_path / "data" / "train" / "a"
+    for name in ("1.gif", "2.GIF", "3.avif", "4.jfif", "5.jpe", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    assert keys(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "left out by their names" in said
+    for counted in ("2 .gif", "1 .avif", "1 .jfif", "1 .jpe", "1 .txt"):
+        assert counted in said
+
+
+def test_names_that_look_alike_are_explained(tmp_path, capsys):
+    for split, name in (("train", "Kätzchen"), ("test", unicodedata.normalize("NFD", "Kätzchen"))):
+        for label in (name, "Hund"):
+            folder = tmp_path / "data" / split / label
+            folder.mkdir(parents=True)
+            for i in range(6):
+                pixels = np.random.default_rng(i).integers(0, 256, (1, 8, 8), dtype=np.uint8)
+                (folder / f"{i}.png").write_bytes(encode_png(pixels))
+    assert keys(tmp_path, "data.test=test") == 2
+    assert "look alike but are other characters (Unicode NFC and NFD" in capsys.readouterr().err

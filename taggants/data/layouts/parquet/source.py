@@ -91,6 +91,11 @@ class ParquetSource(ImageSource):
         """The columns and channels."""
         return self.image_column, self.label_column, self.channels
 
+    @property
+    def extras(self) -> tuple[str, ...]:
+        with self.open_file(self.file_names[0]) as file:
+            return tuple(name for name in file.schema_arrow.names if name not in (self.image_column, self.label_column))
+
     def at(self, root: Root) -> Self:
         """Returns: the files of the same names under another root."""
         return dataclasses.replace(self, root=root, files=self.file_names)
