@@ -170,7 +170,7 @@ def _certificate() -> Any:
 
     registration = Registration("0" * 64, 4, 10, "data", "rank", 1, 0.001)
     return certify(
-        Evidence((1, 2, 1, 10), 10),
+        Evidence(10, (1, 2, 1, 10)),
         registration,
         suspect="x",
         suspect_sha256=None,
