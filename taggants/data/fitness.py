@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def _is_turned(start: bytes) -> bool:
     if b"Exif\0\0" not in start and b"eXIf" not in start:
         return False
     try:
-        with open_picture(start) as picture:
+        with warnings.catch_warnings(action="ignore"), open_picture(start) as picture:  # of corrupt EXIF, which is none
             return picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
     except (InputError, *DECODE_ERRORS):
         return False

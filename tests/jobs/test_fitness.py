@@ -6,14 +6,19 @@ import io
 import json
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from taggants.config import load_config
+from taggants.data import open_source
+from taggants.data.fitness import fitness_of
 from taggants.data.image_codec import encode_png
 from taggants.run import Run
+from taggants.stages import plan
+from taggants.storage import Root
 from tests.jobs.running import exit_code, settings_in
 
 NUM_OF_CLASS = 12
@@ -168,3 +173,20 @@ def test_names_that_look_alike_are_explained(tmp_path, capsys):
                 (folder / f"{i}.png").write_bytes(encode_png(pixels))
     assert keys(tmp_path, "data.test=test") == 2
     assert "look alike but are other characters (Unicode NFC and NFD" in capsys.readouterr().err
+
+
+def test_images_too_different_for_one_canvas_are_not_signed_together(tmp_path, monkeypatch, capsys):
+    root = Root(str(tmp_path))
+    for i, (height, width) in enumerate([(1, 65_500), (65_500, 1), (8, 8), (9, 9)]):
+        root.write_bytes(f"a/{i}.png", encode_png(np.zeros((1, height, width), np.uint8)))
+    source = open_source("imagefolder", root, "", channels=1)
+    run = SimpleNamespace(
+        fitness=fitness_of(source),
+        index=SimpleNamespace(labels=np.zeros(4, np.int64)),
+        keys=SimpleNamespace(labels=np.zeros(1, np.int64)),
+        sources=(source, source),
+    )
+    monkeypatch.setattr(plan, "signing_size", lambda run: 3)
+    (chosen,) = plan._fit_signing_sets(run, -np.arange(4.0))
+    assert chosen.tolist() == [0, 2, 3]
+    assert "a/1.png (sample 1) is too long for one canvas with the others" in capsys.readouterr().out

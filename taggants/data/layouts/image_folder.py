@@ -197,13 +197,14 @@ class ImageFolder(ImageSource):
                 continue
             self._check_readable(path)
             name, slash, rest = below.partition("/")
-            is_image = suffix_of(below.rpartition("/")[2]) in IMAGE_SUFFIXES
+            suffix = suffix_of(below.rpartition("/")[2])
+            is_image = suffix in IMAGE_SUFFIXES
             if slash:
                 images = found.setdefault(name, [])
                 if is_image:
                     images.append(rest)
                 else:
-                    self._skipped[f".{suffix_of(below)}"] += 1
+                    self._skipped[f".{suffix}" if suffix else "without a suffix"] += 1
             elif is_image:
                 raise InputError(
                     f"{self.root.uri_of(path)} is beside the class folders, so it has no class; move or remove it."
