@@ -12,8 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taggants.data.image_codec import decode_image, encode_png
+from taggants.data.layouts.parquet.delta import read_delta, write_delta
 from taggants.data.layouts.parquet.layout import ParquetLayout
 from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.layouts.parquet.thrift import read_struct, write_struct
@@ -45,6 +48,7 @@ WRITERS: dict[str, dict[str, Any]] = {
         "column_encoding": {"label": "DELTA_BINARY_PACKED", "tags.list.element": "DELTA_BYTE_ARRAY"},
         "compression": "brotli",
     },
+    "lengths as deltas": {"use_dictionary": False, "column_encoding": {"image.bytes": "DELTA_LENGTH_BYTE_ARRAY"}},
     "lz4, no statistics": {"compression": "lz4", "write_statistics": False},
     "sorted, int96, decimals as integers": {
         "sorting_columns": [pq.SortingColumn(2)],
@@ -222,6 +226,12 @@ def test_an_encoding_that_cannot_be_written_again_is_found_before_crafting(tmp_p
     root.write_bytes("a.parquet", written(table(), **options))
     with pytest.raises(InputError, match=r"a.parquet cannot be signed: .* encoding number 7; write them as PLAIN"):
         ParquetLayout().check_rewritable(ParquetSource(root, ""), "a.parquet")
+
+
+@given(st.lists(st.integers(0, 2**31 - 1), max_size=300), st.sampled_from([(128, 4), (256, 1), (64, 8)]))
+def test_integers_as_deltas(values: list[int], shape: tuple[int, int]) -> None:
+    data = write_delta(values, shape)
+    assert read_delta(data + b"rest", 300) == (values, shape, len(data))
 
 
 def test_long_images_lose_their_bounds_as_arrow_leaves_them_out(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def _parquets() -> list[bytes]:
         {},
         {"use_dictionary": False, "write_page_index": True, "compression": "zstd"},
         {"data_page_version": "2.0", "row_group_size": 5, "compression": "none"},
+        {"use_dictionary": False, "column_encoding": {"image.bytes": "DELTA_LENGTH_BYTE_ARRAY"}},
         {"data_page_size": 50, "write_batch_size": 2, "write_page_checksum": True, "compression": "gzip"},
     ):
         sink = io.BytesIO()

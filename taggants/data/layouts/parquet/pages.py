@@ -5,6 +5,7 @@ Field numbers and encodings after github.com/apache/parquet-format (parquet.thri
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from taggants.data.layouts.parquet.delta import read_delta, write_delta
 from taggants.data.layouts.parquet.thrift import Incomplete, Struct, read_struct, write_struct
 from taggants.data.source import PIECE_BYTES
 from taggants.errors import InputError
 
 _CODECS = {0: None, 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
-_PLAIN, _RLE, _DICTIONARY = 0, 3, (2, 8)
+_PLAIN, _RLE, _DELTA_LENGTH, _DICTIONARY = 0, 3, 6, (2, 8)
 _DATA, _DICTIONARY_PAGE, _DATA_V2 = 0, 2, 3
 _MOST_PAGE_BYTES = 2**31 - 1
 LONGEST_BOUND = 4096  # bytes of a minimum or maximum, as Arrow stores them
@@ -125,12 +127,16 @@ class ImageChunk:
                 old_size = sum(len(uses[i]) for i in coded.tolist())
                 body = body if np.array_equal(coded, changed) else _write_indices(changed, len(dictionary))
             else:
-                values = _split_plain(body, int(valid.sum()))
+                values, lengths = _split(body, int(valid.sum()), page.encoding)
                 old_size = sum(map(len, values))
                 for position, i in enumerate(np.flatnonzero(valid).tolist()):
                     if start + i in rows:
                         values[position] = edit(start + i, values[position])
-                body = _join_plain(values)
+                body = (
+                    _join_plain(values)
+                    if lengths is None
+                    else write_delta([*map(len, values)], lengths) + b"".join(values)
+                )
             bounds = (min(values), max(values)) if values else None
             new = self._packed(page, levels, body, bounds=bounds) if is_here else self._same(page)
             new.bounds, new.values_change = bounds, sum(map(len, values)) - old_size
@@ -151,7 +157,7 @@ class ImageChunk:
                 continue
             start, row = row, row + page.num_rows
             if page.encoding not in _DICTIONARY:
-                if page.encoding != _PLAIN:
+                if page.encoding not in (_PLAIN, _DELTA_LENGTH):
                     raise InputError(
                         f"its images are stored in Parquet's encoding number {page.encoding}; write them as PLAIN or with a "
                         "dictionary"
@@ -325,6 +331,17 @@ def bound_within(bound: bytes, longest: int, *, is_largest: bool) -> bytes | Non
         return short
     short = short.rstrip(b"\xff")
     return short[:-1] + bytes([short[-1] + 1]) if short else None
+
+
+def _split(body: bytes, count: int, encoding: int) -> tuple[list[bytes], tuple[int, int] | None]:
+    """Returns: the values of a page without a dictionary; of lengths apart from their values, the shape of their blocks."""
+    if encoding == _PLAIN:
+        return _split_plain(body, count), None
+    lengths, shape, start = read_delta(body, count)
+    ends = [start, *(start + end for end in itertools.accumulate(lengths))]
+    if len(lengths) != count or min(lengths, default=0) < 0 or ends[-1] > len(body):
+        raise pa.ArrowInvalid("a value beyond its page")
+    return [body[first:end] for first, end in itertools.pairwise(ends)], shape
 
 
 def _split_plain(body: bytes, count: int) -> list[bytes]:
