@@ -247,7 +247,8 @@ class ImageChunk:
         if not self._max_level:
             return np.ones(page.num_rows, bool)
         stored = levels if page.kind == _DATA_V2 else levels[4:]
-        return _read_hybrid(stored, self._max_level.bit_length(), page.num_rows) == self._max_level
+        found: NDArray[np.bool_] = _read_hybrid(stored, self._max_level.bit_length(), page.num_rows) == self._max_level
+        return found
 
     def _packed(
         self,

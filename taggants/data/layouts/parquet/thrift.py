@@ -23,7 +23,7 @@ class Struct(dict[int, tuple[int, Any]]):
 
     def elements(self, field: int) -> list[Any]:
         """Returns: the elements of a list, to be changed in place; none if it is not there."""
-        return self[field][1][1] if field in self else []  # type: ignore[no-any-return]
+        return self[field][1][1] if field in self else []
 
     def change(self, field: int, value: Any) -> None:
         """Sets the value of a field that is there."""
