@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from taggants.export.dataset import export_dataset, read_signed
 from taggants.export.manifest import MANIFEST_PATH, ExportedFile, ExportManifest, verify_export
-from taggants.export.originals import check_originals
+from taggants.export.originals import originals_of
 
 __all__ = [
     "MANIFEST_PATH",
     "ExportManifest",
     "ExportedFile",
-    "check_originals",
     "export_dataset",
+    "originals_of",
     "read_signed",
     "verify_export",
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taggants.detection import STATISTICS, Certificate, Registration, describe, holm
+from taggants.run import registration_paths
 from taggants.stages.verify import certificate_path
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def registered(run: Run, registration: Registration) -> str:
         f"keys    {registration.num_keys} {keys.family} keys in {run.keys_root.uri_of(keys.name + '.json')} "
         f"(secret, keep it; picture beside it){warning}\n"
         f"test    {registration.statistic} statistic at alpha {registration.alpha:g}, top-{registration.top_k} hits reported\n"
-        f"publish {run.root.uri_of('registration.json')} before the data, or this number in it:\n"
+        f"publish {run.root.uri_of(registration_paths(run)[-1])} before the data, or this number in it:\n"
         f"        {registration.registration_sha256}"
     )
 
@@ -118,6 +119,9 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
         f"found     {', '.join(found) or 'nothing done yet'}",
         f"data      {work.images:,} training images of {channels}x{size}x{size} px, {work.classes} classes of "
         f"{_each(*work.images_per_class)}",
+        *(f"left out  {count:,} images that cannot be signed: {reason}" for reason, count in work.unfit.items()),
+        *(f"left out  {count:,} files by their names: {suffix}" for suffix, count in work.skipped.items()),
+        *([f"turned    {work.turned:,} images have an EXIF orientation"] if work.turned else []),
         f"keys      {work.keys} {config.keys.family} keys of {work.images_per_key} images each: "
         f"{work.keys * work.images_per_key:,} images signed ({work.signed_share:.2%})",
         f"crafting  {work.sample_steps:,} sample-steps on {_counted(work.crafted_surrogates, 'surrogate')}{retrained}",
@@ -154,10 +158,12 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def exported_again(destination: str, manifest: ExportManifest, num_signed: int) -> str:
+def exported_again(destination: str, manifest: ExportManifest, num_signed: int, left_out: Sequence[str] = ()) -> str:
+    """left_out: columns or members of the source that the layout has no place for."""
+    dropped = f"\nexport: left out, as this layout has no place for them: {', '.join(left_out)}" if left_out else ""
     return (
         f"export: {destination}, {manifest.num_rows} rows in {len(manifest.files)} files ({manifest.layout}), "
-        f"{num_signed} signed, re-read and checked\nexport: fingerprint {manifest.fingerprint}"
+        f"{num_signed} signed, re-read and checked\nexport: fingerprint {manifest.fingerprint}{dropped}"
     )
 
 

@@ -65,6 +65,14 @@ class Layout(abc.ABC, Generic[Source]):
     def files(self, source: Source) -> Iterator[tuple[str, int]]:
         """Yields name and number of rows of each file, in the order of the sample ids."""
 
+    def check_rewritable(self, source: Source, name: str) -> None:
+        """Writes a little of a file again, to nowhere: what would fail after hours of crafting fails before.
+
+        Raises:
+            InputError: the file cannot be written again; the sentence says why.
+        """
+        return
+
     @abc.abstractmethod
     def rewrite(self, source: Source, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
         """Writes a file of the source with the images of some rows replaced; yields how many rows each step wrote."""

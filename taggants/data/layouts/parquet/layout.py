@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from taggants.data.layouts.layout import Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
-from taggants.data.layouts.parquet.source import ParquetSource, writer_like
+from taggants.data.layouts.parquet.rewriting import ColumnEdit, check_rewritable, rewrite_file
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.layouts.parquet.subset import write_subset
 from taggants.data.signed_images import Signed, is_replaced, replaced
 from taggants.data.source import DatasetIndex
@@ -52,20 +53,30 @@ class ParquetLayout(Layout[ParquetSource]):
             yield name, sum(row_group_rows)
 
     def rewrite(self, source: ParquetSource, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
-        """Writes a file with the images of some rows replaced; schema, row groups and codecs are the source's.
+        """Writes a file with the images of some rows replaced, and every other byte as it is but for places and sizes.
 
         Yields: the number of rows of each row group, once it is written.
         """
-        with source.open_file(name) as file, writer_like(file, sink, file.schema_arrow) as writer:
-            start = 0
-            for row_group in range(file.num_row_groups):
-                table = file.read_row_group(row_group, use_threads=False)
-                column = table.schema.get_field_index(source.image_column)
-                images = _replace_images(table.column(column), _rows_of(rows, start, table.num_rows))
-                signed_table = table.set_column(column, table.schema.field(column), images)
-                writer.write_table(signed_table, row_group_size=max(table.num_rows, 1))
-                start += table.num_rows
-                yield table.num_rows
+        with source.open_file(name) as file:
+            column, max_level = source.image_leaf(file)
+
+        def edit(row: int, original: bytes) -> bytes:
+            return replaced(original, rows[row])
+
+        with source.root.open_input(name) as handle, damage_named(source.root.uri_of(name)):
+            yield from rewrite_file(handle, [ColumnEdit(column, max_level, rows, edit)], sink)
+
+    def check_rewritable(self, source: ParquetSource, name: str) -> None:
+        uri = source.root.uri_of(name)
+        with source.open_file(name) as file, source.root.open_input(name) as handle, damage_named(uri):
+            try:
+                found = check_rewritable(handle, *source.image_leaf(file))
+            except InputError as error:
+                raise InputError(f"{uri} cannot be signed: {error}.") from None
+        if found is not None:
+            first = source.file_offsets[source.file_names.index(name)]
+            if source.read_encoded([first]) != [found]:
+                raise InputError(f"{uri} cannot be signed: its pages are not where its metadata says; write it again.")
 
     def difference(self, source: ParquetSource, name: str, rows: Signed, destination: Root) -> str | None:
         with source.open_file(name) as before, source.at(destination).open_file(name) as after:
@@ -158,28 +169,6 @@ def _between(rows: Signed, num_rows: int) -> Iterator[tuple[int, int]]:
         yield first, row
         first = row + 1
     yield first, num_rows
-
-
-def _replace_images(column: pa.ChunkedArray, rows: Signed) -> pa.ChunkedArray:
-    chunks = []
-    start = 0
-    for chunk in column.chunks:
-        here = _rows_of(rows, start, len(chunk))
-        if here:
-            parts = []
-            for (first, last), row in zip(_between(here, len(chunk)), [*here, None], strict=True):
-                parts.append(chunk.slice(first, last - first))
-                if row is not None:
-                    parts.append(pa.array([_replaced_cell(chunk[row].as_py(), here[row])], chunk.type))
-            # One array again: the writer ends pages at the ends of chunks, which would tell the signed rows.
-            chunk = pa.concat_arrays(parts)
-        chunks.append(chunk)
-        start += len(chunk)
-    return pa.chunked_array(chunks, column.type)
-
-
-def _replaced_cell(cell: dict[str, Any] | bytes, image: Any) -> dict[str, Any] | bytes:
-    return replaced(cell, image) if isinstance(cell, bytes) else {**cell, "bytes": replaced(cell["bytes"], image)}
 
 
 def _split(cell: dict[str, Any] | bytes) -> tuple[bytes, dict[str, Any]]:
