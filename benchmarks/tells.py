@@ -280,7 +280,7 @@ def as_before() -> Iterator[None]:
         for name, value in {
             "taggants.data.signed_images.png_setting": lambda *_: PILLOW_DEFAULT,
             "taggants.export.dataset.treatment_of": lambda *_: Treatment(),
-            "taggants.data.layouts.parquet.layout.ParquetLayout.rewrites_all": lambda *_: False,
+            "taggants.export.rewriting._leaves_traces": lambda *_: False,
         }.items():
             stack.enter_context(mock.patch(name, value))
         yield

@@ -164,6 +164,8 @@ def _suspect(suspect: Suspect | Predict | str | os.PathLike[str], name: str | No
             "model(normalise(torch.from_numpy(images) / 255)).detach().numpy()"
         )
     if not callable(suspect):
+        if not hasattr(suspect, "answers"):
+            raise InputError(f"a {type(suspect).__name__} is no suspect; give a function, a path or a Suspect")
         return suspect
     if name is None:
         name = re.sub("[^A-Za-z0-9_-]+", "", getattr(suspect, "__name__", "")) or "function"

@@ -13,6 +13,7 @@ import hashlib
 import html
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import subprocess
 from functools import cached_property
@@ -22,6 +23,7 @@ from taggants.config import Config, DataConfig, TrainingConfig, load_run_config
 from taggants.crafting.plan import RunFolder
 from taggants.crafting.selection import images_per_key
 from taggants.data import open_source
+from taggants.data.fitness import Fitness, fitness_of
 from taggants.data.layouts import layout_of
 from taggants.data.prepared import PREPARED
 from taggants.data.source import DatasetIndex, ImageSource
@@ -88,7 +90,11 @@ class Run:
         """
         found = {}
         for path in self.root.list("certificates"):
-            found[path.split("/")[1].removesuffix(".json")] = Certificate.from_text(self.root.read_bytes(path))
+            try:
+                certificate = Certificate.from_text(self.root.read_bytes(path))
+            except InputError as error:
+                raise InputError(f"{self.root.uri_of(path)}: {error}") from error
+            found[path.split("/")[1].removesuffix(".json")] = certificate
         return found
 
     def dataset(self, kind: DatasetKind | None = None) -> Any:
@@ -157,6 +163,11 @@ class Run:
         return self.sources[0].index()
 
     @cached_property
+    def fitness(self) -> Fitness:
+        """Which training images can be signed, by their headers."""
+        return fitness_of(self.sources[0])
+
+    @cached_property
     def model_size(self) -> tuple[int, int]:
         """(channels, height = width) that models take: data.image_size, or the size of the images.
 
@@ -214,7 +225,7 @@ class Run:
             return None
         fewer = surrogate.model_copy(update={"retrainings": surrogate.retrainings - 1})
         earlier = Run(self.config.model_copy(update={"surrogate": fewer}))
-        earlier.sources = self.sources  # hashed already
+        earlier.sources, earlier.fitness = self.sources, self.fitness  # read already
         return earlier
 
     @cached_property
@@ -328,17 +339,25 @@ def registration_of(run: Run) -> Registration:
     )
 
 
+def registration_paths(run: Run) -> list[str]:
+    """Returns the registrations in the run folder, the valid one last: `registration.json`, then `registration-2.json` and so
+    on, each of which made the one before void."""
+    numbered = (f"registration-{number}.json" for number in itertools.count(2))
+    return list(itertools.takewhile(run.root.exists, itertools.chain(["registration.json"], numbered)))
+
+
 def read_registration(run: Run) -> Registration:
-    """Returns the registration of the run folder.
+    """Returns the valid registration of the run folder.
 
     Raises:
         InputError: there is none, or it was changed.
     """
-    if not run.root.exists("registration.json"):
+    paths = registration_paths(run)
+    if not paths:
         raise InputError(
             f"run folder {run.root.uri} has no registration.json; run `taggants craft` with this configuration first"
         )
     try:
-        return Registration.from_text(run.root.read_bytes("registration.json"))
+        return Registration.from_text(run.root.read_bytes(paths[-1]))
     except InputError as error:
-        raise InputError(f"{run.root.uri_of('registration.json')}: {error}") from error
+        raise InputError(f"{run.root.uri_of(paths[-1])}: {error}") from error

@@ -59,6 +59,15 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of small files that once failed, which TAGGANTS_CASES names."""
+    folder = os.environ.get("TAGGANTS_CASES")
+    if not folder:
+        pytest.skip("TAGGANTS_CASES does not name a folder of files that once failed")
+    return Path(folder)
+
+
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
     """An empty root, once in a local folder and once on S3."""

@@ -68,6 +68,11 @@ class OutputConfig(Section):
     log: Literal["text", "json"] = Field(
         "text", description="what jobs print: lines for people, or one JSON object per line for log collectors"
     )
+    void_registrations: tuple[str, ...] = Field(
+        (),
+        description="SHA-256 of registrations that the owner declares void, as the data changed since: only then does the run "
+        "write a further one",
+    )
     private_manifest: bool = Field(
         False, description="also list the signed rows in the export's manifest: keep such an export to yourself"
     )

@@ -73,16 +73,22 @@ def load_run_config(run_folder: str, settings: Sequence[str] = ()) -> Config:
     if not root.exists("config.json"):
         raise InputError(f"{root.uri} is not a run folder: it has no config.json; give one that `taggants craft` made")
     record = root.read_json("config.json")
-    if not isinstance(record, dict) or not {"config", "config_hash", "directory"} <= set(record):
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("config"), dict)
+        or not all(isinstance(record.get(field), str) for field in ("config_hash", "directory"))
+    ):
         raise InputError(f"{root.uri_of('config.json')} is not what `taggants craft` writes; restore it")
     output_root, _, name = root.uri.rpartition("/")
     if name != record["config_hash"]:
         raise InputError(f"run folder {root.uri} was renamed; give it back its name {record['config_hash']}")
-    tree = record["config"]
-    config = config_from_tree(tree)
+    config = config_from_tree(record["config"])
     if config.hash != name:
-        version = record.get("versions", {}).get("taggants")
-        raise InputError(f"run {root.uri} was made by another version of taggants, {version}; use that version")
+        raise InputError(
+            f"{root.uri_of('config.json')} was edited, or made by another version of taggants, which its `versions` name; "
+            "restore it, or use that version"
+        )
+    tree = config.model_dump(mode="json")
     tree["output"]["root"] = output_root or "/"
     for section in (tree["data"], tree["keys"], tree["evaluation"].get("probe") or {}):
         if section.get("root") is not None:

@@ -27,6 +27,8 @@ def one_sentence(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     value = f" = {first['input']!r}" if isinstance(first["input"], str | int | float | bool) else ""
+    if first["type"] == "model_type":
+        return f"config field {where!r}{value} is a section: set one of its fields, such as {where}.FIELD=VALUE{more}"
     if message.startswith("Input should be "):
         return f"config field {where!r}{value} must be {message.removeprefix('Input should be ')}{more}"
     return f"config field {where!r}{value}: {message}{more}"

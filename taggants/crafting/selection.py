@@ -29,17 +29,22 @@ def images_per_key(num_samples: int, num_keys: int, *, budget: float | None, per
     return count
 
 
-def check_class_sizes(labels: NDArray[np.int64], num_classes: int, per_key: int) -> None:
-    """Checks, before any key is drawn, that every class could carry a key.
+def check_class_sizes(
+    labels: NDArray[np.int64], num_classes: int, per_key: int, is_fit: NDArray[np.bool_] | None = None
+) -> None:
+    """Checks, before any key is drawn, that every class could carry a key; is_fit: which images can be signed.
 
     Raises:
         InputError: a class has fewer images than one key needs. Redrawing keys until none falls on it is not an option: labels
             would not be i.i.d. uniform.
     """
-    held = np.bincount(labels, minlength=num_classes)
+    held = np.bincount(labels if is_fit is None else labels[is_fit], minlength=num_classes)
     if held.min() < per_key:
+        label = int(held.argmin())
+        num_unfit = int((labels == label).sum()) - int(held[label])
+        unfit = f" that can be signed, and {num_unfit} that cannot," if num_unfit else ""
         raise InputError(
-            f"class {held.argmin()} has {held.min()} images but a key needs {per_key}; lower signing.images_per_key or "
+            f"class {label} has {held[label]} images{unfit} but a key needs {per_key}; lower signing.images_per_key or "
             f"signing.budget, or leave classes without images out of the dataset"
         )
 
@@ -50,7 +55,7 @@ def check_capacity(labels: NDArray[np.int64], key_labels: NDArray[np.int64], per
     Raises:
         InputError: a class has too few images.
     """
-    num_classes = int(max(labels.max(), key_labels.max())) + 1
+    num_classes = int(max(labels.max(initial=0), key_labels.max())) + 1
     held = np.bincount(labels, minlength=num_classes)
     short = np.flatnonzero(np.bincount(key_labels, minlength=num_classes) * per_key > held)
     if len(short):
@@ -61,7 +66,12 @@ def check_capacity(labels: NDArray[np.int64], key_labels: NDArray[np.int64], per
 
 
 def signing_sets(
-    labels: NDArray[np.int64], key_labels: NDArray[np.int64], per_key: int, priorities: NDArray[np.floating]
+    labels: NDArray[np.int64],
+    key_labels: NDArray[np.int64],
+    per_key: int,
+    priorities: NDArray[np.floating],
+    is_fit: NDArray[np.bool_] | None = None,
+    is_last: NDArray[np.bool_] | None = None,
 ) -> list[NDArray[np.int64]]:
     """Returns one array of sample ids [per_key] for each key: disjoint, all of the key's class, highest priority first.
 
@@ -71,12 +81,16 @@ def signing_sets(
         labels: int64 [N], class of each training image; a sample id is a position in it.
         key_labels: int64 [num_keys].
         priorities: float [N]; equal ones are ordered by sample id.
+        is_fit: bool [N], which images can be signed; None: all.
+        is_last: bool [N], which are taken only where a class has no others left, whatever their priority; None: none.
 
     Raises:
         InputError: a class has too few images.
     """
-    check_capacity(labels, key_labels, per_key)
-    order = np.lexsort((np.arange(len(labels)), -priorities))
+    check_capacity(labels if is_fit is None else labels[is_fit], key_labels, per_key)
+    order = np.lexsort((np.arange(len(labels)), -priorities, np.zeros(len(labels)) if is_last is None else is_last))
+    if is_fit is not None:
+        order = order[is_fit[order]]
     left = {int(label): order[labels[order] == label] for label in np.unique(key_labels)}
     sets = []
     for label in key_labels.tolist():

@@ -32,7 +32,7 @@ _MODE_OF_CHANNELS = {1: "L", 3: "RGB"}
 # Pillow turns these into 8 bits by clipping, which is silent damage.
 _WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 # What Pillow's decoders raise for damaged data.
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
     *(struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
@@ -80,7 +80,7 @@ def decode_picture(data: bytes, channels: int | None = None) -> Image.Image:
             )
     except InputError:
         raise
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise InputError(f"the image cannot be decoded ({_first_words(error)}); replace it.") from None
 
 
@@ -149,7 +149,7 @@ def encoding_of(data: bytes) -> str:
             return image.format or "unknown"
     except InputError:
         raise
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise InputError(f"the image cannot be decoded ({_first_words(error)}); replace it.") from None
 
 

@@ -67,14 +67,16 @@ class _Segment:
     data: bytes
 
 
-def jpeg_layout(data: bytes) -> JpegLayout:
+def jpeg_layout(data: bytes, *, only_headers: bool = False) -> JpegLayout:
     """Reads the headers of a JPEG that `encode_jpeg_like` can imitate.
+
+    only_headers: look at nothing behind the header of the first scan; the data may end there.
 
     Raises:
         InputError: it is none: CMYK, YCCK or RGB colours, 12 bits, arithmetic, lossless or hierarchical coding, several
             sequential scans, chroma sampling other than 4:4:4, 4:2:2 or 4:2:0, several pictures, or damaged.
     """
-    return _layout(_segments(data))
+    return _layout(_segments(data, only_headers=only_headers))
 
 
 def encode_jpeg_like(image: NDArray[np.uint8], like: bytes) -> bytes:
@@ -222,7 +224,7 @@ def _is_ycbcr(segments: list[_Segment], ids: tuple[int, ...]) -> bool:
     return ids != tuple(b"RGB")
 
 
-def _segments(data: bytes) -> list[_Segment]:
+def _segments(data: bytes, *, only_headers: bool = False) -> list[_Segment]:
     if not data.startswith(SIGNATURE):
         raise InputError("the image is not a JPEG; give a JPEG.")
     segments = [_Segment(_SOI, b"", data[:2])]
@@ -240,6 +242,9 @@ def _segments(data: bytes) -> list[_Segment]:
         end = at + 2 + length
         body = data[at + 4 : end]
         if marker[0] == _SOS:
+            if only_headers:
+                segments.append(_Segment(_SOS, body, b""))
+                break
             end = _end_of_scan(data, end)
         segments.append(_Segment(marker[0], body, data[start:end]))
         start = end

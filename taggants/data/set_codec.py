@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from taggants.data.fitness import NARROWEST_PX
 from taggants.data.image_codec import is_jpeg, replaceable_shape
 from taggants.data.jpeg import JpegLayout, jpeg_layout
 from taggants.errors import InputError
@@ -44,8 +45,10 @@ def _layout(place: int, data: bytes) -> JpegLayout | tuple[int, int]:
     except InputError as error:
         raise InputError(f"Image {place} of the signing set: {error}") from None
     # libjpeg upsamples those in another way.
-    if isinstance(layout, JpegLayout) and layout.sampling[0][0] > 1 and layout.width < 5:
-        raise InputError(f"Image {place} of the signing set is {layout.width} px wide; sign images of 5 px or more.")
+    if isinstance(layout, JpegLayout) and layout.sampling[0][0] > 1 and layout.width < NARROWEST_PX:
+        raise InputError(
+            f"Image {place} of the signing set is {layout.width} px wide; sign images of {NARROWEST_PX} px or more."
+        )
     return layout
 
 

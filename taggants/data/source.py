@@ -10,6 +10,7 @@ import bisect
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from PIL import Image
 
 from taggants.data.image_codec import channels_first, decode_picture
 from taggants.errors import InputError
-from taggants.limits import check_pixels
+from taggants.limits import MOST_CLASSES, check_pixels
 from taggants.storage import Root
 
 # By name, because indexing decodes nothing. The list is torchvision's: one that grew would renumber old datasets.
@@ -115,6 +116,16 @@ class ImageSource(abc.ABC):
     def at(self, root: Root) -> Self:
         """Returns: the files of the same names under another root, for instance those of an export."""
 
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How many files or members hold no image and label by their names, by what those end with; once it is indexed."""
+        return {}
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What lies beside images and labels, by column or suffix: another layout has no place for it."""
+        return ()
+
     def class_names(self) -> tuple[str, ...] | None:
         """Returns: as in `index`, the class names by label, but without hashing a file for it."""
         return None
@@ -138,6 +149,10 @@ class ImageSource(abc.ABC):
         """Yields: every encoded image, by sample id."""
         for start in range(0, self.num_rows, _CHUNK):
             yield from self.read_encoded(range(start, min(start + _CHUNK, self.num_rows)))
+
+    def starts_in_order(self, num_bytes: int) -> Iterator[bytes]:
+        """Yields: of every encoded image, by sample id, at least so many of its first bytes, or all."""
+        return self.encoded_in_order()
 
     @functools.cached_property
     def _index(self) -> DatasetIndex:
@@ -345,12 +360,43 @@ def files_or_prefix(root: Root, files: tuple[str, ...] | str, suffix: str) -> tu
         names = [name for name in root.list() if name.startswith(files) and name.endswith(suffix)]
         if not names:
             raise InputError(f"There is no {suffix} file that starts with {files!r} in {root.uri}; check the path.")
+        # `train` also begins the name of `trainval.parquet`, which holds other images.
+        longer = [name for name in names if files[-1:].isalpha() and name[len(files) : len(files) + 1].isalpha()]
+        if 0 < len(longer) < len(names):
+            other = next(name for name in names if name not in longer)
+            raise InputError(
+                f"{files!r} begins the names of {other} and {longer[0]} in {root.uri}, which may be different splits; give a "
+                "longer prefix, or the name of one file."
+            )
+        _refuse_incomplete(root, names)
         return tuple(names)
     if not files:
         raise InputError(f"No files are given for the dataset in {root.uri}; name at least one {suffix} file.")
     if len(set(files)) < len(files):
         raise InputError(f"The files {', '.join(files)} name one of them twice; give each file once.")
     return tuple(sorted(files))
+
+
+def _refuse_incomplete(root: Root, names: Sequence[str]) -> None:
+    """Files that say how many they are have to be all there, and of one writing."""
+    counts: dict[str, set[int]] = {}
+    numbers: dict[str, set[int]] = {}
+    for name in names:
+        if found := re.fullmatch(r"(.*)-(\d{1,9})-of-(\d{1,9})(\.\w+)", name):
+            counts.setdefault(found[1], set()).add(int(found[3]))
+            numbers.setdefault(found[1], set()).add(int(found[2]))
+    for prefix, count in counts.items():
+        if len(count) > 1:
+            listed = " and ".join(map(str, sorted(count)))
+            raise InputError(
+                f"{root.uri_of(prefix)}-... are of sets of {listed} files, so of different writings; remove the stale set."
+            )
+        missing = len(set(range(max(count))) - numbers[prefix]) if max(count) <= MOST_CLASSES else max(count)
+        if missing and numbers[prefix] != set(range(1, max(count) + 1)):
+            raise InputError(
+                f"{root.uri_of(prefix)}-... are {len(numbers[prefix])} files of {max(count)}; fetch those that are missing, or "
+                "rename the files if they are meant to be all."
+            )
 
 
 def _refuse_none(sample_ids: Sequence[int]) -> None:

@@ -85,7 +85,8 @@ def time_stages(run: Run) -> Timings:
     """
     config, crafting = run.config, run.config.crafting
     labels = run.index.labels
-    sample_ids = np.flatnonzero(labels == labels[0])[:_NUM_IMAGES].tolist()
+    fit = np.flatnonzero(run.fitness.is_fit)
+    sample_ids = fit[labels[fit] == labels[fit[0]]][:_NUM_IMAGES].tolist()
     started = time.perf_counter()
     images = torch.from_numpy(read_for_models(run.sources[0], sample_ids, config.data.image_size))
     read_s = (time.perf_counter() - started) / len(sample_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,9 @@ class Training:
 class Work:
     """What one run does, in the order in which it does it.
 
-    run: uri of its folder. images_per_class: fewest and most. signed_share: of the training images, in [0, 1].
+    run: uri of its folder. images_per_class: fewest and most. unfit: how many images cannot be signed, by
+    reason. turned: how many have an EXIF orientation. skipped: files left out by their names.
+    signed_share: of the training images, in [0, 1].
     candidates: images that are scored for the signing sets, expected over the draw of the key labels; 0 for random ones.
     crafted_surrogates: checkpoints that are crafted on. rounds: craftings, 1 and one for each retraining.
     sample_steps: gradients of one augmented image on one surrogate, over all shards of all rounds.
@@ -44,6 +47,9 @@ class Work:
     test_images: int
     classes: int
     images_per_class: tuple[int, int]
+    unfit: Mapping[str, int]
+    turned: int
+    skipped: Mapping[str, int]
     image_size: tuple[int, int]
     keys: int
     images_per_key: int
@@ -83,7 +89,7 @@ def work_of(run: Run) -> Work:
     if not may_find:
         run.index = _index_without_hashes(run)
     labels, num_classes = run.index.labels, run.index.num_classes
-    check_class_sizes(labels, num_classes, signing_size(run))
+    check_class_sizes(labels, num_classes, signing_size(run), run.fitness.is_fit)
     images_per_class = np.bincount(labels, minlength=num_classes)
     num_keys, per_key = config.keys.num_keys, signing_size(run)
     hit = 1 - (1 - 1 / num_classes) ** num_keys  # probability that a class is drawn for a key
@@ -98,6 +104,9 @@ def work_of(run: Run) -> Work:
         test_images=run.sources[1].num_rows,
         classes=num_classes,
         images_per_class=(int(images_per_class.min()), int(images_per_class.max())),
+        unfit=run.fitness.reasons,
+        turned=int(run.fitness.is_turned.sum()),
+        skipped=run.sources[0].skipped,
         image_size=run.model_size,
         keys=num_keys,
         images_per_key=per_key,

@@ -124,6 +124,7 @@ def export_dataset(
         written_anew=treatment.of_all_rows,
         signed_sample_ids=tuple(sorted(int(i) for i in signed)) if private else None,
     )
+    destination.remove_leftovers("")
     # A complete export keeps its manifest, unless it is to become public or private now.
     if not is_complete or manifest != complete:
         write_manifest(destination, manifest, private=private)

@@ -7,31 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants.data.image_codec import is_jpeg, replaceable_shape
+from taggants.data.image_codec import replaceable_shape
 from taggants.data.signed_images import Signed
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
 
 _CHUNK = 512
-
-
-def check_originals(source: ImageSource, sample_ids: Sequence[int]) -> None:
-    """Checks before any crafting that the export will be able to write these images again.
-
-    Raises:
-        InputError: an image is neither a plain PNG nor a plain JPEG (`replaceable_shape`), or has other channels than
-            `source` reads; the sentence names it. A greyscale JPEG may be read as three channels, since datasets mix
-            both: its codec stores their mean.
-    """
-    for sample_id, original in originals_of(source, sample_ids):
-        num_channels, *_ = _stored_shape(source, sample_id, original)
-        is_mixed = is_jpeg(original) and (num_channels, source.channels) == (1, 3)
-        if source.channels not in (None, num_channels) and not is_mixed:
-            kind = "greyscale" if num_channels == 1 else "RGB"
-            raise InputError(
-                f"{source.place_of(sample_id)} is {kind} but data.channels = {source.channels}; images to sign must "
-                f"have the channels that are read: set data.channels = {num_channels} or convert the dataset."
-            )
 
 
 def check_signed(source: ImageSource, signed: Signed) -> None:

@@ -17,7 +17,7 @@ from taggants.export.manifest import ExportedFile
 from taggants.export.side_by_side import map_in_order
 from taggants.storage import Root
 
-_Task: TypeAlias = tuple[str, int, Replacements, bool]  # name, number of rows, new images, whether to write a file
+_Task: TypeAlias = tuple[str, int, Replacements]  # name, number of rows and new images of a file
 _HASHED_BYTES = 2**18  # still in the processor's cache when it is written
 
 
@@ -65,12 +65,10 @@ class _RowsOfFile(Mapping[int, Replacement]):
         return len(self._sample_ids)
 
 
-def _files_with_rows(
-    source: ImageSource, signed: Signed, treatment: Treatment
-) -> Iterator[tuple[str, int, Replacements]]:
-    """Yields: per file its name, number of rows and new images by row in it."""
+def files_with_rows(source: ImageSource, signed: Signed, treatment: Treatment, *, every: bool) -> Iterator[_Task]:
+    """Yields: per file its name, number of rows and new images by row in it; every: of all rows."""
     sample_ids: Sequence[int] = sorted(int(i) for i in signed)
-    if treatment.of_all_rows:
+    if every:
         sample_ids = range(source.num_rows)
     first = 0
     for name, num_rows in layout_of(source).files(source):
@@ -79,12 +77,15 @@ def _files_with_rows(
         first += num_rows
 
 
-def _tasks(source: ImageSource, signed: Signed, treatment: Treatment) -> list[_Task]:
-    files = list(_files_with_rows(source, signed, treatment))
-    layout = layout_of(source)
-    # Each file of a layout without suffix is one image.
-    writes_all = layout.suffix is not None and not all(rows for *_, rows in files) and layout.rewrites_all(source)
-    return [(*file, writes_all or bool(file[2])) for file in files]
+def _leaves_traces(source: ImageSource) -> bool:
+    """Returns: whether a file rewritten with an image of its own is another one: then that would tell signed rows."""
+    for name in layout_of(source).tried_files(source):
+        sink = HashedSink(None)
+        for _ in layout_of(source).rewrite(source, name, {0: Replacement(None, Treatment())}, cast(BinaryIO, sink)):
+            pass
+        if sink.exported(name, 0).sha256 != hash_now(source, name):
+            return True
+    return False
 
 
 def write_files(
@@ -109,22 +110,22 @@ def write_files(
 
     def begin(task: _Task) -> tuple[_Task, HashedSink | None]:
         """Writes a file to be rewritten, unless it is there: then it may be right."""
-        name, _, rows, is_written = task
-        must_write = is_written and name not in present
-        written = _written(source, name, rows, destination, advance) if must_write else None
+        name, _, rows = task
+        written = _written(source, name, rows, destination, advance) if rows and name not in present else None
         return task, written
 
     def finish(begun: tuple[_Task, HashedSink | None]) -> tuple[ExportedFile, str]:
         """Returns: what was exported, and the SHA-256 of the file that it comes from."""
-        (name, num_rows, rows, is_written), written = begun
-        if is_written:
+        (name, num_rows, rows), written = begun
+        if rows:
             exported = _rewritten(source, name, num_rows, rows, destination, written, advance)
             return exported, hash_now(source, name)  # after all reading of it
         exported = _copied(source, name, num_rows, destination, present.get(name))
         advance(num_rows)
         return exported, exported.sha256
 
-    tasks = _tasks(source, signed, treatment)
+    every = bool(treatment.of_all_rows) or _leaves_traces(source)
+    tasks = files_with_rows(source, signed, treatment, every=every)
     layout = layout_of(source)
     if layout.is_written_in_order:
         answers = map_in_order(finish, map(begin, tasks), num_threads=layout.num_threads)
@@ -200,7 +201,7 @@ def refuse_unsigned_files(source: ImageSource, signed: Signed, destination: Root
     InputError: a file to be rewritten is there unsigned: the destination is the source by another name.
     """
     present = destination.sizes()
-    for name, _, rows in _files_with_rows(source, signed, Treatment()) if present else ():
+    for name, _, rows in files_with_rows(source, signed, Treatment(), every=False) if present else ():
         if (
             rows
             and name in present
@@ -220,12 +221,14 @@ def check_complete(
     """
     other = InputError(f"{destination.uri} holds an export with other signed images; give an empty folder.")
     originals: list[tuple[str, str, int]] = []
-    expected = list(_tasks(source, signed, treatment))
-    if [(name, num_rows) for name, num_rows, *_ in expected] != [(file.path, file.num_rows) for file in files]:
+    expected = list(
+        files_with_rows(source, signed, treatment, every=bool(treatment.of_all_rows) or _leaves_traces(source))
+    )
+    if [(name, num_rows) for name, num_rows, _ in expected] != [(file.path, file.num_rows) for file in files]:
         raise other
-    for file, (name, num_rows, rows, is_written) in zip(files, expected, strict=True):
-        if is_written and _difference(source, name, rows, destination) is not None:
+    for file, (name, num_rows, rows) in zip(files, expected, strict=True):
+        if rows and _difference(source, name, rows, destination) is not None:
             raise other
-        originals.append((name, hash_now(source, name) if is_written else file.sha256, num_rows))
+        originals.append((name, hash_now(source, name) if rows else file.sha256, num_rows))
     if dataset_fingerprint(originals) != source.index().fingerprint:
         raise other  # it changed rows that are not to be

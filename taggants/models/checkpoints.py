@@ -44,7 +44,7 @@ def model_from_checkpoint(data: bytes, origin: str, sha256: str | None = None) -
     except (safetensors.SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {origin} is not a model written by taggants ({type(error).__name__}); "
-            "give a model.safetensors file from a training run"
+            "give a model.safetensors file from `taggants train`, or test other models in Python: taggants.verify(run, predict)"
         ) from error
     _check_fits(spec, tensors, origin)
     model = build_model(spec, seed=0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taggants.detection import STATISTICS, Certificate, Registration, describe, holm
+from taggants.run import registration_paths
 from taggants.stages.verify import certificate_path
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def registered(run: Run, registration: Registration) -> str:
         f"keys    {registration.num_keys} {keys.family} keys in {run.keys_root.uri_of(keys.name + '.json')} "
         f"(secret, keep it; picture beside it){warning}\n"
         f"test    {registration.statistic} statistic at alpha {registration.alpha:g}, top-{registration.top_k} hits reported\n"
-        f"publish {run.root.uri_of('registration.json')} before the data, or this number in it:\n"
+        f"publish {run.root.uri_of(registration_paths(run)[-1])} before the data, or this number in it:\n"
         f"        {registration.registration_sha256}"
     )
 
@@ -85,14 +86,13 @@ def exported(run: Run, export: ExportResult) -> str:
 def inspected(inspection: Inspection) -> str:
     sizes = [f"{height}x{width}" for height, width in inspection.sizes]
     several = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
-    smallest, largest = min(inspection.class_sizes), max(inspection.class_sizes)
     test = "no test split" if inspection.test is None else f"{inspection.num_test_images} to test ({inspection.test!r})"
     return (
         f"found   {inspection.layout} in {inspection.root}: {inspection.num_images} images to train on "
         f"({inspection.train!r}), {test}\n"
         f"images  {' and '.join(inspection.encodings)}, {'grey' if inspection.channels == 1 else 'colour'}, "
         f"{', '.join(sizes[:3])} px{several}\n"
-        f"classes {inspection.num_classes}, of {smallest} to {largest} images each"
+        f"classes {inspection.num_classes} of {_each(min(inspection.class_sizes), max(inspection.class_sizes))}"
     )
 
 
@@ -107,7 +107,6 @@ def config_written(path: str) -> str:
 def planned(estimate: Estimate, config: Config, price: float | None) -> str:
     work = estimate.work
     channels, size = work.image_size
-    fewest, most = work.images_per_class
     done = sum(training.is_done for training in work.trainings)
     found = [
         name
@@ -124,8 +123,11 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
     lines = [
         f"run       {work.run}",
         f"found     {', '.join(found) or 'nothing done yet'}",
-        f"data      {work.images:,} training images of {channels}x{size}x{size} px, {work.classes} classes of {fewest} to "
-        f"{most} images each",
+        f"data      {work.images:,} training images of {channels}x{size}x{size} px, {work.classes} classes of "
+        f"{_each(*work.images_per_class)}",
+        *(f"left out  {count:,} images that cannot be signed: {reason}" for reason, count in work.unfit.items()),
+        *(f"left out  {count:,} files by their names: {suffix}" for suffix, count in work.skipped.items()),
+        *([f"turned    {work.turned:,} images have an EXIF orientation"] if work.turned else []),
         f"keys      {work.keys} {config.keys.family} keys of {work.images_per_key} images each: "
         f"{work.keys * work.images_per_key:,} images signed ({work.signed_share:.2%})",
         f"crafting  {work.sample_steps:,} sample-steps on {_counted(work.crafted_surrogates, 'surrogate')}{retrained}",
@@ -142,8 +144,12 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
     lines.append(f"requests  about {estimate.get_requests:,} GET and {estimate.put_requests:,} PUT, if storage is S3")
     if price is not None:
         cost = estimate.cost(price)
-        lines.append("cost      unknown" if cost is None else f"cost      about ${cost:.2g} at ${price:g} an hour")
+        lines.append("cost      unknown" if cost is None else f"cost      about ${cost:.2g} at ${price:.2f} an hour")
     return "\n".join(lines)
+
+
+def _each(fewest: int, most: int) -> str:
+    return f"{fewest if fewest == most else f'{fewest} to {most}'} images each"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -158,10 +164,12 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def exported_again(destination: str, manifest: ExportManifest, num_signed: int) -> str:
+def exported_again(destination: str, manifest: ExportManifest, num_signed: int, left_out: Sequence[str] = ()) -> str:
+    """left_out: columns or members of the source that the layout has no place for."""
+    dropped = f"\nexport: left out, as this layout has no place for them: {', '.join(left_out)}" if left_out else ""
     return (
         f"export: {destination}, {manifest.num_rows} rows in {len(manifest.files)} files ({manifest.layout}), "
-        f"{num_signed} signed, re-read and checked{_written_anew(manifest)}\nexport: fingerprint {manifest.fingerprint}"
+        f"{num_signed} signed, re-read and checked{_written_anew(manifest)}\nexport: fingerprint {manifest.fingerprint}{dropped}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ import torch
 from taggants.augmentation import CropAndFlip
 from taggants.config import Config
 from taggants.crafting.selection import check_class_sizes
+from taggants.data.fitness import fit_in_words
+from taggants.data.layouts import layout_of
 from taggants.data.source import DatasetIndex
 from taggants.errors import InputError
-from taggants.export import PNG_WRITTEN_ANEW, check_originals, treatment_of
+from taggants.export import PNG_WRITTEN_ANEW, treatment_of
 from taggants.models import check_model
 from taggants.reporting.progress import say
 from taggants.run import Run, model_spec, signing_size
@@ -34,14 +37,22 @@ def check(run: Run) -> None:
     _check_devices(config)
     for root in (run.root, run.keys_root):
         root.check_writable()  # before the data are read, which may take an hour
+        root.check_exclusive()
     image_size = run.model_size[1]
     if config.data.image_size is None:
         _check_one_size(run)
     _check_same_classes(run.index, run.sources[1].index())
-    check_originals(run.sources[0], [0])
-    if treatment_of(run.sources[0], None, disguise_of(config), run.sources[0].layout).reencodes_png:
+    source = run.sources[0]
+    for name in run.index.files if layout_of(source).suffix else ():
+        layout_of(source).check_rewritable(source, name)
+    if source.skipped:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in source.skipped.items())
+        say(f"data    left out by their names, as torchvision and WebDataset do: {listed}")
+    for line in fit_in_words(run.fitness, run.index.num_rows):
+        say(f"data    {line}")
+    if treatment_of(source, None, disguise_of(config), source.layout).reencodes_png:
         say(f"check: {PNG_WRITTEN_ANEW}")
-    check_class_sizes(run.index.labels, run.index.num_classes, signing_size(run))
+    check_class_sizes(run.index.labels, run.index.num_classes, signing_size(run), run.fitness.is_fit)
     assert run.key_spec.num_classes == run.index.num_classes
     if config.detection.top_k >= run.index.num_classes:
         raise InputError(
@@ -100,9 +111,18 @@ def _check_one_size(run: Run) -> None:
                 )
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _check_same_classes(train: DatasetIndex, test: DatasetIndex) -> None:
     if train.class_names and test.class_names and train.class_names != test.class_names:
         only_in = [sorted(set(a) - set(b)) for a, b in itertools.permutations((train.class_names, test.class_names))]
+        if [_composed(name) for name in train.class_names] == [_composed(name) for name in test.class_names]:
+            raise InputError(
+                "class names of the training and test data look alike but are other characters (Unicode NFC and NFD, as macOS "
+                "writes them); rename the classes of one split, for instance with convmv"
+            )
         listed = [f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" or "none" for names in only_in]
         raise InputError(
             f"classes of the training and test data differ, which would shift labels (only in training: {listed[0]}; only in "

@@ -12,7 +12,8 @@ from taggants.detection import Registration
 from taggants.errors import InputError
 from taggants.keys import create_key_file, derive_keys
 from taggants.reporting.contact_sheet import draw_keys
-from taggants.run import Run, read_registration, registration_of, signing_size
+from taggants.reporting.progress import say
+from taggants.run import Run, read_registration, registration_of, registration_paths, signing_size
 from taggants.storage import encode_json
 
 DEMONSTRATION_SECRET = hashlib.sha256(b"Data Taggants demonstration secret: public, so worthless as evidence").digest()
@@ -46,22 +47,37 @@ def prepare_keys(run: Run) -> Registration:
     texts = [names[label] if names else str(label) for label in run.keys.labels]
     run.keys_root.write_bytes(f"{keys.name}.png", draw_keys(run.keys.images, texts), private=True)
     # After the keys are drawn and kept: drawing until they fit would leave labels that are not i.i.d. uniform.
-    check_capacity(run.index.labels, run.keys.labels, signing_size(run))
+    check_capacity(run.index.labels[run.fitness.is_fit], run.keys.labels, signing_size(run))
     return register(run)
 
 
 def register(run: Run) -> Registration:
-    """Writes the registration of keys that are there, or finds the same one."""
+    """Writes the registration of keys that are there, or finds the same one.
+
+    Raises:
+        InputError: the run folder holds another one. If only the data changed since and nothing is planned yet, the owner may
+            state that it is void: then the new one lies beside it. None is ever written over.
+    """
     registration = registration_of(run)
-    created = run.root.create_bytes("registration.json", encode_json(registration.to_json()))
-    earlier = registration if created else read_registration(run)
-    if earlier != registration:
-        # Before there is a plan nothing is signed: an image was fixed since, and the run may start again.
-        is_new_start = earlier.keys_commitment == registration.keys_commitment and not run.root.exists("plan.json")
-        if not is_new_start:
-            raise InputError(
-                f"run folder {run.root.uri} is registered for other keys or data; use those, or another output.root or "
-                "keys.name"
-            )
-        run.root.write_bytes("registration.json", encode_json(registration.to_json()))
+    content = encode_json(registration.to_json())
+    if not registration_paths(run) and run.root.create_bytes("registration.json", content):
+        return registration
+    earlier = read_registration(run)
+    if earlier == registration:
+        return registration
+    if earlier.keys_commitment != registration.keys_commitment or run.root.exists("plan.json"):
+        raise InputError(
+            f"run folder {run.root.uri} is registered for other keys or data; use those, or another output.root or "
+            "keys.name"
+        )
+    paths, void = registration_paths(run), earlier.registration_sha256
+    if void not in run.config.output.void_registrations:
+        raise InputError(
+            f"the data changed since {run.root.uri_of(paths[-1])} was written; restore them, or, if that registration is to be "
+            f"void (say so where it was published), set output.void_registrations=[{void}]"
+        )
+    path = f"registration-{len(paths) + 1}.json"
+    if not run.root.create_bytes(path, content) and read_registration(run) != registration:
+        raise InputError(f"another driver registered other data in {run.root.uri}; start again with one driver")
+    say(f"test    registration {void} in {paths[-1]} is VOID, since the data changed; the new one is {path}")
     return registration

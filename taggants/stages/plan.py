@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from taggants.config import Config
 from taggants.crafting.plan import Plan, Shard
 from taggants.crafting.selection import drawn_from_top, random_priorities, signing_sets
-from taggants.export import check_originals, treatment_of
+from taggants.data.fitness import problem_of
+from taggants.data.image_codec import replaceable_shape
+from taggants.export import originals_of, treatment_of
 from taggants.keys import KeySet
-from taggants.reporting.progress import stage
+from taggants.limits import MOST_CANVAS_BYTES
+from taggants.reporting.progress import say, stage
 from taggants.run import Run, signing_size
 from taggants.seeds import hash_seed
 from taggants.stages.crafting_settings import disguise_of
@@ -36,9 +39,8 @@ def make_plan(
     """
     config = run.config
     priorities = _priorities(run, surrogates if clean_surrogates is None else clean_surrogates)
-    sets = signing_sets(run.index.labels, run.keys.labels, signing_size(run), priorities)
+    sets = _fit_signing_sets(run, priorities)
     signed = np.sort(np.concatenate(sets)).tolist()
-    check_originals(run.sources[0], signed)
     treatment_of(run.sources[0], signed, disguise_of(config), run.sources[0].layout)  # before the work of crafting
     shards = tuple(
         Shard(index, index, tuple(int(i) for i in ids), seed=hash_seed(config.seed, 1, index))
@@ -48,6 +50,40 @@ def make_plan(
     plan = Plan(config.hash, run.index.fingerprint, run.keys.commitment, ensemble, shards)
     run.folder.register_plan(plan)
     return plan
+
+
+def _fit_signing_sets(run: Run, priorities: NDArray[np.floating]) -> list[NDArray[np.int64]]:
+    """Chooses the signing sets from the images that can be signed; what their headers do not show leaves them here."""
+    fitness, labels, source = run.fitness, run.index.labels, run.sources[0]
+    is_fit = fitness.is_fit.copy()
+    shapes: dict[int, tuple[int, int]] = {}
+    while True:
+        sets = signing_sets(labels, run.keys.labels, signing_size(run), priorities, is_fit, fitness.is_turned)
+        unread = sorted({int(i) for ids in sets for i in ids} - shapes.keys())
+        problems = {}
+        for sample_id, original in originals_of(source, unread):
+            problem = problem_of(original, source.channels)
+            if problem is not None:
+                problems[sample_id] = problem
+            else:
+                shapes[sample_id] = replaceable_shape(original)[1:]
+        for ids in sets if not problems else ():
+            heights, widths = zip(*(shapes[int(i)] for i in ids), strict=True)
+            if len(ids) * (source.channels or 3) * max(heights) * max(widths) > MOST_CANVAS_BYTES:
+                longest = max(ids, key=lambda i: (max(shapes[int(i)]), i))
+                problems[int(longest)] = "too long for one canvas with the others of its signing set"
+        if not problems:
+            break
+        for sample_id, problem in problems.items():
+            say(f"plan: {source.place_of(sample_id)} is {problem}; another image is signed")
+            is_fit[sample_id] = False
+    num_turned = int(fitness.is_turned[np.concatenate(sets)].sum())
+    if num_turned:
+        say(
+            f"plan: {num_turned} of {sum(map(len, sets))} images to sign have an EXIF orientation, since their classes have "
+            "no others left: models trained by a reader that turns them may not be recognised by their keys"
+        )
+    return sets
 
 
 def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floating]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from taggants.detection import Certificate, Registration, certify, software_versions
 from taggants.errors import InputError
 from taggants.reporting.progress import say
-from taggants.run import Run, read_registration, registration_of
+from taggants.run import Run, read_registration, registration_of, registration_paths
 from taggants.storage import encode_json
 from taggants.suspects import Answers, Suspect, check_suspect
 
@@ -85,8 +85,8 @@ def checked_registration(run: Run) -> Registration:
         found, wanted = getattr(registration, field.name), getattr(expected, field.name)
         if found != wanted:
             raise InputError(
-                f"{run.root.uri_of('registration.json')} has {field.name} = {found!r} but the run's data and configuration say "
-                f"{wanted!r}, so it was changed; restore the registration that was published"
+                f"{run.root.uri_of(registration_paths(run)[-1])} has {field.name} = {found!r} but the run's data and "
+                f"configuration say {wanted!r}, so it was changed; restore the registration that was published"
             )
     if run.root.exists("plan.json"):
         plan = run.folder.read_plan()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -64,6 +66,17 @@ class LocalStore:
             folder = os.path.dirname(folder)  # folders are made when the first file is written
         with LocalStore(folder)._temporary_file("probe", private=True):
             pass
+
+    def check_exclusive(self) -> None:
+        """A local folder is exclusive, whatever it is."""
+
+    def remove_leftovers(self, path: str) -> None:
+        for folder, _, names in os.walk(self._full(path) if path else self._folder):
+            for name in filter(_is_temporary, names):
+                temporary = os.path.join(folder, name)
+                with suppress(OSError), open(temporary, "rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+                    os.unlink(temporary)
 
     def create(self, path: str, data: bytes, *, private: bool) -> bool:
         with self._temporary_file(path, private=private) as (file, temporary):
@@ -178,6 +191,8 @@ class LocalStore:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         try:
             with open(descriptor, "wb") as file:
+                with suppress(OSError):  # some network shares have no locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield file, temporary
         finally:
             if os.path.lexists(temporary):
@@ -195,4 +210,4 @@ def _check_regular(path: str, mode: int) -> None:
 
 
 def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
+    return re.fullmatch(r"\..*\.[0-9a-f]{32}\.tmp", name) is not None

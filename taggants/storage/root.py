@@ -116,6 +116,20 @@ class Root:
         with self._input_errors(""):
             self._store.check_writable()
 
+    def check_exclusive(self) -> None:
+        """Checks that `create_bytes` never writes over a file here, by creating one twice; leaves none.
+
+        Raises:
+            InputError: it does: the server ignores the condition.
+        """
+        with self._input_errors(""):
+            self._store.check_exclusive()
+
+    def remove_leftovers(self, path: str) -> None:
+        """Deletes the temporary files of writers that were killed below the folder `path` ("" for all), none of living ones."""
+        with self._input_errors(path):
+            self._store.remove_leftovers(self._inside(path) if path else "")
+
     def create_bytes(self, path: str, data: bytes, *, private: bool = False) -> bool:
         """Writes a file whole unless it exists; of several callers at once exactly one creates it.
 

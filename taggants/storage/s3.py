@@ -6,6 +6,7 @@ import functools
 import io
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, TypeVar, cast
@@ -25,6 +26,9 @@ _KEPT_HEADERS = (
     *("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Expires"),
     *("Metadata", "WebsiteRedirectLocation"),
 )
+_PASSING_STATUSES = (408, 409, 425, 429)
+_PASSING_CODES = ("RequestTimeout", "RequestTimeTooSkewed", "SlowDown")
+_FINAL_STATUSES = (501, 505, 507)  # not implemented, wrong version, no space: no patience helps
 _COPY_PART_BYTES = 512 * 2**20
 
 _log = logging.getLogger(__name__)
@@ -105,6 +109,18 @@ class S3Store:
 
         _patiently(start_upload)
 
+    def check_exclusive(self) -> None:
+        probe = f"probe-{uuid.uuid4().hex}"
+        is_ignored = self.create(probe, b"", private=False) and self.create(probe, b"", private=False)
+        with suppress(PermissionError):  # where files may be written and not deleted, an empty one stays
+            self.delete(probe)
+        if is_ignored:
+            raise InputError(
+                f"s3://{self._bucket} ignores If-None-Match: it took a file twice where HTTP status 412 was due, so two runs "
+                "could overwrite each other's registration and keys; use a server with conditional writes, such as AWS S3 or "
+                "MinIO since November 2024"
+            )
+
     def copy_from(self, source: S3Store, source_path: str, size_bytes: int, etag: str, path: str) -> None:
         place = {"Bucket": source._bucket, "Key": source._prefix + source_path}
         options: dict[str, Any] = {"CopySourceIfMatch": etag}  # not one half of each of two files
@@ -166,6 +182,9 @@ class S3Store:
         )
         # A key that ends so is a folder marker.
         return ((key.removeprefix(self._prefix), size) for key, size in entries if not key.endswith("/"))
+
+    def remove_leftovers(self, path: str) -> None:
+        """Parts of broken-off uploads are no files."""
 
     def delete(self, path: str) -> None:
         _patiently(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + path))
@@ -242,7 +261,8 @@ def _patiently(call: Callable[[], _T]) -> _T:
 def _s3_errors() -> Iterator[None]:
     """Gives a refusal by S3 the type a local file system gives it; the S3 message goes, as it may quote a key id.
 
-    No answer at all, a 5xx and "slow down" are a ConnectionError. What boto3 itself refuses is an InputError.
+    No answer at all, "slow down" and a 5xx that may pass are a ConnectionError; every other refusal is an InputError that
+    names operation and code, and so is what boto3 itself refuses.
     """
     from botocore.exceptions import (
         ClientError,
@@ -268,14 +288,16 @@ def _s3_errors() -> Iterator[None]:
             raise FileNotFoundError("no such object or bucket") from None
         if status in (401, 403):
             raise PermissionError("access denied") from None
-        if status is not None and (status >= 500 or status == 429):
-            raise ConnectionError(f"S3 answers with HTTP status {status}") from None
-        if status not in (301, 307, 400):
-            raise
         code = error.response.get("Error", {}).get("Code")
-        raise InputError(
-            f"S3 refused with {code} (HTTP status {status}); check the bucket's name and AWS_DEFAULT_REGION"
-        ) from None
+        is_passing = status in _PASSING_STATUSES or code in _PASSING_CODES or (status or 500) >= 500
+        if is_passing and status not in _FINAL_STATUSES:
+            raise ConnectionError(f"S3 answers {error.operation_name} with HTTP status {status}") from None
+        fix = (
+            "check the bucket's name and AWS_DEFAULT_REGION"
+            if status in (301, 307, 400)
+            else "use another server or bucket"
+        )
+        raise InputError(f"S3 refused {error.operation_name} with {code} (HTTP status {status}); {fix}") from None
     except (NoConnectionError, HTTPClientError, IncompleteReadError) as error:
         raise ConnectionError(f"S3 does not answer: {type(error).__name__}") from None
     except (

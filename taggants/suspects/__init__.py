@@ -53,14 +53,17 @@ def open_suspect(text: str) -> Suspect:
         if kind.recognises(text):
             return kind.open(text)
     forms = "; ".join(kind.form for kind in SUSPECT_KINDS.values())
-    raise InputError(f"suspect {text!r} is not in a known form; write one of: {forms}")
+    raise InputError(
+        f"suspect {text!r} is not in a known form; write one of: {forms}; or test any model in "
+        "Python: taggants.verify(run, predict)"
+    )
 
 
 SUSPECT_KINDS: Final[Registry[SuspectKind]] = Registry("suspect kind")
 SUSPECT_KINDS.register(
     "checkpoint",
     SuspectKind(
-        "path or s3:// URI of a model.safetensors that a training of ours wrote",
+        "path or s3:// URI of a model.safetensors that taggants trained",
         lambda text: text.endswith(".safetensors"),
         CheckpointSuspect,
     ),

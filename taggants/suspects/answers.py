@@ -69,6 +69,11 @@ class Answers:
                 raise InputError("every answer holds NaN, which says nothing of the suspect; check how it is fed")
             return cls(num_classes, table, None)
         labels = table[:, None] if table.ndim == 1 else table
+        if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+            raise InputError(
+                f"integers are labels and must be 0 to {num_classes - 1}, not {labels.min()} to {labels.max()}; return scores "
+                "as floats, or the dataset's class numbers"
+            )
         # Checks the labels as well; which keys they are compared with does not matter for that.
         key_ranks_from_top(labels, np.zeros(num_images, dtype=np.int64), num_classes)
         return cls(num_classes, None, labels)

@@ -49,14 +49,11 @@ class CallableSuspect:
             answered = _array(self._predict(batch))
             if answered.ndim not in (1, 2) or len(answered) != len(batch):
                 raise InputError(
-                    f"suspect {self.name!r} answered {len(batch)} images with shape {answered.shape}; return one row of scores "
-                    "or labels for each"
+                    f"{len(batch)} images were answered with shape {answered.shape}; return one row of scores or labels for each"
                 )
             parts.append(answered)
         if len({(part.shape[1:], part.dtype.kind) for part in parts}) > 1:
-            raise InputError(
-                f"suspect {self.name!r} answers batches in several forms; return one shape and type for all"
-            )
+            raise InputError("batches are answered in several forms; return one shape and type for all")
         return np.concatenate(parts)
 
 
@@ -67,6 +64,4 @@ def _array(given: Any) -> NDArray[Any]:
     try:
         return np.asarray(given)
     except ValueError:  # rows of several lengths
-        raise InputError(
-            "a suspect answered with rows of several lengths; return as many labels for every image"
-        ) from None
+        raise InputError("rows have several lengths; return as many labels for every image") from None

@@ -22,14 +22,16 @@ class CheckpointSuspect:
         """Reads the checkpoint; `uri` is a path or s3:// URI.
 
         Raises:
-            InputError: no such file, or not a checkpoint of ours.
+            InputError: no such file, or not a checkpoint that taggants trained.
         """
         root, file = Root.of_file(uri)
         data = root.read_bytes(file)
         self._model, self._spec = model_from_checkpoint(data, uri)
         self.sha256: str | None = hashlib.sha256(data).hexdigest()
         # Certificates are filed under the name: the hash keeps models of equally named folders apart.
-        spoken = "".join(c if c.isalnum() or c in "-_." else "-" for c in PurePosixPath(uri).parent.name).strip(".")
+        spoken = "".join(
+            c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in PurePosixPath(uri).parent.name
+        ).strip(".")
         self.name = name or f"{spoken[:100] or 'suspect'}-{self.sha256[:8]}"
         self.num_classes = self._spec.num_classes
         self.class_names: tuple[str, ...] | None = None

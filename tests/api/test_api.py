@@ -195,8 +195,24 @@ class TestVerify:
         with pytest.raises(taggants.InputError, match="give a function"):
             taggants.verify(run, torch.nn.Flatten())
 
+    def test_refuses_what_is_no_suspect(self, run: taggants.Run) -> None:
+        with pytest.raises(taggants.InputError, match="a NoneType is no suspect; give a function, a path or a Suspect"):
+            taggants.verify(run, None)  # type: ignore[arg-type]
+
 
 class TestRun:
+    def test_names_the_file_of_a_certificate_that_is_broken(self, run: taggants.Run) -> None:
+        broken = Path(run.uri, "certificates", "broken.json")
+        broken.parent.mkdir(exist_ok=True)
+        broken.write_text("{")
+        try:
+            with pytest.raises(
+                taggants.InputError, match=r"certificates/broken\.json: The certificate is not valid JSON"
+            ):
+                run.certificates()
+        finally:
+            broken.unlink()
+
     def test_is_found_again_from_anywhere(
         self, run: taggants.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

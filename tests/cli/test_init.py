@@ -31,7 +31,7 @@ def test_written_file_is_the_suggested_configuration_with_a_comment_for_each_fie
     assert main(["init", str(flowers)]) == 0
     shown = capsys.readouterr().out
     assert "120 images to train on ('train'), 15 to test ('val')" in shown
-    assert "classes 3, of 40 to 40 images each" in shown
+    assert "classes 3 of 40 images each" in shown
     suggestion = suggest(inspect_dataset(str(flowers)))
     assert load_config("taggants.yaml") == Config.model_validate(suggestion.tree)
     text = (tmp_path / "taggants.yaml").read_text()
@@ -42,6 +42,14 @@ def test_written_file_is_the_suggested_configuration_with_a_comment_for_each_fie
     assert (
         main(["plan", "taggants.yaml", "--set", "surrogate.model=cnn", "--set", "evaluation.training.model=cnn"]) == 0
     )
+
+
+def test_folder_with_spaces_and_accents_is_written_as_it_reads(flowers, tmp_path):
+    folder = flowers.rename(tmp_path / "mes fleurs \u00e9t\u00e9")
+    written = tmp_path / "c.yaml"
+    assert main(["init", str(folder), "--output", str(written)]) == 0
+    assert str(folder) in written.read_text(encoding="utf-8")
+    assert load_config(str(written)).data.root == str(folder)
 
 
 def test_file_that_is_there_is_kept(flowers, tmp_path, capsys):

@@ -102,8 +102,16 @@ def test_renamed_run_or_one_of_another_version_is_named(run_folder, elsewhere):
     with pytest.raises(InputError, match=f"was renamed; give it back its name {run_folder.name}"):
         load_run_config(str(renamed))
     (renamed / "config.json").write_text(json.dumps(record | {"config_hash": "mine"}))
-    with pytest.raises(InputError, match=r"made by another version of taggants, \d"):
+    with pytest.raises(InputError, match=r"config\.json was edited, or made by another version of taggants"):
         load_run_config(str(renamed))
+    edited = record["config"] | {"seed": 9}
+    (renamed / "config.json").write_text(json.dumps(record | {"config": edited, "config_hash": "mine"}))
+    with pytest.raises(InputError, match=r"config\.json was edited"):
+        load_run_config(str(renamed))
+    for change in ({"directory": 3}, {"config": []}, {"config_hash": None}):
+        (renamed / "config.json").write_text(json.dumps(record | change))
+        with pytest.raises(InputError, match="is not what `taggants craft` writes"):
+            load_run_config(str(renamed))
     (renamed / "config.json").write_text("{}")
     with pytest.raises(InputError, match="is not what `taggants craft` writes"):
         load_run_config(str(renamed))

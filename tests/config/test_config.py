@@ -69,6 +69,8 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
         ("seed", "must read section.field=value"),
         ("seed.x.y=1", "'seed' is a value, not a section"),
         ("keys=[", "the value is not YAML"),
+        ("crafting=", "'crafting' is a section: set one of its fields, such as crafting.FIELD=VALUE"),
+        ("crafting=3", "'crafting' = 3 is a section"),
     ],
 )
 def test_bad_settings_are_one_sentence_that_names_field_and_fix(setting, sentence):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from taggants.data import open_source
 from taggants.data.image_codec import encode_png
-from taggants.data.source import ImageSource, dataset_fingerprint, resize_and_crop
+from taggants.data.source import ImageSource, dataset_fingerprint, files_or_prefix, resize_and_crop
 from taggants.errors import InputError
 from taggants.storage import Root
 from tests.s3_server import S3Server
@@ -312,3 +312,39 @@ def test_a_resize_that_would_take_gigabytes_is_refused(root: Root) -> None:
     message = r"00000\.JPEG \(sample 0\): the image of 1 x 60000 px, resized to a shorter side of 224 px, is 224 x 13440000 px"
     with pytest.raises(InputError, match=message):
         open_source("imagefolder", root, "train").read_resized([0], 224)
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["train.parquet", "trainval.parquet"], "begins the names of train.parquet and trainval.parquet"),
+        (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], "are 2 files of 3; fetch those"),
+        (
+            ["train-00000-of-00001.parquet", *(f"train-0000{i}-of-00002.parquet" for i in (0, 1))],
+            "sets of 1 and 2 files",
+        ),
+        (["train-00000-of-00002.parquet"], "are 1 files of 2"),
+    ],
+)
+def test_incomplete_and_mixed_sets_of_files_are_refused(names: list[str], sentence: str, tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    for name in names:
+        root.write_bytes(name, b"")
+    with pytest.raises(InputError, match=sentence):
+        files_or_prefix(root, "train", ".parquet")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"],
+        ["train-1-of-2.parquet", "train-2-of-2.parquet"],  # as some count
+        ["train_0.parquet", "train/1.parquet", "train2.parquet"],
+        ["trainval.parquet"],
+    ],
+)
+def test_complete_sets_of_files_are_taken(names: list[str], tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    for name in [*names, "test-00000-of-00009.parquet"]:
+        root.write_bytes(name, b"")
+    assert files_or_prefix(root, "train", ".parquet") == tuple(sorted(names))

@@ -240,3 +240,17 @@ def test_a_huge_member_is_refused_unread(root: Root, name: str, size: int) -> No
 def test_absurd_labels_are_named(root: Root, name: str, content: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
         source_of(root, ("a.png", PNG[0]), (name, content)).index()
+
+
+def test_keys_with_dots_are_counted(root: Root) -> None:
+    png = b"png"
+    source = source_of(root, ("a.png", png), ("a.cls", b"0"), ("b.1.png", png), ("b.1.cls", b"0"), ("a.txt", b"cat"))
+    assert source.num_rows == 1
+    assert source.skipped == {".png behind a further dot": 1}
+    assert source.extras == (".*.cls", ".*.png", ".txt")
+
+
+def test_a_tar_that_once_lost_images_without_a_word(cases: Path) -> None:
+    source = WebDataset(Root(str(cases)), ("dots_in_some_keys.tar",))
+    assert source.num_rows == 20
+    assert sum(source.skipped.values()) == 4

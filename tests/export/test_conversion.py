@@ -98,6 +98,7 @@ def test_a_conversion_that_reads_back_otherwise_gets_no_manifest(
         (("cat", "dog", "frog"), ("cat", "dog", "frog")),
         (None, ("0", "1", "2")),
         (("dog", "cat", "frog"), ("0_dog", "1_cat", "2_frog")),  # not sorted: as names they would change the labels
+        (("Kätzchen", "Hund ", "c"), ("0_Kätzchen", "1_Hund ", "2_c")),
         (("a/b", "c", ".d"), ("0_a_b", "1_c", "2__d")),
         (("a", "a", "b"), ("0_a", "1_a", "2_b")),
     ],

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from taggants.data.fitness import fitness_of
 from taggants.data.image_codec import decode_image, encode_like, encode_png, without_pixels
 from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.errors import InputError
 from taggants.export import (
-    check_originals,
     export_dataset,
     read_signed,
 )
 from taggants.storage import Root
-from tests.export.datasets import BAD, CODECS, encoded, jpegs, parquet_bytes, pixels, rows_of, write
+from tests.export.datasets import CODECS, encoded, jpegs, parquet_bytes, pixels, rows_of, write
 
 
 @pytest.fixture
@@ -104,18 +103,6 @@ def test_a_jpeg_that_reads_back_otherwise_gets_no_manifest(
     assert not destination.exists("manifest.json")
 
 
-def test_what_can_be_signed_is_known_before_crafting(jpeg_source: ParquetSource, tmp_path: Path) -> None:
-    check_originals(jpeg_source, range(5))  # one is grey but read as three channels
-    with pytest.raises(InputError, match=r"sample 0\) is RGB but data\.channels = 1"):
-        check_originals(dataclasses.replace(jpeg_source, channels=1), [1, 0])
-    root = Root(str(tmp_path / "others"))
-    write(root, "a.parquet", [encode_png(BAD[:1]), encoded(BAD, "JPEG", keep_rgb=True)])
-    with pytest.raises(InputError, match=r"sample 0\) is greyscale but data\.channels = 3"):
-        check_originals(ParquetSource(root, "", channels=3), [0])
-    with pytest.raises(InputError, match=r"sample 1\): the image is a JPEG that stores RGB itself"):
-        check_originals(ParquetSource(root, ""), [1])
-
-
 def test_a_grey_jpeg_cannot_hold_colours(
     jpeg_source: ParquetSource, signed_jpegs: dict[int, np.ndarray], destination: Root
 ) -> None:
@@ -129,7 +116,7 @@ def test_real_jpeg(real_data: Path, destination: Root) -> None:
     originals = source.read_encoded(range(200))
     is_grey = [decode_image(data).shape[0] == 1 for data in originals]
     sample_ids = [is_grey.index(True), 7, 199]
-    check_originals(source, sample_ids)
+    assert fitness_of(source).is_fit.all()
     images = np.clip(source.read_images(sample_ids).astype(np.int64) + 9, 0, 255).astype(np.uint8)
     export_dataset(source, dict(zip(sample_ids, images, strict=True)), destination)
     read = read_signed(source, destination, sample_ids)

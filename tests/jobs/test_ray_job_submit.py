@@ -30,7 +30,7 @@ def test_submitted_job_stores_on_s3_and_tells_no_secret_and_a_failing_one_return
         assert any(stage in name for name in names), f"nothing to search: {stage}"
     terminal = {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
     of_ray = cluster.head.written()
-    assert b"ray_taggants_shards" in of_ray["metrics"]
+    assert b"ray_taggants_sample_steps" in of_ray["metrics"]  # a counter: gauges go with their driver
     assert b"jobs/craft.py" in of_ray["jobs"]
     for place in (Root(runs), cluster.head.folder, of_ray | terminal):
         assert cluster.find_secrets(place, tmp_path / "secrets", "digits") == []

@@ -174,3 +174,19 @@ def test_absurdly_nested_json_is_named(tmp_path: Path) -> None:
     root.write_bytes("x.json", b"[" * 1_000_000)
     with pytest.raises(InputError, match=r"x\.json is not valid JSON"):
         root.read_json("x.json")
+
+
+def test_leftovers_of_killed_writers_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    root.write_bytes("a/b", b"x")
+    killed = tmp_path / "a" / f".b.{'0' * 32}.tmp"
+    killed.write_bytes(b"half")
+    other = tmp_path / "a" / ".mine.tmp"  # of another program
+    other.write_bytes(b"")
+    with root.writing("a/c") as file:
+        file.write(b"y")
+        root.remove_leftovers("")
+        assert not killed.exists()
+        assert len(list((tmp_path / "a").iterdir())) == 3
+    assert root.read_bytes("a/c") == b"y"
+    assert other.exists()

@@ -74,5 +74,6 @@ def main(config: Config) -> ExportJobResult:
             disguise=disguise_of(config),
             on_progress=lambda done, total: advance(done, ""),
         )
-    say(summaries.exported_again(destination.uri, manifest, len(images)))
+    left_out = () if manifest.layout == run.sources[0].layout else run.sources[0].extras
+    say(summaries.exported_again(destination.uri, manifest, len(images), left_out))
     return ExportJobResult(destination, manifest)

@@ -83,7 +83,7 @@ def _fields(section: str, fields: Mapping[str, Any], reasons: Mapping[str, str],
 
     fields_of = model.model_fields | model.further_fields()
     for name, value in fields.items():
-        field = f"  {name}: {yaml.safe_dump(value, width=10_000).splitlines()[0]}"
+        field = f"  {name}: {yaml.safe_dump(value, width=10_000, allow_unicode=True).splitlines()[0]}"
         comment = reasons.get(f"{section}.{name}") or fields_of[name].description
         if len(field) + len(comment) > 115:
             yield from textwrap.wrap(comment, 115, initial_indent="  # ", subsequent_indent="  # ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -29,6 +30,8 @@ from taggants.data.source import (
 )
 from taggants.errors import InputError
 from taggants.storage import Root
+
+_STARTS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class ImageFolder(ImageSource):
     @functools.cached_property
     def class_sizes(self) -> tuple[tuple[str, int], ...]:
         """The name of each class and its number of images, sorted by name."""
+        self._skipped.clear()
         found = self._list(self.folder)
         if not found:
             raise InputError(
@@ -123,6 +127,16 @@ class ImageFolder(ImageSource):
         """
         return read_side_by_side(self.root.read_bytes, [self.path_of(int(sample_id)) for sample_id in sample_ids])
 
+    def starts_in_order(self, num_bytes: int) -> Iterator[bytes]:
+        def start(path: str) -> bytes:
+            with self.root.open_input(path) as handle:
+                return bytes(handle.read_at(num_bytes, 0))
+
+        for label, (name, _) in enumerate(self.class_sizes):
+            paths = [f"{_joined(self.folder, name)}/{below}" for below in self._paths_of(label)]
+            for first in range(0, len(paths), _STARTS_AT_ONCE):
+                yield from read_side_by_side(start, paths[first : first + _STARTS_AT_ONCE])
+
     def class_names(self) -> tuple[str, ...]:
         """Returns: the names of the class folders, sorted."""
         return tuple(name for name, _ in self.class_sizes)
@@ -165,6 +179,14 @@ class ImageFolder(ImageSource):
             )
         return paths
 
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        return dict(self._skipped)
+
+    @functools.cached_property
+    def _skipped(self) -> Counter[str]:
+        return Counter()
+
     def _list(self, folder: str) -> dict[str, tuple[str, ...]]:
         """Returns: by class the images below it, sorted, of the classes in `folder` or of the one that it is."""
         start = len(self.folder) + 1 if self.folder else 0
@@ -175,11 +197,14 @@ class ImageFolder(ImageSource):
                 continue
             self._check_readable(path)
             name, slash, rest = below.partition("/")
-            is_image = suffix_of(below.rpartition("/")[2]) in IMAGE_SUFFIXES
+            suffix = suffix_of(below.rpartition("/")[2])
+            is_image = suffix in IMAGE_SUFFIXES
             if slash:
                 images = found.setdefault(name, [])
                 if is_image:
                     images.append(rest)
+                else:
+                    self._skipped[f".{suffix}" if suffix else "without a suffix"] += 1
             elif is_image:
                 raise InputError(
                     f"{self.root.uri_of(path)} is beside the class folders, so it has no class; move or remove it."
@@ -277,13 +302,21 @@ def class_folders(index: DatasetIndex) -> dict[str, int]:
     names = index.class_names
     if not names or list(names) != sorted(set(names)) or not all(_may_be_folder(name) for name in names):
         width = len(str(index.num_classes - 1))
-        plain = ["".join(c if c.isalnum() and c.isascii() else "_" for c in name) for name in names or ()]
-        endings = [f"_{name[:100]}" for name in plain] or [""] * index.num_classes
+        plain = [name if _may_be_folder(name) else _as_folder(name) for name in names or ()]
+        endings = [f"_{name}" for name in plain] or [""] * index.num_classes
         names = tuple(f"{label:0{width}d}{ending}" for label, ending in enumerate(endings))
     return {name: label for label, name in enumerate(names)}
 
 
+def _as_folder(name: str) -> str:
+    return "".join(c if c.isalnum() and c.isascii() else "_" for c in name)[:100]
+
+
 def _may_be_folder(name: str) -> bool:
     return (
-        name.isprintable() and len(name.encode()) < 200 and not name.startswith(".") and "/" not in name and bool(name)
+        name.isprintable()
+        and len(name.encode(errors="replace")) < 200
+        and not name.startswith(".")
+        and "/" not in name
+        and bool(name)
     )

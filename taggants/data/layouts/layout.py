@@ -71,14 +71,23 @@ class Layout(abc.ABC, Generic[Source]):
     def files(self, source: Source) -> Iterator[tuple[str, int]]:
         """Yields name and number of rows of each file, in the order of the sample ids."""
 
+    def check_rewritable(self, source: Source, name: str) -> None:
+        """Writes a little of a file again, to nowhere: what would fail after hours of crafting fails before.
+
+        Raises:
+            InputError: the file cannot be written again; the sentence says why.
+        """
+        return
+
     @abc.abstractmethod
     def rewrite(self, source: Source, name: str, rows: Replacements, sink: BinaryIO) -> Iterator[int]:
         """Writes a file of the source with the images of some rows replaced, and hashes of them beside them as their
         `hash_changes` say; yields how many rows each step wrote."""
 
-    def rewrites_all(self, source: Source) -> bool:
-        """Returns whether files without a replaced image have to be rewritten too, since `rewrite` leaves traces."""
-        return False
+    def tried_files(self, source: Source) -> Sequence[str]:
+        """Returns files, each with an image in its first row, that an export rewrites without a change to see whether `rewrite`
+        leaves traces; if so, it rewrites the images of all files."""
+        return ()
 
     @abc.abstractmethod
     def difference(self, source: Source, name: str, rows: Replacements, destination: Root) -> str | None:

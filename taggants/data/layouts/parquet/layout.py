@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from taggants.data.layouts.layout import Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
-from taggants.data.layouts.parquet.source import ParquetSource, writer_like
+from taggants.data.layouts.parquet.rewriting import ColumnEdit, check_rewritable, rewrite_file
+from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.layouts.parquet.subset import write_subset
-from taggants.data.signed_images import Replacement, Replacements, is_replaced, replaced
+from taggants.data.signed_images import Replacements, is_replaced, replaced
 from taggants.data.source import DatasetIndex
 from taggants.data.stored_hashes import with_hashes
 from taggants.errors import InputError
@@ -55,42 +56,55 @@ class ParquetLayout(Layout[ParquetSource]):
             yield name, sum(row_group_rows)
 
     def rewrite(self, source: ParquetSource, name: str, rows: Replacements, sink: BinaryIO) -> Iterator[int]:
-        """Writes a file with the images of some rows replaced; schema, row groups and codecs are the source's.
+        """Writes a file with the images of some rows replaced, and every other byte as it is but for places, sizes and
+        hashes of the images.
 
         Yields: the number of rows of each row group, once it is written.
         """
-        with source.open_file(name) as file, writer_like(file, sink, file.schema_arrow) as writer:
-            start = 0
-            for row_group in range(file.num_row_groups):
-                table = file.read_row_group(row_group, use_threads=False)
-                here = _rows_of(rows, start, table.num_rows)
-                column = table.schema.get_field_index(source.image_column)
-                old_images = table.column(column)
-                images = _replace_images(old_images, here)
-                table = _with_hashes(table, _hash_changes(here, old_images, images))
-                table = table.set_column(column, table.schema.field(column), images)
-                writer.write_table(table, row_group_size=max(table.num_rows, 1))
-                start += table.num_rows
-                yield table.num_rows
+        with source.open_file(name) as file:
+            column, max_level = source.image_leaf(file)
+            leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        first = source.file_offsets[source.file_names.index(name)]
 
-    def rewrites_all(self, source: ParquetSource) -> bool:
-        """Whether the files are not all of one writer, or pyarrow does not write the first row group anew as it is: then
-        name and version of the writer, statistics, encodings or compression levels would tell which files hold taggants."""
-        writers = set()
+        def edit(row: int, original: bytes) -> bytes:
+            return replaced(original, rows[row])
+
+        @functools.lru_cache(_COMPANION_ROWS)  # of several columns
+        def hash_changes(row: int) -> dict[bytes, bytes]:
+            (original,) = source.read_encoded([first + row])
+            return rows[row].hash_changes(original, replaced(original, rows[row]))
+
+        def edit_hashes(row: int, value: bytes) -> bytes:
+            return bytes(with_hashes(value, hash_changes(row)))
+
+        edits = [ColumnEdit(column, max_level, rows, edit)]
+        hashed = [row for row, new in rows.items() if new.treatment.hashes != "refuse"]
+        for i, leaf in enumerate(leaves if hashed else ()):
+            if i != column and leaf.physical_type == "BYTE_ARRAY" and leaf.max_repetition_level == 0:
+                edits.append(ColumnEdit(i, leaf.max_definition_level, hashed, edit_hashes))
+        with source.root.open_input(name) as handle, damage_named(source.root.uri_of(name)):
+            yield from rewrite_file(handle, edits, sink)
+
+    def check_rewritable(self, source: ParquetSource, name: str) -> None:
+        uri = source.root.uri_of(name)
+        with source.open_file(name) as file, source.root.open_input(name) as handle, damage_named(uri):
+            try:
+                found = check_rewritable(handle, *source.image_leaf(file))
+            except InputError as error:
+                raise InputError(f"{uri} cannot be signed: {error}.") from None
+        if found is not None:
+            first = source.file_offsets[source.file_names.index(name)]
+            if source.read_encoded([first]) != [found]:
+                raise InputError(f"{uri} cannot be signed: its pages are not where its metadata says; write it again.")
+
+    def tried_files(self, source: ParquetSource) -> list[str]:
+        """The first file of each writer: its compression level, say, is not stored."""
+        writers: dict[str, str] = {}
         for name in source.file_names:
-            with source.open_file(name) as file, source.root.open_input(name) as handle:
-                writers.add(_writer_of(file, handle))
-        name = source.file_names[0]
-        with source.open_file(name) as file, source.root.open_input(name) as handle:
-            if len(writers) > 1 or not file.num_row_groups:
-                return len(writers) > 1
-            sink = io.BytesIO()
-            with writer_like(file, sink, file.schema_arrow) as writer:
-                table = file.read_row_group(0, use_threads=False)
-                writer.write_table(table, row_group_size=max(table.num_rows, 1))
-            written = pq.ParquetFile(sink)
-            data, end = pa.BufferReader(sink.getvalue()), _end_of_columns(written)
-            return _writer_of(written, data) not in writers or data.read_at(end, 0) != handle.read_at(end, 0)
+            with source.open_file(name) as file:
+                if file.metadata.num_rows:
+                    writers.setdefault(file.metadata.created_by, name)
+        return list(writers.values())
 
     def companions(self, source: ParquetSource, sample_ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:
         for sample_id in sample_ids:
@@ -203,34 +217,6 @@ def _between(rows: Replacements, num_rows: int) -> Iterator[tuple[int, int]]:
     yield first, num_rows
 
 
-def _replace_images(column: pa.ChunkedArray, rows: Replacements) -> pa.ChunkedArray:
-    chunks = []
-    start = 0
-    for chunk in column.chunks:
-        here = _rows_of(rows, start, len(chunk))
-        if here:
-            parts = []
-            for (first, last), row in zip(_between(here, len(chunk)), [*here, None], strict=True):
-                parts.append(chunk.slice(first, last - first))
-                if row is not None:
-                    parts.append(pa.array([_replaced_cell(chunk[row].as_py(), here[row])], chunk.type))
-            # One array again: the writer ends pages at the ends of chunks, which would tell the signed rows.
-            chunk = pa.concat_arrays(parts)
-        chunks.append(chunk)
-        start += len(chunk)
-    return pa.chunked_array(chunks, column.type)
-
-
-def _replaced_cell(cell: dict[str, Any] | bytes | None, new: Replacement) -> dict[str, Any] | bytes | None:
-    old, rest = _split(cell)
-    if cell is None or not old:  # a row without an image, which is read as an error
-        return cell
-    data = replaced(old, new)
-    return (
-        data if isinstance(cell, bytes) else {**cell, **with_hashes(rest, new.hash_changes(old, data)), "bytes": data}
-    )
-
-
 def _hash_changes(rows: Replacements, old: Any, new: Any) -> dict[int, dict[bytes, bytes]]:
     """Returns: by row the changes of hashes that two columns of images make, where there are any."""
     return {
@@ -250,29 +236,6 @@ def _with_hashes(table: pa.Table, changes: Mapping[int, Mapping[bytes, bytes]]) 
         if new_cells != cells:
             table = table.set_column(i, field, pa.array(new_cells, field.type))
     return table
-
-
-def _writer_of(file: pq.ParquetFile, handle: pa.NativeFile) -> tuple[Any, ...]:
-    """Returns: what a file tells of the program that wrote it; handle: the same file."""
-    metadata, columns = file.metadata, []
-    for i in range(metadata.num_columns if metadata.num_row_groups else 0):
-        column = metadata.row_group(0).column(i)
-        columns.append(
-            (
-                *(column.path_in_schema, column.compression, column.encodings, column.is_stats_set),
-                *(column.has_dictionary_page, column.has_offset_index, column.has_column_index),
-                bytes(handle.read_at(2, column.data_page_offset)),  # the type of a page, which holds its version
-            )
-        )
-    return metadata.created_by, metadata.format_version, tuple(sorted(metadata.metadata or ())), *columns
-
-
-def _end_of_columns(file: pq.ParquetFile) -> int:
-    """Returns: where the data of the first row group end."""
-    group = file.metadata.row_group(0)
-    columns = [group.column(i) for i in range(group.num_columns)]
-    starts = [c.dictionary_page_offset if c.has_dictionary_page else c.data_page_offset for c in columns]
-    return max(int(start + c.total_compressed_size) for start, c in zip(starts, columns, strict=True))
 
 
 def _split(cell: dict[str, Any] | bytes | None) -> tuple[bytes, dict[str, Any]]:

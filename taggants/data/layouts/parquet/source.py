@@ -91,6 +91,11 @@ class ParquetSource(ImageSource):
         """The columns and channels."""
         return self.image_column, self.label_column, self.channels
 
+    @property
+    def extras(self) -> tuple[str, ...]:
+        with self.open_file(self.file_names[0]) as file:
+            return tuple(name for name in file.schema_arrow.names if name not in (self.image_column, self.label_column))
+
     def at(self, root: Root) -> Self:
         """Returns: the files of the same names under another root."""
         return dataclasses.replace(self, root=root, files=self.file_names)
@@ -245,6 +250,14 @@ class ParquetSource(ImageSource):
                 f"Column {self.label_column!r} of {self.root.uri_of(name)} is {label_type}; give integer labels."
             )
 
+    def image_leaf(self, file: pq.ParquetFile) -> tuple[int, int]:
+        """Returns: the ordinal of the column of encoded images among the leaves of a file, and its largest definition
+        level."""
+        path = self._bytes_path(file)
+        leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        ordinal = next(i for i, leaf in enumerate(leaves) if leaf.path == path)
+        return ordinal, leaves[ordinal].max_definition_level
+
     def _bytes_path(self, file: pq.ParquetFile) -> str:
         is_struct = pa.types.is_struct(file.schema_arrow.field(self.image_column).type)
         return f"{self.image_column}.bytes" if is_struct else self.image_column
@@ -308,6 +321,8 @@ def writer_like(file: pq.ParquetFile, sink: BinaryIO, schema: pa.Schema) -> pq.P
         options["use_dictionary"] = [c.path_in_schema for c in columns if c.has_dictionary_page]
         options["write_page_index"] = all(c.has_offset_index for c in columns)
     has_arrow_schema = b"ARROW:schema" in (metadata.metadata or {})
+    # Names of list elements as the file has them ("item"), else a reader would find another schema.
+    options["use_compliant_nested_type"] = False
     writer = pq.ParquetWriter(sink, schema, store_schema=has_arrow_schema, **options)
     if schema.metadata and not has_arrow_schema:
         writer.add_key_value_metadata(schema.metadata)  # without an Arrow schema the writer leaves it out

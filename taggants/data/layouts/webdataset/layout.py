@@ -41,6 +41,13 @@ class WebDatasetLayout(Layout[WebDataset]):
         for name, (start, end) in zip(source.file_names, itertools.pairwise(source.file_offsets), strict=True):
             yield name, end - start
 
+    def check_rewritable(self, source: WebDataset, name: str) -> None:
+        first, end = source.file_offsets[source.file_names.index(name) :][:2]
+        if first < end:
+            _, start, size = source.locate(first)
+            with source.root.open_input(name) as handle:
+                _header_of(handle, start, size, size, f"Image 0 of {source.root.uri_of(name)}")
+
     def rewrite(self, source: WebDataset, name: str, rows: Replacements, sink: BinaryIO) -> Iterator[int]:
         """Writes a tar with the images of some rows replaced.
 
@@ -60,12 +67,7 @@ class WebDatasetLayout(Layout[WebDataset]):
                 after = rows[row].hash_changes(original, data)
                 _copy(handle, sink, position, start - _BLOCK, before | after)
                 before = after
-                header = _with_size(bytes(handle.read_at(_BLOCK, start - _BLOCK)), size, len(data))
-                if header is None:
-                    raise InputError(
-                        f"Image {row} of {root.uri_of(name)} has a tar header that is not plain ustar, PAX or GNU; "
-                        "write the tar again with tarfile or GNU tar."
-                    )
+                header = _header_of(handle, start, size, len(data), f"Image {row} of {root.uri_of(name)}")
                 sink.write(header + data + bytes(-len(data) % _BLOCK))
                 change += _padded(len(data)) - _padded(size)
                 position = start + _padded(size)
@@ -200,6 +202,16 @@ def _padded(size: int) -> int:
 def _tail(end: int) -> int:
     """Returns: how many zeros end an archive: two blocks, then up to a whole record (GNU tar, tarfile)."""
     return 2 * _BLOCK + -(end + 2 * _BLOCK) % tarfile.RECORDSIZE
+
+
+def _header_of(handle: pa.NativeFile, start: int, old_size: int, new_size: int, place: str) -> bytes:
+    """Returns: the header of the member at a place, with another size."""
+    header = _with_size(bytes(handle.read_at(_BLOCK, start - _BLOCK)), old_size, new_size)
+    if header is None:
+        raise InputError(
+            f"{place} has a tar header that is not plain ustar, PAX or GNU; write the tar again with tarfile or GNU tar."
+        )
+    return header
 
 
 def _with_size(header: bytes, old_size: int, new_size: int) -> bytes | None:

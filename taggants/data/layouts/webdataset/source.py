@@ -14,7 +14,8 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, ClassVar, Self
 
@@ -31,23 +32,28 @@ from taggants.data.source import (
     dataset_fingerprint,
     files_or_prefix,
     read_side_by_side,
+    suffix_of,
 )
 from taggants.errors import InputError
 from taggants.limits import MOST_CLASSES, MOST_MEMBER_BYTES, MOST_TEXT_BYTES, check_label
 from taggants.storage import Root
 
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_STARTS_AT_ONCE = 512
 _READS_PER_OPEN = 16  # enough to make up for opening, few enough for several threads on one tar
 
 
 @dataclass(frozen=True, eq=False)
 class _Tar:
-    """What one tar holds: its hash, and by image the first byte, the size in bytes and the label."""
+    """What one tar holds: its hash, and by image the first byte, the size in bytes and the label; images without a key of
+    their own by suffix, and the suffixes of other members."""
 
     hash: FileHash
     starts: NDArray[np.int64]
     sizes: NDArray[np.uint32]
     labels: NDArray[np.int32]
+    skipped: Mapping[str, int]
+    extras: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,14 @@ class WebDataset(ImageSource):
         """The layout and channels."""
         return self.layout, self.channels
 
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        return sum((Counter(tar.skipped) for tar in self._tars), Counter())
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        return tuple(sorted(frozenset().union(*(tar.extras for tar in self._tars))))
+
     def at(self, root: Root) -> Self:
         """Returns: the files of the same names under another root."""
         return dataclasses.replace(self, root=root, files=self.file_names)
@@ -123,6 +137,10 @@ class WebDataset(ImageSource):
         Raises:
             InputError: a sample id is out of range, or its tar is missing or shorter than it was.
         """
+        return self._read(sample_ids, MOST_MEMBER_BYTES)
+
+    def _read(self, sample_ids: Sequence[int], most_bytes: int) -> list[bytes]:
+        """Returns: of each image so many of its first bytes, or all."""
         by_tar: dict[int, list[int]] = {}  # sample ids, each once
         for sample_id in sorted({int(sample_id) for sample_id in sample_ids}):
             by_tar.setdefault(self.locate(sample_id)[0], []).append(sample_id)
@@ -131,20 +149,26 @@ class WebDataset(ImageSource):
             for ids in by_tar.values()
             for start in range(0, len(ids), _READS_PER_OPEN)
         ]
-        found = {sample_id: data for part in read_side_by_side(self._read_part, parts) for sample_id, data in part}
+        read = functools.partial(self._read_part, most_bytes)
+        found = {sample_id: data for part in read_side_by_side(read, parts) for sample_id, data in part}
         return [found[int(sample_id)] for sample_id in sample_ids]
 
-    def _read_part(self, sample_ids: list[int]) -> list[tuple[int, bytes]]:
-        """Returns: the encoded images of sample ids that lie in one tar."""
+    def _read_part(self, most_bytes: int, sample_ids: list[int]) -> list[tuple[int, bytes]]:
+        """Returns: the images of sample ids that lie in one tar, or their first bytes."""
         part = []
         with self.root.open_input(self.file_names[self.locate(sample_ids[0])[0]]) as handle:
             for sample_id in sample_ids:
                 _, start, size = self.locate(sample_id)
+                size = min(size, most_bytes)
                 data = bytes(handle.read_at(size, start))
                 if len(data) != size:
                     raise InputError(f"{self.place_of(sample_id)} is cut off; the tar changed since it was indexed.")
                 part.append((sample_id, data))
         return part
+
+    def starts_in_order(self, num_bytes: int) -> Iterator[bytes]:
+        for start in range(0, self.num_rows, _STARTS_AT_ONCE):
+            yield from self._read(range(start, min(start + _STARTS_AT_ONCE, self.num_rows)), num_bytes)
 
     def _make_index(self) -> DatasetIndex:
         labels = self._read_labels()
@@ -178,7 +202,7 @@ class WebDataset(ImageSource):
             hashed = HashedFile(handle)
             # As a stream: object storage answers few long reads far faster than a short one per header.
             stream = io.BufferedReader(hashed, PIECE_BYTES)
-            images, labels, end = _read_members(stream, uri)
+            images, labels, end, others = _read_members(stream, uri)
             while stream.read(PIECE_BYTES):
                 pass  # the hash is over the whole file
             # tarfile stops without a word at the end of a file and at a broken header; a whole tar ends in zeros.
@@ -192,6 +216,12 @@ class WebDataset(ImageSource):
             starts=np.array([start for start, _ in images.values()], dtype=np.int64),
             sizes=np.array([size for _, size in images.values()], dtype=np.uint32),
             labels=np.array([labels[key] for key in images], dtype=np.int32),
+            skipped=Counter(
+                f".{suffix_of(other)} behind a further dot"
+                for other in others.elements()
+                if suffix_of(other) in IMAGE_SUFFIXES
+            ),
+            extras=frozenset(f".{other}" for other in others),
         )
 
 
@@ -221,8 +251,10 @@ class HashedFile(io.RawIOBase):
         return size
 
 
-def _read_members(stream: IO[bytes], uri: str) -> tuple[dict[str, tuple[int, int]], dict[str, int], int]:
-    """Returns: by key the first byte and size of its image, by key its label, and where the last member ends."""
+def _read_members(stream: IO[bytes], uri: str) -> tuple[dict[str, tuple[int, int]], dict[str, int], int, Counter[str]]:
+    """Returns: by key the first byte and size of its image, by key its label, where the last member ends, and how many
+    other members there are by suffix, of those with many suffixes the last."""
+    others: Counter[str] = Counter()
     images: dict[str, tuple[int, int]] = {}
     labels_of_suffix: dict[str, dict[str, int]] = {"json": {}, "cls": {}}
     try:
@@ -248,13 +280,15 @@ def _read_members(stream: IO[bytes], uri: str) -> tuple[dict[str, tuple[int, int
                     label = _label(content.read(), suffix, f"{member.name!r} of {uri}")
                     if label is not None:
                         labels[key] = label
+                else:
+                    others[suffix if suffix.count(".") == 0 else f"*.{suffix_of(suffix)}"] += 1
             end = tar.offset
     except (tarfile.TarError, EOFError, UnicodeError, OverflowError):
         raise _damaged(uri) from None
     for key in labels_of_suffix["cls"]:
         if key not in images:
             raise InputError(f"Key {key!r} of {uri} has a label but no image; add the image or remove {key}.cls.")
-    return images, labels_of_suffix["json"] | labels_of_suffix["cls"], end
+    return images, labels_of_suffix["json"] | labels_of_suffix["cls"], end, others
 
 
 def _label(content: bytes, suffix: str, place: str) -> int | None:
