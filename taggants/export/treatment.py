@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,7 @@ from taggants.data.stored_hashes import HashPolicy, algorithm_in
 from taggants.errors import InputError
 from taggants.export.originals import originals_of
 
-_NUM_LOOKED_AT = 64
+_NUM_PLACES, _NEIGHBOURS = 6, 10
 _NUM_HASHED = 16
 _LOOKED_AT_BYTES = 8 * 2**20  # encoded; to find a setting takes tens of trials
 
@@ -56,11 +57,11 @@ def treatment_of(source: ImageSource, sample_ids: Sequence[int] | None, disguise
         InputError: they would stand out, and `disguise` does not allow what would help; the sentence names it.
     """
     spread = _spread(source)
-    settings = common_png_settings(data for _, data in originals_of(source, spread))
-    sample_ids = spread if sample_ids is None else sample_ids
+    settings = common_png_settings(spread.values())
+    sample_ids = sorted(spread) if sample_ids is None else sample_ids
     reencodes = disguise.png == "reencode_all"
     strips = False
-    for sample_id, original in originals_of(source, [*spread, *sample_ids]):
+    for sample_id, original in itertools.chain(spread.items(), originals_of(source, sample_ids)):
         if not strips and without_credentials(original) != original:
             if disguise.credentials == "refuse":
                 raise InputError(
@@ -92,22 +93,28 @@ def treatment_of(source: ImageSource, sample_ids: Sequence[int] | None, disguise
     return Treatment(settings, reencodes, strips, disguise.hashes if place is not None else "refuse")
 
 
-def _spread(source: ImageSource) -> list[int]:
-    """Returns: sample ids over the whole source, of few MiB, without those of rows that hold no image."""
-    ids: list[int] = np.unique(np.linspace(0, source.num_rows - 1, _NUM_LOOKED_AT, dtype=np.int64)).tolist()
-    chosen, size = [], 0
-    for sample_id, data in _readable(source, np.random.default_rng(0).permutation(ids).tolist()):
-        chosen.append(sample_id)
-        size += len(data)
-        if size > _LOOKED_AT_BYTES:
-            break
-    return sorted(chosen)
+def _spread(source: ImageSource) -> dict[int, bytes]:
+    """Returns: by sample id some images over the whole source, of few MiB: neighbours, which lie in the same files."""
+    chosen: dict[int, bytes] = {}
+    starts = np.unique(np.linspace(0, max(source.num_rows - _NEIGHBOURS, 0), _NUM_PLACES, dtype=np.int64))
+    for start in starts.tolist():
+        size = 0
+        for sample_id, data in _readable(source, range(start, min(start + _NEIGHBOURS, source.num_rows))):
+            chosen[sample_id] = data
+            size += len(data)
+            if size > _LOOKED_AT_BYTES // _NUM_PLACES:
+                break
+    return chosen
 
 
 def _readable(source: ImageSource, sample_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-    for sample_id in sample_ids:
-        with contextlib.suppress(SampleError):
-            yield sample_id, source.read_encoded([sample_id])[0]
+    """Yields: sample id and image of the rows that hold one."""
+    try:
+        yield from zip(sample_ids, source.read_encoded(sample_ids), strict=True)
+    except SampleError:
+        for sample_id in sample_ids:
+            with contextlib.suppress(SampleError):
+                yield sample_id, source.read_encoded([sample_id])[0]
 
 
 def _stored_hash(source: ImageSource) -> tuple[str, str, int] | None:
