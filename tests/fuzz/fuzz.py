@@ -377,17 +377,18 @@ _CHANGES = (_flip, _flip, _set, _number, _delete, _insert, _repeat)
 
 def _token(data: bytearray, draw: random.Random) -> None:
     """Puts another value in the place of a number or word."""
-    json_value = rb'(?:"[^"]*"|-?[0-9.]+|null|true)(?!\s*:)'
-    found = list(re.finditer(json_value if data.startswith(b"{") else rb"\"[^\"]*\"|-?[0-9.]+|[A-Za-z_]+", data))
+    tokens = rb'"[^"]*"|-?[0-9.]+|null|true' + (b"" if data.startswith(b"{") else rb"|[A-Za-z_]+")
+    found = [token for token in re.finditer(rb"(?:%b)(\s*:)?" % tokens, data) if not token[1] or draw.random() < 0.1]
     if found:
-        start, end = draw.choice(found).span()
+        token = draw.choice(found)
+        start, end = token.start(), token.end() if not token[1] else token.start(1)
         values = [
-            *(b"-1 0 1 2 1e9 1e999 -0.0 null true [] {} NaN [[1]] {\"a\":1} 1.5 -7".split(b" ")),
+            *(b'-1 0 1 2 1e9 1e999 -0.0 null true [] {} NaN [[1]] {"a":1} 1.5 -7'.split(b" ")),
             *(str(value).encode() for value in (10**6, 10**12, 2**63, 10**400)),
             b'"\\u0000"',
             b'"\\ud800"',
             b'"' + b"x" * 300 + b'"',
-            bytes(data[slice(*draw.choice(found).span())]),
+            draw.choice(found)[0].rstrip(b": "),
         ]
         data[start:end] = draw.choice(values)
 
