@@ -146,7 +146,8 @@ class Question:
         for name in ("cover_ids", "amplitudes", "overlay_weights"):
             if not isinstance(value[name], list):
                 raise InputError(f"The question's {name} must be a JSON list.")
-        return cls(**{n: tuple(value[n]) if isinstance(value[n], list) else value[n] for n in names})
+        content: dict[str, Any] = {n: tuple(v) if isinstance(v := value[n], list) else v for n in names}
+        return cls(**content)
 
 
 def overlay(covers: NDArray[np.uint8], key: NDArray[np.uint8], amplitude: int) -> NDArray[np.uint8]:
@@ -160,9 +161,9 @@ def overlay(covers: NDArray[np.uint8], key: NDArray[np.uint8], amplitude: int) -
         amplitude: 1..256.
     """
     moved = np.int32(amplitude) * (2 * key.astype(np.int32) - 255)
-    return np.clip((2 * AMPLITUDE_UNIT * covers.astype(np.int32) + moved + AMPLITUDE_UNIT) >> 9, 0, 255).astype(
-        np.uint8
-    )
+    shown = (2 * AMPLITUDE_UNIT * covers.astype(np.int32) + moved + AMPLITUDE_UNIT) >> 9
+    overlays: NDArray[np.uint8] = np.clip(shown, 0, 255).astype(np.uint8)
+    return overlays
 
 
 def balanced_covers(labels: ArrayLike, num_covers: int, num_classes: int) -> tuple[int, ...]:
@@ -262,4 +263,5 @@ def evidence_table(
         difference -= table
     difference[np.ptp(suspect, axis=2) == 0] = 0
     summed = np.einsum("kqc,q->kc", difference, np.asarray(weights, dtype=np.int64))
-    return np.floor_divide(summed, step)
+    table_of_keys: NDArray[np.int64] = np.floor_divide(summed, step)
+    return table_of_keys

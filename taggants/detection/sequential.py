@@ -1,8 +1,8 @@
 """A test that may be looked at after every key, and stopped at any time: e-values instead of one p-value.
 
 Under the null an e-value has mean at most 1, and so has the product of those of further keys given the earlier ones. Whatever
-decides when to stop, the product ever reaches 1 / alpha with probability at most alpha (Ville's inequality; Ramdas, Grünwald, Vovk
-and Shafer, "Game-theoretic statistics and safe anytime-valid inference", 2023).
+decides when to stop, the product ever reaches 1 / alpha with probability at most alpha (Ville; Ramdas, Grünwald, Vovk and Shafer,
+"Game-theoretic statistics and safe anytime-valid inference", 2023).
 """
 
 from __future__ import annotations

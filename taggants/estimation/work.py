@@ -13,7 +13,7 @@ from taggants.data.source import DatasetIndex
 from taggants.run import Run, signing_size
 from taggants.stages.crafting_settings import optimisation_of
 from taggants.stages.evaluate import suspect_job
-from taggants.stages.surrogates import surrogate_jobs
+from taggants.stages.model_training import surrogate_jobs
 from taggants.storage import Root
 from taggants.training.job import TrainingJob
 

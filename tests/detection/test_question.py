@@ -55,7 +55,8 @@ def test_the_queries_of_a_key_never_change() -> None:
     queries = QUESTION.queries(key, covers)
     assert queries.shape == (QUESTION.num_queries, 3, 3, 3) == (9 + 2 * 2, 3, 3, 3)
     assert QUESTION.weights.tolist() == [3] * 9 + [1, 1, 2, 2]
-    assert (queries[4] == key).all() and (queries[5] == np.roll(key, 1, axis=2)).all()
+    assert (queries[4] == key).all()
+    assert (queries[5] == np.roll(key, 1, axis=2)).all()
     assert (queries[7] == np.roll(key, 1, axis=1)).all()
     assert (queries[10] == overlay(covers[1:], key, 32)[0]).all()
     assert (queries[11] == overlay(covers[:1], key, 128)[0]).all()
@@ -113,7 +114,8 @@ def test_nan_refusals_and_ties_of_all_classes_say_nothing() -> None:
     assert says_nothing.tolist() == [True, True, False]
     assert len(set(values[0].tolist())) == len(set(values[1].tolist())) == 1
     values, says_nothing = answer_values(None, [[REFUSED], [2]], 3, 3)
-    assert says_nothing.tolist() == [True, False] and values[1].tolist() == [57, 57, 0]
+    assert says_nothing.tolist() == [True, False]
+    assert values[1].tolist() == [57, 57, 0]
 
 
 @settings(max_examples=60, deadline=None)

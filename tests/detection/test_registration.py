@@ -101,4 +101,4 @@ def test_missing_unknown_and_foreign_fields_are_refused() -> None:
         with pytest.raises(InputError, match="JSON object with only"):
             Registration.from_json(broken)
     with pytest.raises(InputError, match="format is"):
-        Registration.from_json({**content, "format": "taggants-registration/2"})
+        Registration.from_json({**content, "format": "taggants-registration/3"})
