@@ -13,7 +13,7 @@ from taggants.detection.question import AMPLITUDE_UNIT, Question, balanced_cover
 from taggants.detection.registration import SigningRecord
 from taggants.errors import InputError
 from taggants.reporting.progress import say
-from taggants.run import Run
+from taggants.run import Run, read_registration
 from taggants.seeds import hash_seed
 from taggants.stages.model_training import surrogate_jobs, train_model, training_job
 from taggants.storage import encode_json
@@ -42,7 +42,7 @@ def registration_of(run: Run) -> Registration:
         top_k=detection.top_k,
         alpha=detection.alpha,
         question=question,
-        references=tuple(f"{job.name}-{job.identity}" for job in _reference_jobs(run)) if with_question else (),
+        references=tuple(f"{job.name}-{job.identity}" for job in reference_jobs(run)),
         class_names=run.index.class_names if with_question else None,
         image_shape=(run.model_size[0], run.model_size[1], run.model_size[1]) if with_question else None,
     )
@@ -53,7 +53,7 @@ def _question_of(run: Run) -> Question | None:
     if section is None:
         return None
     covers = run.sources[1].index()
-    num_classes, num_references = run.index.num_classes, len(_reference_jobs(run))
+    num_classes, num_references = run.index.num_classes, len(run.config.surrogate.trainings) + section.num_references
     # Each amplitude, and the bare key, weigh alike: the bare key as much as all covers of one amplitude.
     weight = max(1, section.num_covers)
     groups = (len(section.amplitudes) if section.num_covers else 0) + section.bare_key
@@ -69,10 +69,13 @@ def _question_of(run: Run) -> Question | None:
     )
 
 
-def _reference_jobs(run: Run) -> list[TrainingJob]:
-    """The clean surrogates, then models of their kinds and of other seeds."""
+def reference_jobs(run: Run) -> list[TrainingJob]:
+    """Returns the trainings of the models that suspects are compared with: the clean surrogates, then `num_references` models of
+    their kinds and of other seeds, `reference-0` and so on; none where there is no question.
+    """
     section = run.config.detection.question
-    assert section is not None, "there is a question"
+    if section is None:
+        return []
     trainings = run.config.surrogate.trainings
     others = [
         training_job(
@@ -98,9 +101,9 @@ def record_signing(run: Run) -> None:
     """
     if run.config.detection.question is None or run.root.exists(_SIGNING):
         return
-    registration = run.registration
+    registration = read_registration(run)
     weights, answers = [], []
-    for job in _reference_jobs(run):
+    for job in reference_jobs(run):
         trained = train_model(run, job)
         reference = CheckpointSuspect(run.models.uri_of(trained.path), job.name)
         weights.append(trained.sha256)
