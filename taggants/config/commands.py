@@ -17,12 +17,25 @@ class VerifyConfig(Section):
 
 
 class ExportConfig(Section):
-    """Where and how `taggants export` writes the signed dataset again. Not hashed."""
+    """How the signed dataset is written, and where `taggants export` writes it again. Not hashed."""
 
     layout: Annotated[str, named_in(LAYOUTS)] | None = Field(
         None, description="layout of the copy; null: that of the dataset, whose untouched files are copied as they are"
     )
     destination: Uri | None = Field(None, description="empty folder or s3:// prefix; required by `taggants export`")
+    png: Literal["auto", "like_original", "reencode_all"] = Field(
+        "auto",
+        description="store signed PNG as the encoder of their originals would, write all PNG anew with the same pixels, or "
+        "auto: the latter where an encoder cannot be imitated",
+    )
+    hashes: Literal["refuse", "recompute", "strip"] = Field(
+        "refuse",
+        description="hashes of images that the dataset stores beside them, which signed images would fail: refuse the dataset, "
+        "recompute those of signed images, or write zeros for all",
+    )
+    credentials: Literal["refuse", "strip"] = Field(
+        "refuse", description="content credentials (C2PA) in images: refuse the dataset, or remove them from all images"
+    )
 
 
 class TrainJobConfig(Section):

@@ -149,6 +149,14 @@ class SigningConfig(Section):
         description="images of largest surrogate gradient norm or loss (Witches' Brew, Sleeper Agent), or random ones",
     )
 
+    pool: FractionOf | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="draw the images by the secret from this top fraction of each class by norm or loss, so that whoever "
+        "trains a like model cannot guess them; null: take the very top",
+    )
+
     @model_validator(mode="after")
     def _one_of_two(self) -> SigningConfig:
         if (self.budget is None) == (self.images_per_key is None):

@@ -60,7 +60,5 @@ class Config(Section):
         sections = {"seed", "data", "keys", "signing", "surrogate", "crafting", "detection"}
         where = {"root"}  # where data and keys lie is not what they are: the registration holds that
         without = {"data": where, "keys": where, "surrogate": set(self.surrogate.immaterial_fields)}
-        if self.detection.question is None:
-            without["detection"] = {"question"}  # runs without one keep the name that they always had
         decisive = self.model_dump(mode="json", include=sections, exclude=without)
         return identity(decisive)[:16]

@@ -99,6 +99,24 @@ def signing_sets(
     return sets
 
 
+def drawn_from_top(
+    priorities: NDArray[np.floating], labels: NDArray[np.int64], fraction: float, seed: int
+) -> NDArray[np.float64]:
+    """Returns float64 [N]: priorities by which the top fraction of each class come in an order that the seed draws, and the
+    others after them as before.
+
+    Args:
+        priorities, labels: [N]; equal priorities are ordered by sample id.
+        fraction: in (0, 1]; of a class of n images ceil(fraction * n) are drawn from.
+    """
+    order = np.lexsort((np.arange(len(labels)), -priorities, labels))
+    sizes = np.bincount(labels)
+    rank = np.empty(len(labels), np.int64)  # within the class, from the top
+    rank[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    is_top = rank < np.ceil(fraction * sizes[labels])
+    return np.where(is_top, random_priorities(len(labels), seed), -rank.astype(np.float64))
+
+
 def random_priorities(num_samples: int, seed: int) -> NDArray[np.float64]:
     """Returns float64 [N] in [0, 1), a function of the seed: selection without a surrogate."""
     return np.random.default_rng(seed).random(num_samples)

@@ -5,20 +5,28 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from taggants.data.jpeg import SIGNATURE as _JPEG_SIGNATURE
-from taggants.data.jpeg import encode_jpeg_like, jpeg_layout, without_scans
+from taggants.data.jpeg import encode_jpeg_like, jpeg_layout, without_credentials_in_jpeg, without_scans
+from taggants.data.png import (
+    PILLOW_DEFAULT,
+    SIGNATURE,
+    PngSetting,
+    chunks,
+    common_settings,
+    setting_of,
+    write_png,
+)
 from taggants.errors import InputError
 from taggants.limits import check_pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 """What is read, whatever a file is called: of Pillow's other decoders some start programs, as EPS does Ghostscript."""
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS_OF_MODE = {"L": 1, "RGB": 3}
 _MODE_OF_CHANNELS = {1: "L", 3: "RGB"}
 # Pillow turns these into 8 bits by clipping, which is silent damage.
@@ -87,24 +95,47 @@ def open_picture(data: bytes) -> Image.Image:
     return image
 
 
-def encode_png(image: NDArray[np.uint8], like: bytes | None = None) -> bytes:
+def encode_png(image: NDArray[np.uint8], like: bytes | None = None, setting: PngSetting | None = None) -> bytes:
     """Encodes an image as PNG: mode L for one channel, RGB for three.
 
     Args:
         image: uint8 [C, H, W] with C 1 or 3.
-        like: the PNG whose pixels are replaced. Its other chunks (colour profile, gamma, text) stay as they are and
+        like: the plain PNG whose pixels are replaced. Its other chunks (colour profile, gamma, text) stay as they are and
             where they are, so that the result differs from it in the pixels alone.
+        setting: how it is written; None: as `like` was if that is found out, else as Pillow does by default.
 
-    Returns: the PNG, a function of the arguments and the version of Pillow alone.
+    Returns: the PNG, a function of the arguments and the versions of Pillow and zlib alone.
     """
     assert image.dtype == np.uint8, image.dtype
     assert image.ndim == 3, image.shape
     assert image.shape[0] in _MODE_OF_CHANNELS, image.shape
-    pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-    sink = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(sink, format="PNG")
-    png = sink.getvalue()
-    return png if like is None else _with_pixels_of(like, png)
+    if setting is None and like is not None:
+        setting = png_setting(like)
+    return write_png(_channels_last(image), setting or PILLOW_DEFAULT, like)
+
+
+def png_setting(data: bytes, preferred: Sequence[PngSetting] = ()) -> PngSetting | None:
+    """Returns: the first setting, of the `preferred` ones first, that reproduces a plain PNG byte for byte; None if none
+    does.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    return setting_of(data, _channels_last(decode_image(data)), preferred)
+
+
+def common_png_settings(images: Iterable[bytes]) -> tuple[PngSetting, ...]:
+    """Returns: the settings that reproduce some of these images, those of most first; what is no plain PNG does not count.
+
+    Raises:
+        InputError: one is damaged.
+    """
+    pngs = (data for data in images if plain_png_shape(data) is not None)
+    return common_settings((data, _channels_last(decode_image(data))) for data in pngs)
+
+
+def _channels_last(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0))
 
 
 def encoding_of(data: bytes) -> str:
@@ -126,7 +157,7 @@ def plain_png_shape(data: bytes) -> tuple[int, int, int] | None:
     """Returns: (C, H, W) of a PNG whose pixels `encode_png` can replace without any other change: 8 bits per channel,
     grey or RGB, no palette, no alpha, not interlaced. None for anything else."""
     # The header is always the first chunk; its length and name take the 8 bytes after the signature (PNG, 11.2.1).
-    if len(data) < 33 or not data.startswith(_PNG_SIGNATURE):
+    if len(data) < 33 or not data.startswith(SIGNATURE):
         return None
     width, height, bit_depth, colour_type, compression, filtering, interlace = struct.unpack(">IIBBBBB", data[16:29])
     if (bit_depth, compression, filtering, interlace) != (8, 0, 0, 0) or colour_type not in (0, 2):
@@ -153,7 +184,7 @@ def replaceable_shape(data: bytes) -> tuple[int, int, int]:
         found = encoding_of(data)
         kind = "PNG with a palette, transparency, interlacing or 16 bits" if found == "PNG" else found
         raise InputError(f"the image is {kind}; give 8-bit greyscale or RGB PNG, or 8-bit JPEG.")
-    for name, chunk in _png_chunks(data):
+    for name, chunk in chunks(data):
         if name == b"acTL":
             raise InputError("the image is an animated PNG; give one without animation.")
         if name and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
@@ -161,17 +192,32 @@ def replaceable_shape(data: bytes) -> tuple[int, int, int]:
     return shape
 
 
-def encode_like(image: NDArray[np.uint8], like: bytes) -> bytes:
+def encode_like(image: NDArray[np.uint8], like: bytes, setting: PngSetting | None = None) -> bytes:
     """Encodes an image into a file that differs from another in the pixels alone: losslessly into a PNG, with the
     original's loss into a JPEG.
 
     Args:
         image: uint8 [C, H, W], of the `replaceable_shape` of `like`.
+        setting: of a PNG, as for `encode_png`.
 
     Raises:
         InputError: as `replaceable_shape`.
     """
-    return encode_jpeg_like(image, like) if is_jpeg(like) else encode_png(image, like)
+    return encode_jpeg_like(image, like) if is_jpeg(like) else encode_png(image, like, setting)
+
+
+def without_credentials(data: bytes) -> bytes:
+    """Returns: a PNG or JPEG without its content credentials (C2PA in JUMBF boxes), which hold hashes of the file; others
+    as they are.
+
+    Raises:
+        InputError: it is a damaged JPEG.
+    """
+    if is_jpeg(data):
+        return without_credentials_in_jpeg(data)
+    if not data.startswith(SIGNATURE):
+        return data
+    return SIGNATURE + b"".join(chunk for name, chunk in chunks(data) if name != b"caBX")
 
 
 def without_pixels(data: bytes) -> bytes:
@@ -182,31 +228,7 @@ def without_pixels(data: bytes) -> bytes:
     """
     if is_jpeg(data):
         return without_scans(data)
-    return b"".join(chunk for name, chunk in _png_chunks(data) if name != b"IDAT")
-
-
-def _with_pixels_of(original: bytes, png: bytes) -> bytes:
-    new_pixels = b"".join(chunk for name, chunk in _png_chunks(png) if name == b"IDAT")
-    parts = [_PNG_SIGNATURE]
-    for name, chunk in _png_chunks(original):
-        if name != b"IDAT":
-            parts.append(chunk)
-        elif new_pixels:
-            parts.append(new_pixels)
-            new_pixels = b""  # the data chunks are consecutive: the first one's place holds all
-    return b"".join(parts)
-
-
-def _png_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields: the name of each chunk, and the whole chunk with its length, name and checksum; at last b"" and what follows
-    the end of the image, which readers pass over."""
-    start, name = len(_PNG_SIGNATURE), b""
-    while start + 12 <= len(png) and name != b"IEND":
-        end = start + 12 + int.from_bytes(png[start : start + 4])
-        name = png[start + 4 : start + 8]
-        yield name, png[start:end]
-        start = end
-    yield b"", png[start:]
+    return b"".join(chunk for name, chunk in chunks(data) if name != b"IDAT")
 
 
 def _first_words(error: Exception) -> str:

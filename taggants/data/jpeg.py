@@ -19,7 +19,7 @@ from PIL import Image
 from taggants.errors import InputError
 
 SIGNATURE = b"\xff\xd8\xff"
-_APP0, _APP2, _APP14 = 0xE0, 0xE2, 0xEE
+_APP0, _APP2, _APP11, _APP14 = 0xE0, 0xE2, 0xEB, 0xEE
 _DHT, _DNL, _DRI, _DQT, _EOI, _SOI, _SOS = 0xC4, 0xDC, 0xDD, 0xDB, 0xD9, 0xD8, 0xDA
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, 0xCC}
 _SEQUENTIAL, _PROGRESSIVE = frozenset({0xC0, 0xC1}), frozenset({0xC2})
@@ -134,6 +134,18 @@ def without_scans(data: bytes) -> bytes:
         InputError: it is damaged.
     """
     return b"".join(segment.data for segment in _segments(data) if segment.marker not in (_DHT, _SOS))
+
+
+def without_credentials_in_jpeg(data: bytes) -> bytes:
+    """Returns: a JPEG without the JUMBF boxes of ISO 19566-5 in APP11, in which C2PA keeps content credentials.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if b"\xff\xeb" not in data:
+        return data
+    segments = _segments(data)
+    return b"".join(s.data for s in segments if not (s.marker == _APP11 and s.body.startswith(b"JP")))
 
 
 def _layout(segments: list[_Segment]) -> JpegLayout:

@@ -1,31 +1,97 @@
-"""Signed images in the place of their originals: how they are stored, and whether they were."""
+"""New images in the place of their originals: how they are stored, and whether they were."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants.data.image_codec import decode_image, encode_like, is_jpeg, replaceable_shape, without_pixels
+from taggants.data.image_codec import (
+    decode_image,
+    encode_like,
+    encode_png,
+    is_jpeg,
+    plain_png_shape,
+    png_setting,
+    replaceable_shape,
+    without_credentials,
+    without_pixels,
+)
+from taggants.data.png import PILLOW_DEFAULT, PngSetting
+from taggants.data.stored_hashes import HashPolicy, changed_hashes
 from taggants.errors import InputError
 
-Signed: TypeAlias = Mapping[int, NDArray[np.uint8]]  # images [C, H, W] by sample id, or by row in a file
+Signed: TypeAlias = Mapping[int, NDArray[np.uint8]]  # images [C, H, W] by sample id
 
 
-def replaced(original: bytes, image: NDArray[np.uint8]) -> bytes:
-    """Returns: the signed image in a file like its original, in the channels of that."""
-    return encode_like(image[: replaceable_shape(original)[0]], like=original)
+@dataclass(frozen=True)
+class Treatment:
+    """What an export does to images and what lies beside them, so that those which are signed do not stand out.
+
+    Attributes:
+        png_settings: of the encoders that wrote the dataset's PNG, the likeliest first.
+        reencodes_png: write all plain PNG alike, with the same pixels, instead of each signed one as its original was.
+        strips_credentials: of all images.
+        hashes: what becomes of stored hashes of the images: "recompute" those of changed images, "strip" all; "refuse":
+            there are none.
+    """
+
+    png_settings: tuple[PngSetting, ...] = ()
+    reencodes_png: bool = False
+    strips_credentials: bool = False
+    hashes: HashPolicy = "refuse"
+
+    @property
+    def of_all_rows(self) -> tuple[str, ...]:
+        """What is done to images that are not signed too."""
+        done = {"png": self.reencodes_png, "credentials": self.strips_credentials, "hashes": self.hashes == "strip"}
+        return tuple(what for what, is_done in done.items() if is_done)
 
 
-def is_replaced(original: bytes, data: bytes, image: NDArray[np.uint8]) -> bool:
-    """Returns: whether `data` is the original but for the pixels, and reads as the image does once it is stored there."""
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """What takes the place of one image: pixels, uint8 [C, H, W], or None for its own, and how they are stored."""
+
+    pixels: NDArray[np.uint8] | None
+    treatment: Treatment
+
+    def hash_changes(self, original: bytes, data: bytes) -> dict[bytes, bytes]:
+        """Returns: by hash of the original what stands for it beside `data`, which takes its place."""
+        return changed_hashes(original, data, self.treatment.hashes)
+
+
+Replacements: TypeAlias = Mapping[int, Replacement]  # by row in a file
+
+
+def replaced(original: bytes, new: Replacement) -> bytes:
+    """Returns: the file that takes the place of its original: like it, and in the channels of that."""
+    treatment = new.treatment
+    like = without_credentials(original) if treatment.strips_credentials else original
+    is_png = plain_png_shape(like) is not None
+    if new.pixels is None:
+        if not (treatment.reencodes_png and is_png):
+            return like
+        return encode_png(decode_image(like), like, PILLOW_DEFAULT)
+    setting = None
+    if is_png:
+        setting = PILLOW_DEFAULT if treatment.reencodes_png else png_setting(original, treatment.png_settings)
+    return encode_like(new.pixels[: replaceable_shape(like)[0]], like, setting)
+
+
+def is_replaced(original: bytes, data: bytes, new: Replacement) -> bool:
+    """Returns: whether `data` is the original but for the pixels and what the treatment changes, and reads as the image does
+    once it is stored there."""
     try:
+        like = without_credentials(original) if new.treatment.strips_credentials else original
+        if new.pixels is None and not (new.treatment.reencodes_png and plain_png_shape(like) is not None):
+            return data == like
         # By pixels, not bytes: another version of the encoder may write the same pixels otherwise.
-        expected = image[: replaceable_shape(original)[0]]
-        if is_jpeg(original):
-            expected = decode_image(encode_like(expected, like=original))
-        return without_pixels(data) == without_pixels(original) and np.array_equal(decode_image(data), expected)
+        expected = decode_image(like) if new.pixels is None else new.pixels[: replaceable_shape(like)[0]]
+        if is_jpeg(like):
+            expected = decode_image(encode_like(expected, like=like))
+        return without_pixels(data) == without_pixels(like) and np.array_equal(decode_image(data), expected)
     except InputError:  # it cannot be read
         return False

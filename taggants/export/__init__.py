@@ -9,13 +9,17 @@ from __future__ import annotations
 from taggants.export.dataset import export_dataset, read_signed
 from taggants.export.manifest import MANIFEST_PATH, ExportedFile, ExportManifest, verify_export
 from taggants.export.originals import originals_of
+from taggants.export.treatment import PNG_WRITTEN_ANEW, Disguise, treatment_of
 
 __all__ = [
     "MANIFEST_PATH",
+    "PNG_WRITTEN_ANEW",
+    "Disguise",
     "ExportManifest",
     "ExportedFile",
     "export_dataset",
     "originals_of",
     "read_signed",
+    "treatment_of",
     "verify_export",
 ]

@@ -41,6 +41,7 @@ class ExportManifest:
         files: the files, in the order of the sample ids.
         class_names: names by label of an export to another layout than the source's, if the source has names: tars have
             no place of their own for them.
+        written_anew: what was done to all images, signed or not: "png", "credentials", "hashes"; see `Treatment`.
         signed_sample_ids: which rows of the source were changed, rising. Only in a private manifest: who has it can undo
             the signing.
     """
@@ -51,6 +52,7 @@ class ExportManifest:
     num_rows: int
     files: tuple[ExportedFile, ...]
     class_names: tuple[str, ...] | None = None
+    written_anew: tuple[str, ...] = ()
     signed_sample_ids: tuple[int, ...] | None = None
 
     @classmethod
@@ -71,6 +73,7 @@ class ExportManifest:
                 fingerprint=str(value["fingerprint"]),
                 num_rows=int(value["num_rows"]),
                 files=tuple(_exported_file(file) for file in value["files"]),
+                written_anew=tuple(str(what) for what in value.get("written_anew", ())),
                 class_names=None if class_names is None else tuple(class_names),
                 signed_sample_ids=None if signed_sample_ids is None else tuple(signed_sample_ids),
             )
@@ -101,6 +104,8 @@ def write_manifest(destination: Root, manifest: ExportManifest, *, private: bool
     }
     if manifest.class_names is not None:
         head["class_names"] = manifest.class_names
+    if manifest.written_anew:
+        head["written_anew"] = manifest.written_anew
     if manifest.signed_sample_ids is not None:
         head["signed_sample_ids"] = manifest.signed_sample_ids
     with destination.writing(MANIFEST_PATH, private=private) as sink:

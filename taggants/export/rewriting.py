@@ -1,25 +1,23 @@
-"""Export in the layout of the source: only files that hold taggants are written, the others copied."""
+"""Export in the layout of the source: only files that hold new images are written, the others copied, unless that would
+tell them apart."""
 
 from __future__ import annotations
 
 import bisect
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, TypeAlias, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from taggants.data.layouts import layout_of
-from taggants.data.signed_images import Signed
+from taggants.data.signed_images import Replacement, Replacements, Signed, Treatment
 from taggants.data.source import ImageSource, dataset_fingerprint, hash_now
 from taggants.errors import InputError
 from taggants.export.manifest import ExportedFile
 from taggants.export.side_by_side import map_in_order
 from taggants.storage import Root
 
-_Task: TypeAlias = tuple[str, int, Signed]  # name, number of rows and signed rows of a file
+_Task: TypeAlias = tuple[str, int, Replacements]  # name, number of rows and new images of a file
 _HASHED_BYTES = 2**18  # still in the processor's cache when it is written
 
 
@@ -49,15 +47,16 @@ class HashedSink(io.RawIOBase):
         return ExportedFile(path, self._digest.hexdigest(), self.size_bytes, num_rows)
 
 
-class _RowsOfFile(Mapping[int, NDArray[np.uint8]]):
-    """The signed images of one file by row, each fetched when it is asked for."""
+class _RowsOfFile(Mapping[int, Replacement]):
+    """The new images of one file by row, each fetched when it is asked for."""
 
-    def __init__(self, signed: Signed, sample_ids: list[int], first: int) -> None:
+    def __init__(self, signed: Signed, treatment: Treatment, sample_ids: Iterable[int], first: int) -> None:
         self._signed = signed
+        self._treatment = treatment
         self._sample_ids = {sample_id - first: sample_id for sample_id in sample_ids}
 
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        return self._signed[self._sample_ids[row]]
+    def __getitem__(self, row: int) -> Replacement:
+        return Replacement(self._signed.get(self._sample_ids[row]), self._treatment)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._sample_ids)
@@ -66,19 +65,33 @@ class _RowsOfFile(Mapping[int, NDArray[np.uint8]]):
         return len(self._sample_ids)
 
 
-def files_with_rows(source: ImageSource, signed: Signed) -> Iterator[tuple[str, int, Signed]]:
-    """Yields: per file its name, number of rows and signed images by row in it."""
-    sample_ids = sorted(int(i) for i in signed)
+def files_with_rows(source: ImageSource, signed: Signed, treatment: Treatment, *, every: bool) -> Iterator[_Task]:
+    """Yields: per file its name, number of rows and new images by row in it; every: of all rows."""
+    sample_ids: Sequence[int] = sorted(int(i) for i in signed)
+    if every:
+        sample_ids = range(source.num_rows)
     first = 0
     for name, num_rows in layout_of(source).files(source):
         start, end = (bisect.bisect_left(sample_ids, edge) for edge in (first, first + num_rows))
-        yield name, num_rows, _RowsOfFile(signed, sample_ids[start:end], first)
+        yield name, num_rows, _RowsOfFile(signed, treatment, sample_ids[start:end], first)
         first += num_rows
+
+
+def _leaves_traces(source: ImageSource) -> bool:
+    """Returns: whether a file rewritten with an image of its own is another one: then that would tell signed rows."""
+    for name in layout_of(source).tried_files(source):
+        sink = HashedSink(None)
+        for _ in layout_of(source).rewrite(source, name, {0: Replacement(None, Treatment())}, cast(BinaryIO, sink)):
+            pass
+        if sink.exported(name, 0).sha256 != hash_now(source, name):
+            return True
+    return False
 
 
 def write_files(
     source: ImageSource,
     signed: Signed,
+    treatment: Treatment,
     destination: Root,
     advance: Callable[[int], None],
 ) -> tuple[ExportedFile, ...]:
@@ -111,7 +124,8 @@ def write_files(
         advance(num_rows)
         return exported, exported.sha256
 
-    tasks = files_with_rows(source, signed)
+    every = bool(treatment.of_all_rows) or _leaves_traces(source)
+    tasks = files_with_rows(source, signed, treatment, every=every)
     layout = layout_of(source)
     if layout.is_written_in_order:
         answers = map_in_order(finish, map(begin, tasks), num_threads=layout.num_threads)
@@ -128,7 +142,7 @@ def write_files(
 
 
 def _written(
-    source: ImageSource, name: str, rows: Signed, destination: Root, advance: Callable[[int], None]
+    source: ImageSource, name: str, rows: Replacements, destination: Root, advance: Callable[[int], None]
 ) -> HashedSink:
     # Times and S3 headers as those of the files that are copied: else they tell which hold taggants.
     with destination.writing(name, like=source.root.attributes(name)) as file:
@@ -142,7 +156,7 @@ def _rewritten(
     source: ImageSource,
     name: str,
     num_rows: int,
-    rows: Signed,
+    rows: Replacements,
     destination: Root,
     written: HashedSink | None,
     advance: Callable[[int], None],
@@ -163,7 +177,7 @@ def _rewritten(
     return exported
 
 
-def _difference(source: ImageSource, name: str, rows: Signed, destination: Root) -> str | None:
+def _difference(source: ImageSource, name: str, rows: Replacements, destination: Root) -> str | None:
     try:
         return layout_of(source).difference(source, name, rows, destination)
     except InputError as error:  # it is no file of this layout at all
@@ -187,7 +201,7 @@ def refuse_unsigned_files(source: ImageSource, signed: Signed, destination: Root
     InputError: a file to be rewritten is there unsigned: the destination is the source by another name.
     """
     present = destination.sizes()
-    for name, _, rows in files_with_rows(source, signed) if present else ():
+    for name, _, rows in files_with_rows(source, signed, Treatment(), every=False) if present else ():
         if (
             rows
             and name in present
@@ -197,7 +211,9 @@ def refuse_unsigned_files(source: ImageSource, signed: Signed, destination: Root
             raise InputError(f"{destination.uri_of(name)} is the unsigned file; give an empty folder to export to.")
 
 
-def check_complete(source: ImageSource, signed: Signed, destination: Root, files: tuple[ExportedFile, ...]) -> None:
+def check_complete(
+    source: ImageSource, signed: Signed, treatment: Treatment, destination: Root, files: tuple[ExportedFile, ...]
+) -> None:
     """Checks that the files of a complete export, which are as its manifest says, are those of this one.
 
     Raises:
@@ -205,7 +221,9 @@ def check_complete(source: ImageSource, signed: Signed, destination: Root, files
     """
     other = InputError(f"{destination.uri} holds an export with other signed images; give an empty folder.")
     originals: list[tuple[str, str, int]] = []
-    expected = list(files_with_rows(source, signed))
+    expected = list(
+        files_with_rows(source, signed, treatment, every=bool(treatment.of_all_rows) or _leaves_traces(source))
+    )
     if [(name, num_rows) for name, num_rows, _ in expected] != [(file.path, file.num_rows) for file in files]:
         raise other
     for file, (name, num_rows, rows) in zip(files, expected, strict=True):

@@ -75,12 +75,18 @@ def crafted(plan: Plan, drive: DriveResult) -> str:
     return text
 
 
+def _written_anew(manifest: ExportManifest) -> str:
+    if not manifest.written_anew:
+        return ""
+    return f"\nexport: in all images alike: {', '.join(f'{what} written anew' for what in manifest.written_anew)}"
+
+
 def exported(run: Run, export: ExportResult) -> str:
     share = export.num_taggants / run.index.num_rows
     lpips = "" if export.quality.lpips is None else f", LPIPS {export.quality.lpips:.4f}"
     return (
         f"export: {export.signed.uri}, {export.manifest.num_rows} rows of which {export.num_taggants} signed ({share:.2%}), "
-        f"re-read and checked\n"
+        f"re-read and checked{_written_anew(export.manifest)}\n"
         f"export: taggants as read: PSNR {export.quality.psnr_db:.1f} dB, SSIM {export.quality.ssim:.4f}{lpips}, largest change "
         f"{export.largest_change}/255\n"
         f"export: mean alignment of the signing sets with their keys {export.alignment_before:.3f} -> {export.alignment:.3f}\n"
@@ -174,7 +180,7 @@ def exported_again(destination: str, manifest: ExportManifest, num_signed: int, 
     dropped = f"\nexport: left out, as this layout has no place for them: {', '.join(left_out)}" if left_out else ""
     return (
         f"export: {destination}, {manifest.num_rows} rows in {len(manifest.files)} files ({manifest.layout}), "
-        f"{num_signed} signed, re-read and checked\nexport: fingerprint {manifest.fingerprint}{dropped}"
+        f"{num_signed} signed, re-read and checked{_written_anew(manifest)}\nexport: fingerprint {manifest.fingerprint}{dropped}"
     )
 
 

@@ -15,6 +15,7 @@ from taggants.augmentation import (
 from taggants.config import Config, CraftingConfig
 from taggants.crafting.shard import Hardware, Perception
 from taggants.crafting.signing_set import Optimisation
+from taggants.export import Disguise
 from taggants.perturbation import epsilon_levels
 
 
@@ -66,6 +67,11 @@ def optimisation_of(config: Config, image_size: int) -> Optimisation:
         convergence_gain=crafting.convergence_gain,
         direction_interval=crafting.direction_interval,
     )
+
+
+def disguise_of(config: Config) -> Disguise:
+    """Returns what the export may do so that signed images do not stand out."""
+    return Disguise(config.export.png, config.export.hashes, config.export.credentials)
 
 
 def hardware_of(crafting: CraftingConfig) -> Hardware:

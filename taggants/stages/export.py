@@ -18,6 +18,7 @@ from taggants.perturbation.perceptual import ImageQuality, image_quality
 from taggants.reporting.contact_sheet import draw_contact_sheet
 from taggants.reporting.progress import stage
 from taggants.run import Run
+from taggants.stages.crafting_settings import disguise_of
 from taggants.storage import Root
 
 
@@ -48,6 +49,7 @@ def export(run: Run, plan: Plan) -> ExportResult:
             images,
             destination,
             private=run.config.output.private_manifest,
+            disguise=disguise_of(run.config),
             on_progress=lambda done, total: advance(done, ""),
         )
     ids = sorted(images)
@@ -103,7 +105,7 @@ def _draw_contact_sheet(run: Run, plan: Plan, images: Mapping[int, NDArray[np.ui
     # Cropped where they differ in size: resizing would shrink the differences that the sheet shows and measures.
     height, width = np.min([image.shape[1:] for image in originals], axis=0)
     sheet = draw_contact_sheet(_centres(originals, height, width), _centres(signed, height, width), captions)
-    run.root.write_bytes("contact_sheet.png", sheet)
+    run.root.write_bytes("contact_sheet.png", sheet, private=True)  # shows signed images
 
 
 def _centres(images: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from taggants.config import Config
 from taggants.crafting.plan import Plan, Shard
-from taggants.crafting.selection import random_priorities, signing_sets
+from taggants.crafting.selection import drawn_from_top, random_priorities, signing_sets
 from taggants.data.fitness import problem_of
 from taggants.data.image_codec import replaceable_shape
-from taggants.export import originals_of
+from taggants.export import originals_of, treatment_of
 from taggants.keys import KeySet
 from taggants.limits import MOST_CANVAS_BYTES
 from taggants.reporting.progress import say, stage
 from taggants.run import Run, signing_size
 from taggants.seeds import hash_seed
+from taggants.stages.crafting_settings import disguise_of
 from taggants.stages.model_training import all_checkpoints
 from taggants.storage import Root
 from taggants.training.job import TrainedModel
@@ -39,6 +40,8 @@ def make_plan(
     config = run.config
     priorities = _priorities(run, surrogates if clean_surrogates is None else clean_surrogates)
     sets = _fit_signing_sets(run, priorities)
+    signed = np.sort(np.concatenate(sets)).tolist()
+    treatment_of(run.sources[0], signed, disguise_of(config), run.sources[0].layout)  # before the work of crafting
     shards = tuple(
         Shard(index, index, tuple(int(i) for i in ids), seed=hash_seed(config.seed, 1, index))
         for index, ids in enumerate(sets)
@@ -102,9 +105,12 @@ def _priorities(run: Run, surrogates: Sequence[TrainedModel]) -> NDArray[np.floa
     labels, classes = run.index.labels, run.keys.labels
     store = Root(config.output.root).child("scores")
     with stage("score candidates", int(np.isin(labels, classes).sum()), "images") as advance:
-        return candidate_scores(
+        scores = candidate_scores(
             job, labels, classes, store, _scoring_pass(config), lambda num_done: advance(num_done, "")
         )
+    if config.signing.pool is None:
+        return scores
+    return drawn_from_top(scores, labels, config.signing.pool, selection_seed(run.keys, config.seed))
 
 
 def selection_seed(keys: KeySet, seed: int) -> int:

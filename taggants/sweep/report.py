@@ -49,7 +49,7 @@ def write_report(results: SweepResults, root: Root, path: str = "report.html") -
                 raise InputError(
                     f"{root.uri_of(sheet)} is not a complete image; delete it and run the sweep again"
                 ) from None
-    root.write_bytes(path, render(results, images).encode())
+    root.write_bytes(path, render(results, images).encode(), private=True)  # shows signed images
     return root.uri_of(path)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from taggants.crafting.selection import (
     check_capacity,
     check_class_sizes,
+    drawn_from_top,
     images_per_key,
     random_priorities,
     signing_sets,
@@ -85,3 +86,20 @@ def test_random_choices_come_from_the_secret():
     assert len(set(seeds)) == 3
     assert selection_seed(more, 0) == seeds[0]  # of more keys, the first sign the same images
     assert all(seed.bit_length() > 200 for seed in seeds)
+
+
+@given(fraction=st.sampled_from([0.1, 0.25, 0.5, 1.0]), seed=st.integers(0, 1000))
+def test_the_pool_is_the_top_of_each_class_in_an_order_of_the_seed(fraction, seed):
+    rng = np.random.default_rng(seed)
+    labels, scores = rng.integers(0, 3, 60), rng.integers(0, 9, 60).astype(float)
+    drawn = drawn_from_top(scores, labels, fraction, seed)
+    assert np.array_equal(drawn, drawn_from_top(scores, labels, fraction, seed))
+    for label in range(3):
+        ids = np.flatnonzero(labels == label)
+        ranked = sorted(ids, key=lambda i: (-scores[i], i))
+        num = int(np.ceil(fraction * len(ids)))
+        chosen = sorted(ids, key=lambda i: -drawn[i])
+        assert set(chosen[:num]) == set(ranked[:num])
+        assert chosen[num:] == ranked[num:]
+    other = drawn_from_top(scores, labels, fraction, seed + 1)
+    assert fraction < 0.25 or not np.array_equal(np.argsort(drawn), np.argsort(other))

@@ -17,7 +17,7 @@ from taggants.config import load_config
 from taggants.data import LAYOUTS, open_source
 from taggants.data.digits import write_digits
 from taggants.data.layouts import Layout, Sample
-from taggants.data.signed_images import Signed, is_replaced, replaced
+from taggants.data.signed_images import Replacements, is_replaced, replaced
 from taggants.data.source import DatasetIndex, ImageSource, dataset_fingerprint
 from taggants.errors import InputError
 from taggants.export import export_dataset, verify_export
@@ -76,11 +76,11 @@ class NumberedLayout(Layout[NumberedImages]):
     def files(self, source: NumberedImages) -> Iterator[tuple[str, int]]:
         return ((name, 1) for name in source.names)
 
-    def rewrite(self, source: NumberedImages, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
+    def rewrite(self, source: NumberedImages, name: str, rows: Replacements, sink: BinaryIO) -> Iterator[int]:
         sink.write(replaced(source.root.read_bytes(name), rows[0]))
         yield 1
 
-    def difference(self, source: NumberedImages, name: str, rows: Signed, destination: Root) -> str | None:
+    def difference(self, source: NumberedImages, name: str, rows: Replacements, destination: Root) -> str | None:
         is_signed = is_replaced(source.root.read_bytes(name), destination.read_bytes(name), rows[0])
         return None if is_signed else "it is another image"
 

@@ -49,6 +49,7 @@ def test_craft_leaves_a_run_folder_that_tells_its_story(tmp_path):
     assert (status["state"], status["num_done"], status["num_shards"]) == ("finished", 3, 3)
     assert status["sample_steps"] == 9 * 4 * 2  # images, steps, views
     assert (run / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "contact_sheet.png").stat().st_mode & 0o777 == 0o600  # shows signed images
     manifest = verify_export(Root(str(run / "signed")))
     assert manifest.num_rows == 1297
     assert manifest.signed_sample_ids is None

@@ -488,6 +488,7 @@ def test_written_with_contact_sheets_and_no_keys(tmp_path: Path, results: SweepR
     assert (image.get("width"), image.get("height")) == (str(MAX_IMAGE_WIDTH), "150")
     assert image.get("src").startswith("data:image/png;base64,")
     assert root.list("sweeps") == ["sweeps/1/report.html"]
+    assert (tmp_path / "out/sweeps/1/report.html").stat().st_mode & 0o777 == 0o600
     root.write_bytes(f"{first.run}/contact_sheet.png", b"half a picture")
     with pytest.raises(InputError, match="not a complete image"):
         write_report(results, root)

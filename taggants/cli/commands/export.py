@@ -48,6 +48,7 @@ def main(config: Config) -> ExportJobResult:
     from taggants.reporting import summaries
     from taggants.reporting.progress import say, stage
     from taggants.run import Run
+    from taggants.stages.crafting_settings import disguise_of
     from taggants.stages.export import read_signed_sets
     from taggants.storage import Root
 
@@ -70,6 +71,7 @@ def main(config: Config) -> ExportJobResult:
             destination,
             layout=config.export.layout,
             private=config.output.private_manifest,
+            disguise=disguise_of(config),
             on_progress=lambda done, total: advance(done, ""),
         )
     left_out = () if manifest.layout == run.sources[0].layout else run.sources[0].extras

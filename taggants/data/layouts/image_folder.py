@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants.data.layouts.layout import Layout, Sample
-from taggants.data.signed_images import Signed, is_replaced, replaced
+from taggants.data.layouts.layout import FILE_NAME, Layout, Sample
+from taggants.data.signed_images import Replacements, is_replaced, replaced
 from taggants.data.source import (
     IMAGE_SUFFIXES,
     DatasetIndex,
@@ -244,15 +244,18 @@ class ImageFolderLayout(Layout[ImageFolder]):
     def folder_of(self, source: ImageFolder) -> str:
         return source.uri
 
+    def companions(self, source: ImageFolder, sample_ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+        return ({FILE_NAME: source.path_of(sample_id)} for sample_id in sample_ids)
+
     def files(self, source: ImageFolder) -> Iterator[tuple[str, int]]:
         for sample_id in range(source.num_rows):
             yield source.path_of(sample_id), 1
 
-    def rewrite(self, source: ImageFolder, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
+    def rewrite(self, source: ImageFolder, name: str, rows: Replacements, sink: BinaryIO) -> Iterator[int]:
         sink.write(replaced(source.root.read_bytes(name), rows[0]))
         yield 1
 
-    def difference(self, source: ImageFolder, name: str, rows: Signed, destination: Root) -> str | None:
+    def difference(self, source: ImageFolder, name: str, rows: Replacements, destination: Root) -> str | None:
         is_signed = is_replaced(source.root.read_bytes(name), destination.read_bytes(name), rows[0])
         return None if is_signed else "it does not hold its signed image"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
 
-from taggants.data.signed_images import Signed
+from taggants.data.signed_images import Replacements
 from taggants.data.source import DatasetIndex, ImageSource
 from taggants.errors import InputError
 from taggants.registry import Registry
@@ -59,7 +59,13 @@ class Layout(abc.ABC, Generic[Source]):
         """Writes the first images of the first classes as one Parquet file, see `write_subset` in the Parquet layout."""
         raise InputError(f"Subsets are not made of {source.layout}; leave files out of a copy instead.")
 
-    # Rewriting in place: every file keeps its name, and its bytes but for the signed images
+    def companions(self, source: Source, sample_ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+        """Yields for each sample what is stored beside its image in places that `rewrite` keeps, by a name for people:
+        bytes, text, or lists and dictionaries of them, where a hash of the image may stand. What has the name `FILE_NAME`
+        cannot be rewritten."""
+        return ({} for _ in sample_ids)
+
+    # Rewriting in place: every file keeps its name, and its bytes but for the images that are replaced
 
     @abc.abstractmethod
     def files(self, source: Source) -> Iterator[tuple[str, int]]:
@@ -74,12 +80,18 @@ class Layout(abc.ABC, Generic[Source]):
         return
 
     @abc.abstractmethod
-    def rewrite(self, source: Source, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
-        """Writes a file of the source with the images of some rows replaced; yields how many rows each step wrote."""
+    def rewrite(self, source: Source, name: str, rows: Replacements, sink: BinaryIO) -> Iterator[int]:
+        """Writes a file of the source with the images of some rows replaced, and hashes of them beside them as their
+        `hash_changes` say; yields how many rows each step wrote."""
+
+    def tried_files(self, source: Source) -> Sequence[str]:
+        """Returns files, each with an image in its first row, that an export rewrites without a change to see whether `rewrite`
+        leaves traces; if so, it rewrites the images of all files."""
+        return ()
 
     @abc.abstractmethod
-    def difference(self, source: Source, name: str, rows: Signed, destination: Root) -> str | None:
-        """Returns the first way in which a file is not the source's with the signed images in place; None if it is."""
+    def difference(self, source: Source, name: str, rows: Replacements, destination: Root) -> str | None:
+        """Returns the first way in which a file is not the source's with those images in place; None if it is."""
 
     @abc.abstractmethod
     def hash_and_count(self, root: Root, path: str) -> tuple[str, int]:
@@ -114,6 +126,7 @@ class Layout(abc.ABC, Generic[Source]):
         return 0
 
 
+FILE_NAME = "the file name"
 LAYOUTS: Registry[Layout[Any]] = Registry("layout")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -14,13 +15,15 @@ from taggants.data.layouts.numbered_files import is_numbered, numbered_files
 from taggants.data.layouts.parquet.rewriting import ColumnEdit, check_rewritable, rewrite_file
 from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.layouts.parquet.subset import write_subset
-from taggants.data.signed_images import Signed, is_replaced, replaced
+from taggants.data.signed_images import Replacements, is_replaced, replaced
 from taggants.data.source import DatasetIndex
+from taggants.data.stored_hashes import with_hashes
 from taggants.errors import InputError
 from taggants.storage import Root, damage_named
 
 _BATCH_BYTES = 2 * 2**20  # small enough to be used again from the processor's cache
 _ROW_GROUP_ROWS = 100  # as Hugging Face's datasets writes images
+_COMPANION_ROWS = 64
 _IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
@@ -52,19 +55,35 @@ class ParquetLayout(Layout[ParquetSource]):
         for name, row_group_rows in zip(source.file_names, source.row_group_rows, strict=True):
             yield name, sum(row_group_rows)
 
-    def rewrite(self, source: ParquetSource, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
-        """Writes a file with the images of some rows replaced, and every other byte as it is but for places and sizes.
+    def rewrite(self, source: ParquetSource, name: str, rows: Replacements, sink: BinaryIO) -> Iterator[int]:
+        """Writes a file with the images of some rows replaced, and every other byte as it is but for places, sizes and
+        hashes of the images.
 
         Yields: the number of rows of each row group, once it is written.
         """
         with source.open_file(name) as file:
             column, max_level = source.image_leaf(file)
+            leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        first = source.file_offsets[source.file_names.index(name)]
 
         def edit(row: int, original: bytes) -> bytes:
             return replaced(original, rows[row])
 
+        @functools.lru_cache(_COMPANION_ROWS)  # of several columns
+        def hash_changes(row: int) -> dict[bytes, bytes]:
+            (original,) = source.read_encoded([first + row])
+            return rows[row].hash_changes(original, replaced(original, rows[row]))
+
+        def edit_hashes(row: int, value: bytes) -> bytes:
+            return bytes(with_hashes(value, hash_changes(row)))
+
+        edits = [ColumnEdit(column, max_level, rows, edit)]
+        hashed = [row for row, new in rows.items() if new.treatment.hashes != "refuse"]
+        for i, leaf in enumerate(leaves if hashed else ()):
+            if i != column and leaf.physical_type == "BYTE_ARRAY" and leaf.max_repetition_level == 0:
+                edits.append(ColumnEdit(i, leaf.max_definition_level, hashed, edit_hashes))
         with source.root.open_input(name) as handle, damage_named(source.root.uri_of(name)):
-            yield from rewrite_file(handle, [ColumnEdit(column, max_level, rows, edit)], sink)
+            yield from rewrite_file(handle, edits, sink)
 
     def check_rewritable(self, source: ParquetSource, name: str) -> None:
         uri = source.root.uri_of(name)
@@ -78,7 +97,30 @@ class ParquetLayout(Layout[ParquetSource]):
             if source.read_encoded([first]) != [found]:
                 raise InputError(f"{uri} cannot be signed: its pages are not where its metadata says; write it again.")
 
-    def difference(self, source: ParquetSource, name: str, rows: Signed, destination: Root) -> str | None:
+    def tried_files(self, source: ParquetSource) -> list[str]:
+        """The first file of each writer: its compression level, say, is not stored."""
+        writers: dict[str, str] = {}
+        for name in source.file_names:
+            with source.open_file(name) as file:
+                if file.metadata.num_rows:
+                    writers.setdefault(file.metadata.created_by, name)
+        return list(writers.values())
+
+    def companions(self, source: ParquetSource, sample_ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+        for sample_id in sample_ids:
+            file_index, row_group, row = source.locate(sample_id)
+            with source.open_file(source.file_names[file_index], in_pieces=True) as file:
+                first = 0
+                for batch in file.iter_batches(_COMPANION_ROWS, row_groups=[row_group]):
+                    if row < first + batch.num_rows:
+                        cells = batch.slice(row - first, 1).to_pylist()[0]
+                        image = cells.pop(source.image_column)
+                        rest = _split(image)[1] if image is not None else {}
+                        yield {f"column {name}": cell for name, cell in (*cells.items(), *rest.items())}
+                        break
+                    first += batch.num_rows
+
+    def difference(self, source: ParquetSource, name: str, rows: Replacements, destination: Root) -> str | None:
         with source.open_file(name) as before, source.at(destination).open_file(name) as after:
             if not after.schema_arrow.equals(before.schema_arrow, check_metadata=True):
                 return "the schema differs"
@@ -86,17 +128,21 @@ class ParquetLayout(Layout[ParquetSource]):
                 return "the row groups or codecs differ"
             start = 0
             for old, new in _side_by_side(before, after):
-                if not new.drop_columns(source.image_column).equals(old.drop_columns(source.image_column)):
-                    return f"a label or other column differs in rows {start} to {start + old.num_rows - 1}"
                 here = _rows_of(rows, start, old.num_rows)
                 old_images, new_images = old.column(source.image_column), new.column(source.image_column)
+                changes = _hash_changes(here, old_images, new_images)
+                expected = _with_hashes(pa.table(old.drop_columns(source.image_column)), changes)
+                if not pa.table(new.drop_columns(source.image_column)).equals(expected):
+                    return f"a label or other column differs in rows {start} to {start + old.num_rows - 1}"
                 for first, last in _between(here, old.num_rows):
                     if not new_images.slice(first, last - first).equals(old_images.slice(first, last - first)):
                         return f"an untouched image differs in rows {start + first} to {start + last - 1}"
                 for row in here:
                     old_bytes, old_rest = _split(old_images[row].as_py())
                     new_bytes, new_rest = _split(new_images[row].as_py())
-                    if new_rest != old_rest or not is_replaced(old_bytes, new_bytes, rows[start + row]):
+                    if new_rest != with_hashes(old_rest, changes.get(row, {})) or not is_replaced(
+                        old_bytes, new_bytes, rows[start + row]
+                    ):
                         return f"row {start + row} does not hold its signed image"
                 start += old.num_rows
         return None
@@ -157,12 +203,12 @@ def _side_by_side(before: pq.ParquetFile, after: pq.ParquetFile) -> Iterator[tup
             raise pa.ArrowInvalid("a row group holds fewer rows than it says")
 
 
-def _rows_of(rows: Signed, start: int, num_rows: int) -> Signed:
+def _rows_of(rows: Replacements, start: int, num_rows: int) -> Replacements:
     """Returns: the signed images of one row group, by row in that, rising."""
     return {row - start: rows[row] for row in sorted(rows) if start <= row < start + num_rows}
 
 
-def _between(rows: Signed, num_rows: int) -> Iterator[tuple[int, int]]:
+def _between(rows: Replacements, num_rows: int) -> Iterator[tuple[int, int]]:
     """Yields: first row and end of each run of rows without a signed one."""
     first = 0
     for row in rows:
@@ -171,10 +217,31 @@ def _between(rows: Signed, num_rows: int) -> Iterator[tuple[int, int]]:
     yield first, num_rows
 
 
-def _split(cell: dict[str, Any] | bytes) -> tuple[bytes, dict[str, Any]]:
+def _hash_changes(rows: Replacements, old: Any, new: Any) -> dict[int, dict[bytes, bytes]]:
+    """Returns: by row the changes of hashes that two columns of images make, where there are any."""
+    return {
+        row: changes
+        for row, replacement in rows.items()
+        if replacement.treatment.hashes != "refuse"
+        and (changes := replacement.hash_changes(_split(old[row].as_py())[0], _split(new[row].as_py())[0]))
+    }
+
+
+def _with_hashes(table: pa.Table, changes: Mapping[int, Mapping[bytes, bytes]]) -> pa.Table:
+    for i, field in enumerate(table.schema) if changes else ():
+        if pa.types.is_primitive(field.type):
+            continue
+        cells = table.column(i).to_pylist()
+        new_cells = [with_hashes(cell, changes.get(row, {})) for row, cell in enumerate(cells)]
+        if new_cells != cells:
+            table = table.set_column(i, field, pa.array(new_cells, field.type))
+    return table
+
+
+def _split(cell: dict[str, Any] | bytes | None) -> tuple[bytes, dict[str, Any]]:
     """Returns: the encoded image, and what else the cell holds (its path)."""
-    if isinstance(cell, bytes):
-        return cell, {}
+    if cell is None or isinstance(cell, bytes):
+        return cell or b"", {}
     return cell["bytes"] or b"", {key: value for key, value in cell.items() if key != "bytes"}
 
 

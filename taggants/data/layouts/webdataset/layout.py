@@ -6,18 +6,20 @@ import io
 import itertools
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from taggants.data.layouts.layout import Layout, Sample
+from taggants.data.layouts.layout import FILE_NAME, Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
 from taggants.data.layouts.webdataset.source import BoundedHeader, HashedFile, WebDataset
-from taggants.data.signed_images import Signed, is_replaced, replaced
+from taggants.data.signed_images import Replacements, is_replaced, replaced
 from taggants.data.source import IMAGE_SUFFIXES, PIECE_BYTES, DatasetIndex
+from taggants.data.stored_hashes import end_of_words, with_hashes
 from taggants.errors import InputError
+from taggants.limits import MOST_TEXT_BYTES
 from taggants.storage import Root
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -46,7 +48,7 @@ class WebDatasetLayout(Layout[WebDataset]):
             with source.root.open_input(name) as handle:
                 _header_of(handle, start, size, size, f"Image 0 of {source.root.uri_of(name)}")
 
-    def rewrite(self, source: WebDataset, name: str, rows: Signed, sink: BinaryIO) -> Iterator[int]:
+    def rewrite(self, source: WebDataset, name: str, rows: Replacements, sink: BinaryIO) -> Iterator[int]:
         """Writes a tar with the images of some rows replaced.
 
         Yields: how many rows a step wrote.
@@ -57,35 +59,45 @@ class WebDatasetLayout(Layout[WebDataset]):
         root = source.root
         end, size_bytes = _end_of_members(root, name)
         done = position = change = 0
+        before: dict[bytes, bytes] = {}  # hashes that stand after the last image written, and before the next
         with root.open_input(name) as handle:
             for row, (start, size) in _places(source, name, rows).items():
-                _copy(handle, sink, position, start - _BLOCK)
-                data = replaced(bytes(handle.read_at(size, start)), rows[row])
+                original = bytes(handle.read_at(size, start))
+                data = replaced(original, rows[row])
+                after = rows[row].hash_changes(original, data)
+                _copy(handle, sink, position, start - _BLOCK, before | after)
+                before = after
                 header = _header_of(handle, start, size, len(data), f"Image {row} of {root.uri_of(name)}")
                 sink.write(header + data + bytes(-len(data) % _BLOCK))
                 change += _padded(len(data)) - _padded(size)
                 position = start + _padded(size)
                 yield row + 1 - done
                 done = row + 1
-            _copy(handle, sink, position, end)
+            _copy(handle, sink, position, end, before)
             tail = bytes(handle.read_at(size_bytes - end, end))
             if not any(tail) and len(tail) == _tail(end):
                 tail = bytes(_tail(end + change))
             sink.write(tail)
         yield dict(self.files(source))[name] - done
 
-    def difference(self, source: WebDataset, name: str, rows: Signed, destination: Root) -> str | None:
+    def companions(self, source: WebDataset, sample_ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+        for sample_id in sample_ids:
+            file_index, start, _ = source.locate(sample_id)
+            yield _beside(source.root, source.file_names[file_index], start)
+
+    def difference(self, source: WebDataset, name: str, rows: Replacements, destination: Root) -> str | None:
         places = {start: row for row, (start, _) in _places(source, name, rows).items()}
         try:
+            changes = _hash_changes(source, name, rows, destination)
             with _members(source.root, name) as old_tar, _members(destination, name) as new_tar:
                 for old, new in itertools.zip_longest(old_tar, new_tar):
                     if old is None or new is None:
                         return "the number of members differs"
-                    if _described(old) != _described(new):
+                    if with_hashes(_described(old), changes) != _described(new):
                         return f"the header of member {old.name!r} differs"
                     row = places.get(old.offset_data) if old.isreg() else None
                     if row is None:
-                        if old.size != new.size or not _equal(old_tar, old, new_tar, new):
+                        if old.size != new.size or not _equal(old_tar, old, new_tar, new, changes):
                             return f"member {old.name!r} differs"
                     elif not is_replaced(_content(old_tar, old), _content(new_tar, new), rows[row]):
                         return f"row {row} does not hold its signed image"
@@ -141,7 +153,7 @@ class WebDatasetLayout(Layout[WebDataset]):
             raise InputError(f"{root.uri_of(path)} is damaged.") from None
 
 
-def _places(source: WebDataset, name: str, rows: Signed) -> dict[int, tuple[int, int]]:
+def _places(source: WebDataset, name: str, rows: Replacements) -> dict[int, tuple[int, int]]:
     """Returns: by row the first byte and the size in bytes of each signed image, rising."""
     first = source.file_offsets[source.file_names.index(name)]
     found = {row: source.locate(first + row)[1:] for row in rows}
@@ -171,9 +183,16 @@ def _end_of_members(root: Root, name: str) -> tuple[int, int]:
         return tar.offset, root.size_bytes(name)
 
 
-def _copy(handle: pa.NativeFile, sink: BinaryIO, start: int, end: int) -> None:
+def _copy(handle: pa.NativeFile, sink: BinaryIO, start: int, end: int, changes: Mapping[bytes, bytes]) -> None:
+    """Copies part of a tar. New hashes are as long as the old ones, so no header and no checksum of one changes."""
+    rest = b""
     for position in range(start, end, PIECE_BYTES):
-        sink.write(handle.read_at(min(PIECE_BYTES, end - position), position))
+        piece = handle.read_at(min(PIECE_BYTES, end - position), position)
+        if changes:
+            piece = rest + bytes(piece)
+            cut = len(piece) if position + PIECE_BYTES >= end else end_of_words(piece)
+            piece, rest = with_hashes(piece[:cut], changes), piece[cut:]
+        sink.write(piece)
 
 
 def _padded(size: int) -> int:
@@ -225,9 +244,40 @@ def _octal_like(field: bytes, value: int) -> bytes | None:
     return (digits + found[3])[: len(field)]
 
 
-def _described(member: tarfile.TarInfo) -> tuple[Mapping[str, object], Mapping[str, str]]:
+def _described(member: tarfile.TarInfo) -> list[Mapping[str, object]]:
     info = {name: value for name, value in member.get_info().items() if name not in ("size", "chksum")}
-    return info, member.pax_headers
+    return [info, member.pax_headers]
+
+
+def _beside(root: Root, name: str, start: int) -> dict[str, Any]:
+    """Returns: what stands beside the image of a key that begins at that byte of a tar."""
+    found: dict[str, Any] = {}
+    key = ""
+    with _members(root, name) as tar:
+        for member in tar:
+            stem, _, suffix = member.name.rpartition("/")[2].partition(".")
+            if member.name.rpartition("/")[0] + "/" + stem != key:
+                if FILE_NAME in found:
+                    return found
+                found, key = {}, member.name.rpartition("/")[0] + "/" + stem
+            if member.isreg() and member.offset_data == start:
+                found |= {FILE_NAME: member.name, "the PAX header": dict(member.pax_headers)}
+            elif member.isreg() and member.size <= MOST_TEXT_BYTES:
+                found[f"member .{suffix}"] = _content(tar, member)
+    return found
+
+
+def _hash_changes(source: WebDataset, name: str, rows: Replacements, destination: Root) -> dict[bytes, bytes]:
+    """Returns: the changes of hashes that the images of a tar make in what it was exported to."""
+    if not any(new.treatment.hashes != "refuse" for new in rows.values()):
+        return {}
+    first = source.file_offsets[source.file_names.index(name)]
+    ids, exported = [first + row for row in rows], source.at(destination)
+    changes: dict[bytes, bytes] = {}
+    for sample_id, row in zip(ids, rows, strict=True):  # one by one: their images may not fit into memory
+        (old,), (new,) = source.read_encoded([sample_id]), exported.read_encoded([sample_id])
+        changes |= rows[row].hash_changes(old, new)
+    return changes
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -236,13 +286,21 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return stream.read()
 
 
-def _equal(old_tar: tarfile.TarFile, old: tarfile.TarInfo, new_tar: tarfile.TarFile, new: tarfile.TarInfo) -> bool:
-    """Returns: whether two members of one size have one content."""
+def _equal(
+    old_tar: tarfile.TarFile,
+    old: tarfile.TarInfo,
+    new_tar: tarfile.TarFile,
+    new: tarfile.TarInfo,
+    changes: Mapping[bytes, bytes],
+) -> bool:
+    """Returns: whether two members of one size have one content, but for changes of hashes."""
     if not old.isreg():
         return True
     old_stream, new_stream = old_tar.extractfile(old), new_tar.extractfile(new)
     assert old_stream is not None
     assert new_stream is not None
+    if changes and old.size <= MOST_TEXT_BYTES:
+        return bool(with_hashes(old_stream.read(), changes) == new_stream.read())
     while piece := old_stream.read(PIECE_BYTES):
         if new_stream.read(PIECE_BYTES) != piece:
             return False

@@ -1,0 +1,111 @@
+"""What an export has to do so that signed images do not stand out; found out from the source, before any crafting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from taggants.data.image_codec import common_png_settings, is_jpeg, plain_png_shape, png_setting, without_credentials
+from taggants.data.layouts import layout_of
+from taggants.data.layouts.layout import FILE_NAME
+from taggants.data.signed_images import Treatment
+from taggants.data.source import ImageSource
+from taggants.data.stored_hashes import HashPolicy, algorithm_in
+from taggants.errors import InputError
+from taggants.export.originals import originals_of
+
+_NUM_LOOKED_AT = 64
+_NUM_HASHED = 16
+_LOOKED_AT_BYTES = 8 * 2**20  # encoded; to find a setting takes tens of trials
+
+
+@dataclass(frozen=True)
+class Disguise:
+    """What may be done to keep signed images from standing out.
+
+    Attributes:
+        png: store signed PNG as the encoder of their originals would ("like_original", refused where it cannot be found
+            out), write all PNG of the dataset anew ("reencode_all"), or the former where it works and else the latter.
+        hashes, credentials: what becomes of stored hashes of images and of content credentials (C2PA).
+    """
+
+    png: Literal["auto", "like_original", "reencode_all"] = "auto"
+    hashes: HashPolicy = "refuse"
+    credentials: Literal["refuse", "strip"] = "refuse"
+
+
+DEFAULT = Disguise()
+PNG_WRITTEN_ANEW = (
+    "some PNG are of an encoder that cannot be imitated; if one of them is signed, the export writes all PNG anew, with the "
+    "same pixels, or signed ones would stand out"
+)
+
+
+def treatment_of(source: ImageSource, sample_ids: Sequence[int] | None, disguise: Disguise, layout: str) -> Treatment:
+    """Returns: what an export with those signed images has to do; a function of the source and the arguments.
+
+    Args:
+        sample_ids: of the signed images; None while they are not chosen, for some over the whole source.
+        layout: of the export; in another than the source's, nothing that lies beside the images is kept.
+
+    Raises:
+        InputError: they would stand out, and `disguise` does not allow what would help; the sentence names it.
+    """
+    spread = _spread(source)
+    settings = common_png_settings(data for _, data in originals_of(source, spread))
+    sample_ids = spread if sample_ids is None else sample_ids
+    reencodes = disguise.png == "reencode_all"
+    strips = False
+    for sample_id, original in originals_of(source, [*spread, *sample_ids]):
+        if not strips and without_credentials(original) != original:
+            if disguise.credentials == "refuse":
+                raise InputError(
+                    f"{source.place_of(sample_id)} has content credentials (C2PA), which signed images would fail; set "
+                    "export.credentials=strip to remove them from all images."
+                )
+            strips = True
+    for sample_id, original in originals_of(source, sample_ids if not reencodes else ()):
+        if is_jpeg(original) or plain_png_shape(original) is None or png_setting(original, settings) is not None:
+            continue
+        if disguise.png == "like_original":
+            raise InputError(
+                f"{source.place_of(sample_id)} is PNG of an encoder that cannot be imitated, so it would stand out; set "
+                "export.png=auto to write all PNG anew with the same pixels."
+            )
+        reencodes = True
+        break
+    place = _stored_hash(source) if layout == source.layout else None
+    if place is not None:
+        where, algorithm, sample_id = place
+        if where == FILE_NAME or disguise.hashes == "refuse":
+            fix = "set export.hashes to recompute or strip"
+            if where == FILE_NAME:
+                fix = "name the images otherwise, or export in another layout"
+            raise InputError(
+                f"{where} of {source.place_of(sample_id)} holds the image's {algorithm}, which signed images would fail; "
+                f"{fix}."
+            )
+    return Treatment(settings, reencodes, strips, disguise.hashes if place is not None else "refuse")
+
+
+def _spread(source: ImageSource) -> list[int]:
+    """Returns: sample ids over the whole source, of few MiB."""
+    ids: list[int] = np.unique(np.linspace(0, source.num_rows - 1, _NUM_LOOKED_AT, dtype=np.int64)).tolist()
+    size = max(len(source.read_encoded(ids[:1])[0]), 1)
+    step = -(-len(ids) * size // _LOOKED_AT_BYTES)
+    return ids[:: max(step, 1)]
+
+
+def _stored_hash(source: ImageSource) -> tuple[str, str, int] | None:
+    """Returns: place, algorithm and sample id of the first hash beside one of the first images; None if there is none."""
+    ids = range(min(_NUM_HASHED, source.num_rows))
+    beside = layout_of(source).companions(source, ids)
+    for (sample_id, data), places in zip(originals_of(source, ids), beside, strict=True):
+        for place, value in places.items():
+            algorithm = algorithm_in(value, data)
+            if algorithm is not None:
+                return place, algorithm, sample_id
+    return None
