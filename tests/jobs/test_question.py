@@ -144,7 +144,7 @@ def test_what_was_changed_afterwards_is_refused(run: Run, tmp_path: Path) -> Non
 
 
 def test_a_registration_of_format_1_is_what_it_was(tmp_path: Path) -> None:
-    """Its hash was published: the one of a run without a question does not change, nor does the name of its folder."""
+    """Its hash was published: that of a run without a question does not change."""
     content = {
         "keys_commitment": "ab" * 32,
         "num_keys": 10,
