@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from taggants.data.image_codec import common_png_settings, is_jpeg, plain_png_sh
 from taggants.data.layouts import layout_of
 from taggants.data.layouts.layout import FILE_NAME
 from taggants.data.signed_images import Treatment
-from taggants.data.source import ImageSource
+from taggants.data.source import ImageSource, SampleError
 from taggants.data.stored_hashes import HashPolicy, algorithm_in
 from taggants.errors import InputError
 from taggants.export.originals import originals_of
@@ -92,16 +93,26 @@ def treatment_of(source: ImageSource, sample_ids: Sequence[int] | None, disguise
 
 
 def _spread(source: ImageSource) -> list[int]:
-    """Returns: sample ids over the whole source, of few MiB."""
+    """Returns: sample ids over the whole source, of few MiB, without those of rows that hold no image."""
     ids: list[int] = np.unique(np.linspace(0, source.num_rows - 1, _NUM_LOOKED_AT, dtype=np.int64)).tolist()
-    size = max(len(source.read_encoded(ids[:1])[0]), 1)
-    step = -(-len(ids) * size // _LOOKED_AT_BYTES)
-    return ids[:: max(step, 1)]
+    chosen, size = [], 0
+    for sample_id, data in _readable(source, np.random.default_rng(0).permutation(ids).tolist()):
+        chosen.append(sample_id)
+        size += len(data)
+        if size > _LOOKED_AT_BYTES:
+            break
+    return sorted(chosen)
+
+
+def _readable(source: ImageSource, sample_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    for sample_id in sample_ids:
+        with contextlib.suppress(SampleError):
+            yield sample_id, source.read_encoded([sample_id])[0]
 
 
 def _stored_hash(source: ImageSource) -> tuple[str, str, int] | None:
     """Returns: place, algorithm and sample id of the first hash beside one of the first images; None if there is none."""
-    ids = range(min(_NUM_HASHED, source.num_rows))
+    ids = [i for i, _ in _readable(source, range(min(_NUM_HASHED, source.num_rows)))]
     beside = layout_of(source).companions(source, ids)
     for (sample_id, data), places in zip(originals_of(source, ids), beside, strict=True):
         for place, value in places.items():

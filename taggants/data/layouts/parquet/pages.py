@@ -98,13 +98,9 @@ class ImageChunk:
         dictionary, uses, indices = self._dictionary_changes(rows, edit)
         row = 0
         for page in self._pages():
-            if page.kind == _DICTIONARY_PAGE and dictionary is not None:
-                old = _split_plain(self._unpack(page)[1], page.num_rows)
-                yield (
-                    self._packed(page, b"", _join_plain(dictionary), num_values=len(dictionary))
-                    if (dictionary != old)
-                    else self._same(page)
-                )
+            if page.kind == _DICTIONARY_PAGE and dictionary is not None and rows:
+                # Also if it is as before: what compressing it again changes would tell the others.
+                yield self._packed(page, b"", _join_plain(dictionary), num_values=len(dictionary))
                 continue
             if page.kind not in (_DATA, _DATA_V2):
                 yield self._same(page)
