@@ -17,6 +17,7 @@ from taggants.stages.craft import craft
 from taggants.stages.export import ExportResult, export
 from taggants.stages.keys import register
 from taggants.stages.plan import make_plan
+from taggants.stages.questions import record_signing
 from taggants.stages.surrogates import train_surrogates
 from taggants.training.job import TrainedModel
 
@@ -72,5 +73,6 @@ def sign(run: Run) -> Signing:
     if drive.failed:
         return Signing(surrogates, plan, drive, None)
     exported = export(run, plan)
+    record_signing(run)
     say(summaries.exported(run, exported))
     return Signing(surrogates, plan, drive, exported)

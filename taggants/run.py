@@ -325,20 +325,6 @@ def signing_size(run: Run) -> int:
     )
 
 
-def registration_of(run: Run) -> Registration:
-    """Returns the registration that keys, data and configuration of a run ask for, whatever its folder holds."""
-    detection = run.config.detection
-    return Registration(
-        keys_commitment=run.keys.commitment,
-        num_keys=run.config.keys.num_keys,
-        num_classes=run.index.num_classes,
-        dataset_fingerprint=run.index.fingerprint,
-        statistic=detection.statistic,
-        top_k=detection.top_k,
-        alpha=detection.alpha,
-    )
-
-
 def registration_paths(run: Run) -> list[str]:
     """Returns the registrations in the run folder, the valid one last: `registration.json`, then `registration-2.json` and so
     on, each of which made the one before void."""

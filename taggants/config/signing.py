@@ -164,9 +164,52 @@ class SigningConfig(Section):
         return self
 
 
+class QuestionConfig(Section):
+    """Which images a suspect is shown for each key, and what its answers are compared with; null: the key's image alone.
+
+    The references are the surrogates that were trained on clean data, and models of their kinds that are trained for this alone.
+    """
+
+    num_covers: int = Field(
+        64, ge=0, le=10_000, description="images of the test split, balanced over classes, that each key is laid over"
+    )
+    amplitudes: tuple[Annotated[FractionOf, Field(ge=1 / 256, le=1)], ...] = Field(
+        (1 / 8, 1 / 4, 1 / 2),
+        description="of the overlays cover + a (key - 127.5), in whole 256ths; each weighs as much as the key's own image",
+    )
+    bare_key: bool = Field(True, description="ask the key's image itself, too; without it no query is noise")
+    top_m: int | None = Field(None, ge=1, description="ranks behind this count alike; null: all ranks count")
+    num_references: int = Field(
+        1, ge=0, description="clean models that are trained as references beside the surrogates"
+    )
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> QuestionConfig:
+        if not self.num_covers and not self.bare_key:
+            raise ValueError("num_covers is 0 and bare_key false, so nothing is asked; set one of them")
+        if self.num_covers and not self.amplitudes:
+            raise ValueError("amplitudes must not be empty with num_covers above 0")
+        levels = [amplitude * 256 for amplitude in self.amplitudes]
+        if any(level != round(level) for level in levels) or len(set(levels)) != len(levels):
+            raise ValueError(f"amplitudes are {list(self.amplitudes)} but must be several whole 256ths, such as 1/8")
+        return self
+
+
 class DetectionConfig(Section):
     """The test, fixed before any suspect is queried and written into the public registration."""
 
     statistic: Annotated[str, named_in(STATISTICS)] = Field("rank", description="whose exact p-value decides")
     top_k: int = Field(1, ge=1, description="a hit is a key label within the suspect's top k")
     alpha: float = Field(1e-3, gt=0, lt=1, description="a suspect with p <= alpha is detected")
+    question: QuestionConfig | None = Field(
+        None,
+        description="what is asked about each key beside its own image; null: nothing, and no model is compared with",
+    )
+
+    @model_validator(mode="after")
+    def _table_for_the_statistic(self) -> DetectionConfig:
+        if STATISTICS.find(self.statistic).needs == "table" and self.question is None:
+            raise ValueError(
+                f"detection.statistic={self.statistic} needs a question; set fields of detection.question, such as num_covers: 64"
+            )
+        return self

@@ -20,7 +20,9 @@ from taggants.detection.statistics import STATISTICS, p_values
 from taggants.errors import InputError, check_sha256, check_text
 from taggants.identity import strict_json
 
-CERTIFICATE_FORMAT: Final = "taggants-certificate/2"
+CERTIFICATE_FORMAT: Final = "taggants-certificate/2"  # of a test that asks the key images alone
+CERTIFICATE_FORMAT_QUESTION: Final = "taggants-certificate/3"
+_OF_A_QUESTION: Final = ("answers_sha256", "signing_sha256")
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _WIDTH: Final = 90
 _RELATIVE_TOLERANCE: Final = 1e-9  # libraries and processors differ in the last digits of a p-value
@@ -40,6 +42,8 @@ class Certificate:
         p_values: by the name of the statistic, each in (0, 1]; that of the registered one decides.
         created_at: time of the test, ISO 8601, UTC, such as "2025-01-31T12:00:00Z".
         software: versions, name to version.
+        answers_sha256: of the file of the suspect's answers to the registered question; None where there is no question.
+        signing_sha256: of the `SigningRecord` whose references it was compared with; None where there is no question.
 
     Raises:
         InputError: a value has the wrong type or is out of its range.
@@ -52,12 +56,19 @@ class Certificate:
     p_values: Mapping[str, float]
     created_at: str
     software: Mapping[str, str]
+    answers_sha256: str | None = None
+    signing_sha256: str | None = None
 
     def __post_init__(self) -> None:
         check_text("suspect", self.suspect)
         if self.suspect_sha256 is not None:
             check_sha256("suspect_sha256", self.suspect_sha256)
         registered = self.registration
+        for name in _OF_A_QUESTION:
+            if registered.question is not None:
+                check_sha256(name, getattr(self, name))
+            elif getattr(self, name) is not None:
+                raise InputError(f"{name} must be empty where no question is registered.")
         if len(self.ranks) != registered.num_keys:
             raise InputError(
                 f"ranks has {len(self.ranks)} entries but must have {registered.num_keys}, one for every key."
@@ -98,7 +109,10 @@ class Certificate:
 
     def says_the_same_as(self, other: Certificate) -> bool:
         """Whether the two record the same answers of the same suspect under one registration, at whatever time."""
-        ours, theirs = ((c.suspect, c.suspect_sha256, c.registration, c.evidence) for c in (self, other))
+        ours, theirs = (
+            (c.suspect, c.suspect_sha256, c.registration, c.evidence, c.answers_sha256, c.signing_sha256)
+            for c in (self, other)
+        )
         return ours == theirs
 
     def _repr_html_(self) -> str:
@@ -107,7 +121,7 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "format": CERTIFICATE_FORMAT,
+            "format": CERTIFICATE_FORMAT if self.registration.question is None else CERTIFICATE_FORMAT_QUESTION,
             "suspect": self.suspect,
             "suspect_sha256": self.suspect_sha256,
             "registration": self.registration.to_json(),
@@ -115,6 +129,7 @@ class Certificate:
             "p_values": dict(self.p_values),
             "created_at": self.created_at,
             "software": dict(self.software),
+            **({} if self.registration.question is None else {name: getattr(self, name) for name in _OF_A_QUESTION}),
         }
 
     @classmethod
@@ -130,15 +145,23 @@ class Certificate:
             InputError: a field is missing, unknown or out of range, the registration fails its hash, a p-value is of a
                 statistic that is not known here, or disagrees with the evidence.
         """
-        names = [certificate_field.name for certificate_field in fields(cls)]
+        found = value.get("format", CERTIFICATE_FORMAT) if isinstance(value, dict) else CERTIFICATE_FORMAT
+        if found not in (CERTIFICATE_FORMAT, CERTIFICATE_FORMAT_QUESTION):
+            raise InputError(
+                f"The certificate's format is {found!r} but must be {CERTIFICATE_FORMAT!r} or {CERTIFICATE_FORMAT_QUESTION!r}."
+            )
+        with_question = found == CERTIFICATE_FORMAT_QUESTION
+        names = [part.name for part in fields(cls) if with_question or part.name not in _OF_A_QUESTION]
         if not isinstance(value, dict) or set(value) != {*names, "format"}:
             raise InputError(f"The certificate must be a JSON object with only the fields format, {', '.join(names)}.")
-        if value["format"] != CERTIFICATE_FORMAT:
-            raise InputError(f"The certificate's format is {value['format']!r} but must be {CERTIFICATE_FORMAT!r}.")
         for name in ("p_values", "software"):
             if not isinstance(value[name], dict):
                 raise InputError(f"The certificate's {name} must be a JSON object.")
         registration = Registration.from_json(value["registration"])
+        if (registration.question is not None) != with_question:
+            raise InputError(
+                f"The certificate's format {found!r} does not fit its registration; use the original file."
+            )
         evidence = Evidence.from_json(value["evidence"], registration.num_classes)
         certificate = cls(**{**{n: value[n] for n in names}, "registration": registration, "evidence": evidence})
         for name in certificate.p_values:
@@ -161,6 +184,8 @@ def certify(
     suspect_sha256: str | None,
     created_at: datetime,
     software: Mapping[str, str],
+    answers_sha256: str | None = None,
+    signing_sha256: str | None = None,
 ) -> Certificate:
     """The certificate of one test: what the evidence gives under the registration, by every statistic that can use it.
 
@@ -182,6 +207,8 @@ def certify(
         p_values=p_values(evidence, registration),
         created_at=created_at.astimezone(UTC).strftime(_TIME_FORMAT),
         software=dict(software),
+        answers_sha256=answers_sha256,
+        signing_sha256=signing_sha256,
     )
 
 
@@ -192,7 +219,7 @@ def software_versions() -> dict[str, str]:
 
 
 def describe(certificate: Certificate) -> str:
-    """The certificate for a human reader: plain text, 22 lines and one for each statistic, of 90 columns."""
+    """The certificate for a human reader: plain text of at most 90 columns."""
     c, registered = certificate, certificate.registration
     expected = registered.num_keys * registered.top_k / registered.num_classes
     keys = "1 secret key" if registered.num_keys == 1 else f"{registered.num_keys} secret keys"
@@ -201,6 +228,7 @@ def describe(certificate: Certificate) -> str:
     lines = [
         f"Suspect    {c.suspect if len(c.suspect) <= 70 else c.suspect[:67] + '...'}",
         f"Question   does it answer {keys} with their labels, out of {registered.num_classes} classes?",
+        *_asked(registered),
         *_paragraph("Null       ", f"{STATISTICS.find(registered.statistic).null}."),
         f"Hits       {c.num_hits} of {registered.num_keys} labels in the top {registered.top_k}; {expected:.3g} expected under "
         "the null",
@@ -224,6 +252,20 @@ def describe(certificate: Certificate) -> str:
         f"Keys {registered.keys_commitment[:16]}...  registration {registered.registration_sha256[:16]}...  {c.created_at}",
     ]
     return "\n".join(lines)
+
+
+def _asked(registered: Registration) -> list[str]:
+    question = registered.question
+    if question is None:
+        return []
+    bare = "itself, " if question.bare_weight else ""
+    over = f"laid over {len(question.cover_ids)} covers at {len(question.amplitudes)} amplitudes, " * bool(
+        question.cover_ids
+    )
+    references = (
+        f"compared with {len(registered.references)} clean models" if registered.references else "compared with none"
+    )
+    return _paragraph("Asked      ", f"{question.num_queries} images for each key: {bare}{over}{references}")
 
 
 def _paragraph(head: str, text: str) -> list[str]:

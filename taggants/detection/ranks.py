@@ -25,12 +25,7 @@ def key_ranks(scores: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
     Raises:
         InputError: a shape, type or label is wrong.
     """
-    table = np.asarray(scores)
-    if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2 or table.dtype.kind not in "fiu":
-        raise InputError(
-            f"scores has shape {table.shape} and type {table.dtype} but must be real numbers [num_keys, num_classes] "
-            "with at least 1 key and 2 classes."
-        )
+    table = _check_scores(scores)
     num_keys, num_classes = table.shape
     checked = _check_labels(labels, num_keys, num_classes)
     own = np.take_along_axis(table, checked[:, None], axis=1)  # [num_keys, 1]
@@ -68,6 +63,35 @@ def key_ranks_from_top(top_labels: ArrayLike, labels: ArrayLike, num_classes: in
     found = table == checked[:, None]
     ranks = np.where(found.any(axis=1), found.argmax(axis=1) + 1, num_classes)
     return ranks.astype(np.int64)
+
+
+def class_ranks(scores: ArrayLike) -> NDArray[np.int64]:
+    """Rank of every class in every row of scores, as `key_ranks` gives it for one class.
+
+    scores: real [num_rows, num_classes], larger is likelier.
+
+    Returns:
+        int64 [num_rows, num_classes] in 1..num_classes.
+
+    Raises:
+        InputError: a shape or type is wrong.
+    """
+    table = _check_scores(scores)
+    ranks = np.empty(table.shape, dtype=np.int64)
+    for row, own in zip(ranks, table, strict=True):
+        row[:] = table.shape[1] - np.searchsorted(np.sort(own), own, side="left")
+    ranks[np.isnan(table).any(axis=1)] = table.shape[1]
+    return ranks
+
+
+def _check_scores(scores: ArrayLike) -> NDArray[Any]:
+    table = np.asarray(scores)
+    if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2 or table.dtype.kind not in "fiu":
+        raise InputError(
+            f"scores has shape {table.shape} and type {table.dtype} but must be real numbers [num_keys, num_classes] "
+            "with at least 1 key and 2 classes."
+        )
+    return table
 
 
 def _check_labels(labels: ArrayLike, num_keys: int, num_classes: int) -> NDArray[np.int64]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from taggants.detection.evidence import Evidence
 from taggants.detection.exact import exact_p_value
-from taggants.detection.rank_statistic import rank_scores
+from taggants.detection.question import answer_values, evidence_table
 from taggants.detection.ranks import key_ranks
 from taggants.errors import InputError
 
@@ -46,31 +46,8 @@ def referenced_p_value(scores: ArrayLike, labels: ArrayLike, references: Sequenc
     if len(references) == 0:
         raise InputError("references holds no table but must hold the answers of at least one clean model.")
     key_ranks(scores, labels)  # checks both
-    suspect = _score_table(scores)
-    values = len(references) * suspect
-    for reference in references:
-        table = _score_table(reference)
-        if table.shape != suspect.shape:
-            raise InputError(
-                f"a reference has shape {table.shape} but the suspect's scores have {suspect.shape}: ask both the same "
-                "keys, and take references with the suspect's classes."
-            )
-        values -= table
-    values[np.ptp(suspect, axis=1) == 0] = 0
+    num_classes = np.shape(scores)[1]
+    suspect, *others = (answer_values(table, None, num_classes, num_classes)[0] for table in (scores, *references))
+    values = evidence_table(suspect[:, None], [other[:, None] for other in others], [1])
     evidence = Evidence.of_table(values, labels)
     return exact_p_value(np.array(evidence.table), evidence.positions)
-
-
-def _score_table(scores: ArrayLike) -> NDArray[np.int64]:
-    """s of the rank of every label at every key, [num_keys, num_classes]."""
-    table = np.asarray(scores)
-    if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2 or table.dtype.kind not in "fiu":
-        raise InputError(
-            f"a reference has shape {table.shape} and type {table.dtype} but must be real numbers [num_keys, num_classes]."
-        )
-    num_classes = table.shape[1]
-    # As `key_ranks`: so many classes score at least as much; a NaN in the row makes all of them the worst.
-    ranks = np.stack([num_classes - np.searchsorted(np.sort(row), row, side="left") for row in table])
-    ranks[np.isnan(table).any(axis=1)] = num_classes
-    scored: NDArray[np.int64] = rank_scores(num_classes)[ranks - 1]
-    return scored

@@ -6,9 +6,13 @@ certificates, reports and help read the table.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+import numpy as np
+
 from taggants.detection.evidence import Evidence
+from taggants.detection.exact import exact_p_value
 from taggants.detection.hits import HITS
 from taggants.detection.rank_statistic import RANK
 from taggants.errors import InputError
@@ -44,9 +48,29 @@ class Statistic(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TableSum:
+    """A statistic: the sum over keys of the value of the label in its key's row; small when labels are favoured.
+
+    Null: neither the suspect nor the references depend on the key labels, which were drawn i.i.d. uniform over the classes. Given
+    all answers, the sum is then one of independent draws from the rows, whose distribution is exact (`exact_p_value`).
+    """
+
+    null: str = (
+        "neither the suspect nor the references depend on the key labels, so each label is a uniform draw from the classes, "
+        "independently over keys"
+    )
+    needs: Literal["ranks", "table"] = "table"
+
+    def p_value(self, evidence: Evidence, registration: Registration) -> float:
+        """P(sum_null <= sum), in [1e-300, 1]."""
+        return exact_p_value(np.array(evidence.table), evidence.positions)
+
+
 STATISTICS: Final[Registry[Statistic]] = Registry("statistic")
 STATISTICS.register("rank", RANK)
 STATISTICS.register("hits", HITS)
+STATISTICS.register("question", TableSum())
 
 
 def p_values(evidence: Evidence, registration: Registration) -> dict[str, float]:

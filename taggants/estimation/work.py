@@ -13,7 +13,8 @@ from taggants.data.source import DatasetIndex
 from taggants.run import Run, signing_size
 from taggants.stages.crafting_settings import optimisation_of
 from taggants.stages.evaluate import suspect_job
-from taggants.stages.surrogates import surrogate_jobs
+from taggants.stages.model_training import surrogate_jobs
+from taggants.stages.questions import reference_jobs
 from taggants.storage import Root
 from taggants.training.job import TrainingJob
 
@@ -147,6 +148,13 @@ def _trainings(run: Run, may_find: bool) -> list[Training]:
         for index, training in enumerate(config.surrogate.trainings):
             name = f"surrogate-{index}" + (f", retrained {round_index}" if round_index else "")
             add(name, training, jobs[index] if jobs and not round_index else None)
+    question = config.detection.question
+    references = (
+        reference_jobs(run)[-question.num_references :] if may_find and question and question.num_references else []
+    )
+    for index in range(question.num_references if question else 0):
+        training = config.surrogate.trainings[index % len(config.surrogate.trainings)]
+        add(f"reference-{index}", training, references[index] if references else None)
     is_exported = run.root.exists("signed/manifest.json")
     for role, count, is_known in (
         ("victim", evaluation.num_victims, is_exported),

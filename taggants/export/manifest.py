@@ -72,13 +72,21 @@ class ExportManifest:
                 source_fingerprint=str(value["source_fingerprint"]),
                 fingerprint=str(value["fingerprint"]),
                 num_rows=int(value["num_rows"]),
-                files=tuple(ExportedFile(**file) for file in value["files"]),
+                files=tuple(_exported_file(file) for file in value["files"]),
                 written_anew=tuple(str(what) for what in value.get("written_anew", ())),
                 class_names=None if class_names is None else tuple(class_names),
                 signed_sample_ids=None if signed_sample_ids is None else tuple(signed_sample_ids),
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError("The manifest lacks fields or has malformed ones; export the dataset again.") from None
+
+
+def _exported_file(value: dict[str, Any]) -> ExportedFile:
+    file = ExportedFile(**value)
+    kinds = (type(file.path), type(file.sha256), type(file.size_bytes), type(file.num_rows))
+    if kinds != (str, str, int, int):
+        raise TypeError("a path or hash that is no text, or a number that is none")
+    return file
 
 
 def write_manifest(destination: Root, manifest: ExportManifest, *, private: bool) -> None:

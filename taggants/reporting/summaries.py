@@ -47,8 +47,19 @@ def registered(run: Run, registration: Registration) -> str:
         f"keys    {registration.num_keys} {keys.family} keys in {run.keys_root.uri_of(keys.name + '.json')} "
         f"(secret, keep it; picture beside it){warning}\n"
         f"test    {registration.statistic} statistic at alpha {registration.alpha:g}, top-{registration.top_k} hits reported\n"
+        f"{_asked(registration)}"
         f"publish {run.root.uri_of(registration_paths(run)[-1])} before the data, or this number in it:\n"
         f"        {registration.registration_sha256}"
+    )
+
+
+def _asked(registration: Registration) -> str:
+    question = registration.question
+    if question is None:
+        return ""
+    return (
+        f"asked   {question.num_queries} images for each key, compared with {', '.join(registration.references)}, which are "
+        "trained on the clean data\n"
     )
 
 

@@ -13,7 +13,8 @@ from taggants.errors import InputError
 from taggants.keys import create_key_file, derive_keys
 from taggants.reporting.contact_sheet import draw_keys
 from taggants.reporting.progress import say
-from taggants.run import Run, read_registration, registration_of, registration_paths, signing_size
+from taggants.run import Run, read_registration, registration_paths, signing_size
+from taggants.stages.questions import registration_of
 from taggants.storage import encode_json
 
 DEMONSTRATION_SECRET = hashlib.sha256(b"Data Taggants demonstration secret: public, so worthless as evidence").digest()

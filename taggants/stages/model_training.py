@@ -8,6 +8,7 @@ from taggants.config import TrainingConfig
 from taggants.data.source import ImageSource
 from taggants.reporting.progress import say, stage
 from taggants.run import Run, model_spec
+from taggants.seeds import hash_seed
 from taggants.training.job import TrainedModel, TrainingJob, find_initial_weights
 from taggants.training.loop import EpochReport, Optimiser
 from taggants.training.recipes import Recipe
@@ -60,6 +61,29 @@ def training_job(
         loader=training.loader,
         num_readers=training.num_readers,
     )
+
+
+def surrogate_jobs(run: Run, signed_run: Run | None = None) -> list[TrainingJob]:
+    """Returns the trainings of the configured surrogates; of other seeds than every victim.
+
+    signed_run: an exported run whose signed data they learn from; None: the clean data.
+    """
+    if signed_run is None:
+        source, fingerprint = run.sources[0], run.index.fingerprint
+    else:
+        source, fingerprint = run.sources[0].at(signed_run.root.child("signed")), signed_run.signed_manifest.fingerprint
+    return [
+        training_job(
+            run,
+            f"surrogate-{index}",
+            training,
+            source,
+            fingerprint,
+            hash_seed(run.config.seed, 0, index),
+            tuple(sorted({max(1, round(p * training.num_epochs)) for p in run.config.surrogate.checkpoints[:-1]})),
+        )
+        for index, training in enumerate(run.config.surrogate.trainings)
+    ]
 
 
 def train_model(run: Run, job: TrainingJob) -> TrainedModel:

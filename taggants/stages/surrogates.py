@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from taggants.run import Run
-from taggants.seeds import hash_seed
-from taggants.stages.model_training import train_model, training_job
-from taggants.training.job import TrainedModel, TrainingJob
+from taggants.stages.model_training import surrogate_jobs, train_model
+from taggants.training.job import TrainedModel
 
 
 def train_surrogates(run: Run, signed_run: Run | None = None) -> list[TrainedModel]:
@@ -15,23 +14,3 @@ def train_surrogates(run: Run, signed_run: Run | None = None) -> list[TrainedMod
     None: the clean data.
     """
     return [train_model(run, job) for job in surrogate_jobs(run, signed_run)]
-
-
-def surrogate_jobs(run: Run, signed_run: Run | None = None) -> list[TrainingJob]:
-    """Returns the trainings of the configured surrogates; arguments as of `train_surrogates`."""
-    if signed_run is None:
-        source, fingerprint = run.sources[0], run.index.fingerprint
-    else:
-        source, fingerprint = run.sources[0].at(signed_run.root.child("signed")), signed_run.signed_manifest.fingerprint
-    return [
-        training_job(
-            run,
-            f"surrogate-{index}",
-            training,
-            source,
-            fingerprint,
-            hash_seed(run.config.seed, 0, index),
-            tuple(sorted({max(1, round(p * training.num_epochs)) for p in run.config.surrogate.checkpoints[:-1]})),
-        )
-        for index, training in enumerate(run.config.surrogate.trainings)
-    ]

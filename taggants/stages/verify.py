@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from taggants.detection import Certificate, Registration, certify, software_versions
 from taggants.errors import InputError
 from taggants.reporting.progress import say
-from taggants.run import Run, read_registration, registration_of, registration_paths
+from taggants.run import Run, read_registration, registration_paths
+from taggants.stages.questions import ask, read_signing, registration_of
 from taggants.storage import encode_json
-from taggants.suspects import Answers, Suspect, check_suspect
+from taggants.suspects import Answers, Suspect, check_suspect, question_evidence
 
 
 def verify(run: Run, suspect: Suspect) -> Certificate:
@@ -26,21 +27,35 @@ def verify(run: Run, suspect: Suspect) -> Certificate:
     """
     registration = checked_registration(run)
     check_suspect(suspect, registration.num_classes)
+    recorded: dict[str, str] = {}
+    references: list[Answers] = []
+    if registration.question is not None:
+        signing, references = read_signing(run, registration)
+        recorded["signing_sha256"] = signing.sha256
     try:
-        answers = Answers.of(suspect.answers(run.keys.images), registration.num_keys, registration.num_classes)
+        if registration.question is None:
+            answers = Answers.of(suspect.answers(run.keys.images), registration.num_keys, registration.num_classes)
+        else:
+            answers, recorded["answers_sha256"] = ask(run, registration, suspect)
     except InputError as error:
         raise InputError(f"suspect {suspect.name!r}: {error}") from error
     if answers.num_unusable:
         say(
-            f"verify: {answers.num_unusable} of {registration.num_keys} answers of {suspect.name} hold NaN and get the worst rank"
+            f"verify: {answers.num_unusable} of {answers.num_images} answers of {suspect.name} hold NaN or are refusals: "
+            "they never count for the owner"
         )
+    if registration.question is None:
+        evidence = answers.evidence(run.keys.labels)
+    else:
+        evidence = question_evidence(registration.question, answers, references, run.keys.labels)
     certificate = certify(
-        answers.evidence(run.keys.labels),
+        evidence,
         registration,
         suspect=suspect.name,
         suspect_sha256=suspect.sha256,
         created_at=datetime.now(UTC),
         software=software_versions(),
+        **recorded,
     )
     content = encode_json(certificate.to_json())
     for path in _paths(suspect.name):

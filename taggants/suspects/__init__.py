@@ -12,7 +12,7 @@ from typing import Final
 
 from taggants.errors import InputError
 from taggants.registry import Registry
-from taggants.suspects.answers import Answers, Suspect, check_suspect
+from taggants.suspects.answers import Answers, Suspect, check_suspect, question_evidence
 from taggants.suspects.callable_suspect import CallableSuspect
 from taggants.suspects.checkpoint import CheckpointSuspect
 
@@ -25,6 +25,7 @@ __all__ = [
     "SuspectKind",
     "check_suspect",
     "open_suspect",
+    "question_evidence",
 ]
 
 

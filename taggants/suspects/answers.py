@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from taggants.detection import Evidence, key_ranks, key_ranks_from_top
+from taggants.detection.question import REFUSED, Question, answer_values
 from taggants.errors import InputError
 
 
@@ -31,7 +33,7 @@ class Suspect(Protocol):
         """Returns what it says of uint8 images [N, channels, H, W], in one of three forms.
 
         Real numbers that are not integers: scores [N, num_classes], larger is likelier. Integers: the best m labels in
-        order [N, m], best first, or one label [N]. `Answers` checks them.
+        order [N, m], best first, or one label [N]; a row of -1: it refused to answer. `Answers` checks them.
         """
         ...
 
@@ -68,20 +70,47 @@ class Answers:
             if np.isnan(table).any(axis=1).all():
                 raise InputError("every answer holds NaN, which says nothing of the suspect; check how it is fed")
             return cls(num_classes, table, None)
-        labels = table[:, None] if table.ndim == 1 else table
+        answers = cls(num_classes, None, table[:, None] if table.ndim == 1 else table)
+        if answers.num_unusable == num_images:
+            raise InputError("every answer is a refusal, which says nothing of the suspect; check how it is asked")
+        assert answers.labels is not None, "just given"
+        labels = answers.labels[~answers._unusable]
         if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
             raise InputError(
                 f"integers are labels and must be 0 to {num_classes - 1}, not {labels.min()} to {labels.max()}; return scores "
                 "as floats, or the dataset's class numbers"
             )
         # Checks the labels as well; which keys they are compared with does not matter for that.
-        key_ranks_from_top(labels, np.zeros(num_images, dtype=np.int64), num_classes)
-        return cls(num_classes, None, labels)
+        answers.evidence(np.zeros(num_images, dtype=np.int64))
+        return answers
+
+    @property
+    def num_images(self) -> int:
+        table = self.labels if self.scores is None else self.scores
+        assert table is not None, "one of the two is there"
+        return len(table)
 
     @property
     def num_unusable(self) -> int:
-        """Number of images whose scores hold NaN; they get the worst rank."""
-        return 0 if self.scores is None else int(np.isnan(self.scores).any(axis=1).sum())
+        """Number of images whose scores hold NaN, or whose answer was refused; they get the worst rank."""
+        return int(self._unusable.sum())
+
+    @property
+    def best(self) -> NDArray[np.int64]:
+        """The best class of each image, int64 [N]; REFUSED where there is none."""
+        if self.scores is not None:
+            return np.where(self._unusable, REFUSED, np.nan_to_num(self.scores, nan=0.0).argmax(axis=1))
+        assert self.labels is not None, "one of the two is there"
+        return self.labels[:, 0].astype(np.int64)
+
+    @property
+    def _unusable(self) -> NDArray[np.bool_]:
+        if self.scores is not None:
+            with_nan: NDArray[np.bool_] = np.isnan(self.scores).any(axis=1)
+            return with_nan
+        assert self.labels is not None, "one of the two is there"
+        unusable: NDArray[np.bool_] = (self.labels == REFUSED).all(axis=1) & (self.labels.shape[1] > 0)
+        return unusable
 
     def evidence(self, key_labels: NDArray[np.int64]) -> Evidence:
         """Returns the ranks of the key labels [N]. Doubt counts against the owner: ties, NaN and classes that are not named."""
@@ -89,8 +118,32 @@ class Answers:
             ranks = key_ranks(self.scores, key_labels)
         else:
             assert self.labels is not None, "one of the two is there"
-            ranks = key_ranks_from_top(self.labels, key_labels, self.num_classes)
+            usable = ~self._unusable
+            ranks = np.full(len(key_labels), self.num_classes, dtype=np.int64)
+            if usable.any():
+                ranks[usable] = key_ranks_from_top(self.labels[usable], key_labels[usable], self.num_classes)
         return Evidence(self.num_classes, tuple(ranks.tolist()))
+
+
+def question_evidence(
+    question: Question, suspect: Answers, references: Sequence[Answers], key_labels: NDArray[np.int64]
+) -> Evidence:
+    """Returns the evidence in answers to a question: to its plain covers, then to the queries of each key in turn.
+
+    The references' ranks are cut as the suspect's are, at the registered top m or where its lists of labels end.
+
+    Raises:
+        InputError: the answers are not as many as the question has images.
+    """
+    cut = question.top_m if suspect.labels is None else min(question.top_m, suspect.labels.shape[1])
+    num_images = len(question.cover_ids) + len(key_labels) * question.num_queries
+    tables = []
+    for answers in (suspect, *references):
+        if answers.num_images != num_images:
+            raise InputError(f"there are answers to {answers.num_images} images but the question has {num_images}")
+        values = answer_values(answers.scores, answers.labels, answers.num_classes, cut)[0]
+        tables.append(values[len(question.cover_ids) :])
+    return Evidence.of_table(question.evidence(tables[0], tables[1:]), key_labels)
 
 
 def check_suspect(suspect: Suspect, num_classes: int) -> None:

@@ -31,6 +31,7 @@ from taggants.stages.crafting_settings import optimisation_of
 from taggants.stages.evaluate import suspect_job, train_suspect
 from taggants.stages.export import export
 from taggants.stages.keys import prepare_keys
+from taggants.stages.questions import record_signing
 from taggants.stages.verify import certificate_path, verify
 from taggants.storage import Root
 from taggants.suspects import CheckpointSuspect
@@ -222,6 +223,7 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
             f"shard {shard} of cell {cell.name} failed for good: {reason}; fix the cause and start again"
         )
     exported = export(run, plan)
+    record_signing(run)
     config = sweep.config.sweep
     controls = [_tested(sweep, run, "control", index) for index in range(config.num_controls)]
     victims: list[Trained] = []

@@ -125,7 +125,7 @@ def test_config_prints_every_field_with_its_range_default_and_meaning(capsys):
             assert all(
                 f"| `{field}` |" in shown
                 for field in type(section).model_fields
-                if field not in ("training", "probe", "victims")
+                if field not in ("training", "probe", "victims", "question")
             )
 
 

@@ -3,12 +3,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from taggants.detection import Registration
+from taggants.detection.question import Question
+from taggants.detection.registration import SigningRecord
 from taggants.errors import InputError
+from tests.detection.registrations import registered
 
 REGISTRATION = Registration(
     keys_commitment="ab" * 32,
@@ -101,4 +105,95 @@ def test_missing_unknown_and_foreign_fields_are_refused() -> None:
         with pytest.raises(InputError, match="JSON object with only"):
             Registration.from_json(broken)
     with pytest.raises(InputError, match="format is"):
-        Registration.from_json({**content, "format": "taggants-registration/2"})
+        Registration.from_json({**content, "format": "taggants-registration/3"})
+
+
+QUESTION = Question("covers", (4, 2), (32, 128), (1, 1), 0, 2, 5, 3)
+WITH_QUESTION = registered(
+    num_classes=3,
+    top_k=1,
+    statistic="question",
+    question=QUESTION,
+    references=("surrogate-0-0123456789abcdef", "reference-0-fedcba9876543210"),
+    class_names=("cat", "dog", "owl"),
+    image_shape=(3, 32, 32),
+)
+
+
+def test_a_registration_with_a_question_has_format_2_and_a_hash_for_ever() -> None:
+    content = json.loads(json.dumps(WITH_QUESTION.to_json()))
+    assert content["format"] == "taggants-registration/2"
+    assert content["derivation"] == "taggants/v1"
+    assert content["question"]["score"] == "floor(64 ln(rank) + 1/2)"
+    assert content["registration_sha256"] == "4ed44f9e555d4bddb232aca20f99dd343367bdbebbb4e7943b469c62eecb7029"
+    assert Registration.from_json(content) == WITH_QUESTION
+    nameless = replace(WITH_QUESTION, class_names=None)
+    assert Registration.from_json(nameless.to_json()) == nameless
+
+
+def test_every_field_of_format_2_is_under_the_hash() -> None:
+    content = WITH_QUESTION.to_json()
+    other: dict[str, Any] = {
+        "references": ["surrogate-0-0123456789abcdef"],
+        "class_names": ["cat", "owl", "dog"],
+        "image_shape": [3, 32, 33],
+    }
+    question = content["question"]
+    for name, value in question.items():
+        if name != "score":
+            changed = (
+                value[::-1] if name == "cover_ids" else [v + 1 for v in value] if isinstance(value, list) else None
+            )
+            other[f"question.{name}"] = changed or ("other" if name == "covers_fingerprint" else value + 1)
+    for name, value in other.items():
+        outer, _, inner = name.partition(".")
+        broken = {**content, outer: {**question, inner: value} if inner else value}
+        with pytest.raises(InputError, match="does not match its registration_sha256"):
+            Registration.from_json(broken)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"question": None}, "must be empty without a question"),
+        ({"references": ("a", "a")}, "names a model twice"),
+        ({"image_shape": None}, "image_shape is None"),
+        ({"image_shape": (3, 0, 3)}, "an extent of image_shape"),
+        ({"class_names": ("cat", "dog")}, "class_names has 2 names but must have 3"),
+    ],
+)
+def test_a_question_without_what_belongs_to_it_is_named(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        replace(WITH_QUESTION, **change)
+
+
+def test_foreign_values_in_the_json_of_format_2_are_refused() -> None:
+    content = WITH_QUESTION.to_json()
+    for change in (
+        {"derivation": "taggants/v2"},
+        {"references": "surrogate"},
+        {"image_shape": None},
+        {"class_names": "cat"},
+        {"question": None},
+        {"format": "taggants-registration/1"},
+    ):
+        with pytest.raises(InputError):
+            Registration.from_json({**content, **change})
+
+
+def test_a_signing_record_is_read_as_it_was_written_and_nothing_else_is() -> None:
+    record = SigningRecord("ab" * 32, "signed", ("01" * 32,), ("23" * 32,))
+    content = record.to_json()
+    assert SigningRecord.from_text(json.dumps(content)) == record
+    assert replace(record, signed_fingerprint="other").sha256 != record.sha256
+    for broken in (
+        {**content, "more": 1},
+        {**content, "format": "taggants-signing/2"},
+        {**content, "reference_weights": "01" * 32},
+        {**content, "reference_weights": []},
+        {**content, "reference_answers": ["x"]},
+        {**content, "registration_sha256": "x"},
+        [],
+    ):
+        with pytest.raises(InputError):
+            SigningRecord.from_text(json.dumps(broken))

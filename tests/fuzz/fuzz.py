@@ -22,6 +22,7 @@ import sys
 import tarfile
 import tempfile
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -45,6 +46,29 @@ class Kind:
     seeds: Callable[[], list[bytes]]
     read: Callable[[bytes, Path], object]
     is_text: bool = False
+    repair: Callable[[bytes], bytes] | None = None  # of checksums, by which most damage would be noticed at once
+
+
+def _with_checksums(png: bytes) -> bytes:
+    changed, start = bytearray(png), 8
+    while start + 12 <= len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+        changed[end - 4 : end] = zlib.crc32(changed[start + 4 : end - 4]).to_bytes(4, "big") if end <= len(png) else b""
+        start = end
+    return bytes(changed)
+
+
+def _with_hash(data: bytes) -> bytes:
+    from taggants.identity import identity
+
+    try:
+        value = json.loads(data)
+        registration = value.get("registration", value)
+        content = {name: field for name, field in registration.items() if name != "registration_sha256"}
+        registration["registration_sha256"] = identity(content)
+        return json.dumps(value).encode()
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return data
 
 
 def _pixels() -> np.ndarray:
@@ -287,13 +311,13 @@ def _read_checkpoint(data: bytes, folder: Path) -> object:
 
 
 KINDS: dict[str, Kind] = {
-    "png": Kind(_pngs, _read_image),
+    "png": Kind(_pngs, _read_image, repair=_with_checksums),
     "jpeg": Kind(_jpegs, _read_image),
     "tar": Kind(_tars, _read_dataset("webdataset", ".tar")),
     "parquet": Kind(_parquets, _read_dataset("parquet", ".parquet")),
     "yaml": Kind(_yamls, _read_yaml, is_text=True),
-    "registration": Kind(lambda: _json(_certificate().registration.to_json()), _read_registration, is_text=True),
-    "certificate": Kind(lambda: _json(_certificate().to_json()), _read_certificate, is_text=True),
+    "registration": Kind(lambda: _json(_certificate().registration.to_json()), _read_registration, True, _with_hash),
+    "certificate": Kind(lambda: _json(_certificate().to_json()), _read_certificate, True, _with_hash),
     "plan": Kind(lambda: [_plan().to_json().encode()], _read_plan, is_text=True),
     "commit": Kind(_commits, _read_commit, is_text=True),
     "config": Kind(_configs, _read_config, is_text=True),
@@ -306,8 +330,8 @@ KINDS: dict[str, Kind] = {
 def mutated(data: bytes, draw: random.Random, *, is_text: bool) -> bytes:
     """Returns the bytes with one to five changes."""
     changed = bytearray(data)
-    for _ in range(draw.choice([1, 1, 2, 3, 5])):
-        draw.choice(_TEXT_CHANGES if is_text and draw.random() < 0.8 else _CHANGES)(changed, draw)
+    for _ in range(draw.choice([1, 1, 1, 2, 4])):
+        draw.choice(_TEXT_CHANGES if is_text and draw.random() < 0.95 else _CHANGES)(changed, draw)
     return bytes(changed)
 
 
@@ -353,16 +377,18 @@ _CHANGES = (_flip, _flip, _set, _number, _delete, _insert, _repeat)
 
 def _token(data: bytearray, draw: random.Random) -> None:
     """Puts another value in the place of a number or word."""
-    found = list(re.finditer(rb"-?[0-9.]+|[A-Za-z_]+|\"[^\"]*\"", data))
+    tokens = rb'"[^"]*"|-?[0-9.]+|null|true' + (b"" if data.startswith(b"{") else rb"|[A-Za-z_]+")
+    found = [token for token in re.finditer(rb"(?:%b)(\s*:)?" % tokens, data) if not token[1] or draw.random() < 0.1]
     if found:
-        start, end = draw.choice(found).span()
+        token = draw.choice(found)
+        start, end = token.start(), token.end() if not token[1] else token.start(1)
         values = [
-            *(b"-1 0 1 2 1e9 1e999 -0.0 null true [] {} NaN [[1]] {\"a\":1} 1.5 '' ~".split(b" ")),
+            *(b'-1 0 1 2 1e9 1e999 -0.0 null true [] {} NaN [[1]] {"a":1} 1.5 -7'.split(b" ")),
             *(str(value).encode() for value in (10**6, 10**12, 2**63, 10**400)),
             b'"\\u0000"',
             b'"\\ud800"',
             b'"' + b"x" * 300 + b'"',
-            bytes(data[slice(*draw.choice(found).span())]),
+            draw.choice(found)[0].rstrip(b": "),
         ]
         data[start:end] = draw.choice(values)
 
@@ -374,13 +400,15 @@ def _nest(data: bytearray, draw: random.Random) -> None:
     ) * draw.choice([1, 50, 20_000])
 
 
-_TEXT_CHANGES = (_token, _token, _token, _nest, _repeat, _delete)
+_TEXT_CHANGES = (*[_token] * 12, _nest, _repeat, _delete)
 
 
 def case(kind: str, seed: int, number: int) -> bytes:
     """Returns the file of a number, a function of the arguments."""
     draw = random.Random(f"{kind} {seed} {number}")
-    return mutated(draw.choice(_seeds(kind)), draw, is_text=KINDS[kind].is_text)
+    data = mutated(draw.choice(_seeds(kind)), draw, is_text=KINDS[kind].is_text)
+    repair = KINDS[kind].repair
+    return data if repair is None or draw.random() < 0.3 else repair(data)
 
 
 @cache

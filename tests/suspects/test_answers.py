@@ -4,13 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from taggants.detection import exact_p_value, rank_scores
+from taggants.detection.question import Question
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model, checkpoint_bytes
-from taggants.suspects import Answers, CallableSuspect, check_suspect, open_suspect
+from taggants.storage import encode_table
+from taggants.suspects import Answers, CallableSuspect, check_suspect, open_suspect, question_evidence
+from taggants.suspects.recorded_answers import decode_answers, encode_answers
 
 LABELS = np.array([2, 0, 1])
 SCORES = np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
@@ -40,7 +44,7 @@ def test_classes_that_are_not_named_have_the_worst_rank() -> None:
         ([["a"], ["b"], ["c"]], "type <U1"),
         (np.full((3, 3), np.nan), "every answer holds NaN"),
         ([0, 1, 3], "integers are labels and must be 0 to 2, not 0 to 3; return scores as floats"),
-        ([0, 1, -1], "must be 0 to 2, not -1 to 1"),
+        ([0, 1, -2], "must be 0 to 2, not -2 to 1"),
         ([[0, 1], [1, 1], [0, 2]], "twice in row 1"),
         (np.zeros((3, 4), int), "must be integers"),
         (np.zeros((3, 0), int), "must be integers"),
@@ -49,6 +53,79 @@ def test_classes_that_are_not_named_have_the_worst_rank() -> None:
 def test_answers_in_no_known_form_are_refused(given: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         Answers.of(given, 3, 3)
+
+
+def test_a_refusal_gets_the_worst_rank_and_is_counted() -> None:
+    for given in ([2, -1, 1], [[2, 1], [-1, -1], [1, 2]]):
+        answers = Answers.of(given, 3, 3)
+        assert answers.num_unusable == 1
+        assert answers.evidence(LABELS).ranks == (1, 3, 1)
+        assert answers.best.tolist() == [2, -1, 1]
+    for given, sentence in (
+        ([-1, -1, -1], "every answer is a refusal"),
+        ([[0, -1], [1, 0], [2, 0]], "must be 0 to 2, not -1 to 2"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            Answers.of(given, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "given", [SCORES.astype(np.float32), [[2, 0], [-1, -1], [1, 2]], np.where(SCORES > 5, np.nan, SCORES)]
+)
+def test_recorded_answers_are_read_as_they_were_given(given: Any) -> None:
+    answers = Answers.of(given, 3, 3)
+    data = encode_answers(answers)
+    assert data == encode_answers(answers)
+    again = decode_answers(data, 3)
+    for name in ("scores", "labels"):
+        expected = getattr(answers, name)
+        assert (getattr(again, name) is None) == (expected is None)
+        if expected is not None:
+            np.testing.assert_array_equal(getattr(again, name), expected)
+
+
+def test_a_damaged_file_of_answers_is_named() -> None:
+    data = encode_answers(Answers.of(SCORES, 3, 3))
+    rows = pa.array([[0.5, 0.5], None], pa.list_(pa.float64(), 2))
+    others = [encode_table(pa.table(columns)) for columns in ({"scores": [1.0]}, {"other": rows}, {"scores": rows}, {})]
+    for broken in (data[:-9], b"", *others):
+        with pytest.raises(InputError, match="file of answers"):
+            decode_answers(broken, 3)
+    with pytest.raises(InputError, match=r"must be \[3, 4\]"):
+        decode_answers(data, 4)
+
+
+def test_evidence_in_answers_to_a_question_is_the_sum_over_its_queries() -> None:
+    """One cover, one amplitude and the bare key for two keys: the covers' answers do not count, the rest by their weights."""
+    question = Question("covers", (5,), (64,), (1,), 0, 3, 3, 1)
+    suspect = [[0, 1, 2], [0, 1, 2], [1, 0, 2], [2, 1, 0], [-1, -1, -1]]
+    reference = [[2, 1, 0], [0, 2, 1], [0, 1, 2], [0, 1, 2], [0, 1, 2]]
+    score = {0: 0, 1: 44, 2: 70}
+    expected = [
+        [
+            3 * (score[suspect[1].index(c)] - score[reference[1].index(c)])
+            + score[suspect[2].index(c)]
+            - score[reference[2].index(c)]
+            for c in range(3)
+        ],
+        [3 * (score[suspect[3].index(c)] - score[reference[3].index(c)]) for c in range(3)],
+    ]
+    asked, compared = Answers.of(suspect, 5, 3), Answers.of(reference, 5, 3)
+    found = question_evidence(question, asked, [compared], np.array([1, 2]))
+    assert found.table == tuple(tuple(sorted(row)) for row in expected)
+    assert [row[rank - 1] for row, rank in zip(found.table, found.ranks, strict=True)] == [
+        expected[0][1],
+        expected[1][2],
+    ]
+    with pytest.raises(InputError, match="answers to 5 images but the question has 7"):
+        question_evidence(question, asked, [compared], np.array([0, 1, 2]))
+    # The references are cut where the suspect's lists end: a suspect that names one class says where it stands, no more.
+    one = Answers.of([0, 0, 1, 2, -1], 5, 3)
+    assert question_evidence(question, one, [one], np.array([1, 2])).table == ((0, 0, 0), (0, 0, 0))
+    scores = Answers.of(-np.argsort(reference, axis=1).astype(float), 5, 3)
+    assert question_evidence(question, one, [scores], np.array([1, 2])) == question_evidence(
+        question, one, [compared], np.array([1, 2])
+    )
 
 
 def test_nan_in_a_row_gets_the_worst_rank_and_is_counted() -> None:

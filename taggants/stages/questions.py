@@ -1,0 +1,179 @@
+"""What the stages share on the registered question: its covers, its references and their recorded answers."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taggants.data.source import read_for_models
+from taggants.detection import Registration
+from taggants.detection.question import AMPLITUDE_UNIT, Question, balanced_covers
+from taggants.detection.registration import SigningRecord
+from taggants.errors import InputError
+from taggants.reporting.progress import say
+from taggants.run import Run, read_registration
+from taggants.seeds import hash_seed
+from taggants.stages.model_training import surrogate_jobs, train_model, training_job
+from taggants.storage import encode_json
+from taggants.suspects import Answers, CheckpointSuspect, Suspect
+from taggants.suspects.recorded_answers import decode_answers, encode_answers
+from taggants.training.job import TrainingJob
+
+_SIGNING = "signing.json"
+
+
+def registration_of(run: Run) -> Registration:
+    """Returns the registration that keys, data and configuration of a run ask for, whatever its folder holds.
+
+    Raises:
+        InputError: the test split has too few images for the configured covers.
+    """
+    detection = run.config.detection
+    question = _question_of(run)
+    with_question = question is not None
+    return Registration(
+        keys_commitment=run.keys.commitment,
+        num_keys=run.config.keys.num_keys,
+        num_classes=run.index.num_classes,
+        dataset_fingerprint=run.index.fingerprint,
+        statistic=detection.statistic,
+        top_k=detection.top_k,
+        alpha=detection.alpha,
+        question=question,
+        references=tuple(f"{job.name}-{job.identity}" for job in reference_jobs(run)),
+        class_names=run.index.class_names if with_question else None,
+        image_shape=(run.model_size[0], run.model_size[1], run.model_size[1]) if with_question else None,
+    )
+
+
+def _question_of(run: Run) -> Question | None:
+    section = run.config.detection.question
+    if section is None:
+        return None
+    covers = run.sources[1].index()
+    num_classes, num_references = run.index.num_classes, len(run.config.surrogate.trainings) + section.num_references
+    # Each amplitude, and the bare key, weigh alike: the bare key as much as all covers of one amplitude.
+    weight = max(1, section.num_covers)
+    groups = (len(section.amplitudes) if section.num_covers else 0) + section.bare_key
+    return Question(
+        covers_fingerprint=covers.fingerprint if section.num_covers else "",
+        cover_ids=balanced_covers(covers.labels, section.num_covers, num_classes) if section.num_covers else (),
+        amplitudes=tuple(sorted(round(a * AMPLITUDE_UNIT) for a in section.amplitudes)) if section.num_covers else (),
+        overlay_weights=(1,) * len(section.amplitudes) if section.num_covers else (),
+        bare_shift=0,
+        bare_weight=weight if section.bare_key else 0,
+        top_m=section.top_m or num_classes,
+        step=max(1, max(1, num_references) * weight * groups // 4),  # so that a step is 1/256 of a nat of log rank
+    )
+
+
+def reference_jobs(run: Run) -> list[TrainingJob]:
+    """Returns the trainings of the models that suspects are compared with: the clean surrogates, then `num_references` models of
+    their kinds and of other seeds, `reference-0` and so on; none where there is no question.
+    """
+    section = run.config.detection.question
+    if section is None:
+        return []
+    trainings = run.config.surrogate.trainings
+    others = [
+        training_job(
+            run,
+            f"reference-{index}",
+            trainings[index % len(trainings)],
+            run.sources[0],
+            run.index.fingerprint,
+            hash_seed(run.config.seed, 4, index),
+        )
+        for index in range(section.num_references)
+    ]
+    return [*surrogate_jobs(run), *others]
+
+
+def record_signing(run: Run) -> None:
+    """Asks the references the registered question, and writes what came of it and the signed data's fingerprint.
+
+    Does nothing where no question is registered, or where the record is there already.
+
+    Raises:
+        InputError: nothing was exported yet.
+    """
+    if run.config.detection.question is None or run.root.exists(_SIGNING):
+        return
+    registration = read_registration(run)
+    weights, answers = [], []
+    for job in reference_jobs(run):
+        trained = train_model(run, job)
+        reference = CheckpointSuspect(run.models.uri_of(trained.path), job.name)
+        weights.append(trained.sha256)
+        answers.append(ask(run, registration, reference)[1])
+    record = SigningRecord(
+        registration.registration_sha256, run.signed_manifest.fingerprint, tuple(weights), tuple(answers)
+    )
+    run.root.create_bytes(_SIGNING, encode_json(record.to_json()))
+    say(f"publish {run.root.uri_of(_SIGNING)} with the data, or this number in it:\n        {record.sha256}")
+
+
+def read_signing(run: Run, registration: Registration) -> tuple[SigningRecord, list[Answers]]:
+    """Returns the record that completes a registration, and the references' answers.
+
+    Raises:
+        InputError: there is none, it is of another registration, or recorded answers were changed.
+    """
+    uri = run.root.uri_of(_SIGNING)
+    if not run.root.exists(_SIGNING):
+        raise InputError(
+            f"{uri} is missing, which names the references' answers; run `taggants craft` again to write it"
+        )
+    try:
+        record = SigningRecord.from_text(run.root.read_bytes(_SIGNING))
+    except InputError as error:
+        raise InputError(f"{uri}: {error}") from error
+    if record.registration_sha256 != registration.registration_sha256:
+        raise InputError(f"{uri} completes another registration than the one beside it; restore both")
+    if len(record.reference_answers) != len(registration.references):
+        raise InputError(f"{uri} does not name the registered references; restore it")
+    return record, [read_answers(run, registration, sha256) for sha256 in record.reference_answers]
+
+
+def ask(run: Run, registration: Registration, suspect: Suspect) -> tuple[Answers, str]:
+    """Asks a suspect the registered question, plain covers first, and records what it says.
+
+    Returns:
+        The answers to the covers, then to the queries of each key in turn; the SHA-256 of their file in answers/.
+
+    Raises:
+        InputError: it answers in no known form, or in several.
+    """
+    question = registration.question
+    assert question is not None, "registered"
+    channels, size = run.model_size
+    covers: NDArray[np.uint8] = np.zeros((0, channels, size, size), dtype=np.uint8)
+    if question.cover_ids:
+        covers = read_for_models(run.sources[1], list(question.cover_ids), run.config.data.image_size)
+    parts = [suspect.answers(covers)] if len(covers) else []
+    parts += [suspect.answers(question.queries(key, covers)) for key in run.keys.images]  # key by key: memory
+    if len({(part.shape[1:], part.dtype.kind) for part in map(np.asarray, parts)}) > 1:
+        raise InputError("it answers in several forms; return one shape and type for all images")
+    answers = Answers.of(np.concatenate(parts), sum(map(len, parts)), registration.num_classes)
+    data = encode_answers(answers)
+    sha256 = hashlib.sha256(data).hexdigest()
+    run.root.create_bytes(_path(sha256), data, private=True)
+    if len(covers):
+        labels = run.sources[1].index().labels[list(question.cover_ids)]
+        right = int((answers.best[: len(covers)] == labels).sum())
+        say(f"ask {suspect.name}: {right} of {len(covers)} plain covers answered with their class")
+    return answers, sha256
+
+
+def read_answers(run: Run, registration: Registration, sha256: str) -> Answers:
+    """Returns recorded answers; InputError: the file is missing, damaged or was changed."""
+    data = run.root.read_bytes(_path(sha256))
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(f"{run.root.uri_of(_path(sha256))} was changed after it was recorded; restore it")
+    return decode_answers(data, registration.num_classes)
+
+
+def _path(sha256: str) -> str:
+    return f"answers/{sha256}.parquet"
