@@ -105,13 +105,15 @@ def _jpegs() -> list[bytes]:
 def _read_image(data: bytes, folder: Path) -> object:
     from taggants.data.fitness import problem_of
     from taggants.data.image_codec import decode_image
-    from taggants.data.signed_images import is_replaced, replaced
+    from taggants.data.signed_images import Replacement, Treatment, is_replaced, replaced
 
     for channels in (1, 3):
         decode_image(data, channels)
     if problem_of(data, None) is None:
-        image = decode_image(data)
-        is_replaced(data, replaced(data, 255 - image), 255 - image)
+        pixels = 255 - decode_image(data)
+        for treatment in (Treatment(), Treatment(reencodes_png=True, strips_credentials=True)):
+            new = Replacement(pixels, treatment)
+            is_replaced(data, replaced(data, new), new)
     return None
 
 
@@ -158,6 +160,7 @@ def _read_dataset(layout_name: str, suffix: str) -> Callable[[bytes, Path], obje
         from taggants.data import open_source
         from taggants.data.fitness import fitness_of
         from taggants.data.layouts import layout_of
+        from taggants.data.signed_images import Replacement, Treatment
         from taggants.storage import Root
 
         root = Root(str(folder))
@@ -169,7 +172,7 @@ def _read_dataset(layout_name: str, suffix: str) -> Callable[[bytes, Path], obje
         fit = np.flatnonzero(fitness_of(source).is_fit).tolist()
         for sample_id in fit[:1]:
             image = source.read_sized([sample_id])[0]
-            rows = {sample_id: 255 - image}
+            rows = {sample_id: Replacement(255 - image, Treatment(hashes="recompute"))}
             with (folder / "out").open("wb") as sink:
                 for _ in layout.rewrite(source, f"a{suffix}", rows, sink):
                     pass
