@@ -92,7 +92,7 @@ def export_dataset(
 
         if is_complete:
             # Unsigned originals beside it, say, would be read as a part of it.
-            _refuse_other_files(destination, lambda: {MANIFEST_PATH, *own_names()})
+            _refuse_other_files(destination, own_names)
             check_complete(source, signed, treatment, destination, files)
         else:
             _refuse_other_files(destination, own_names)
@@ -101,7 +101,7 @@ def export_dataset(
     else:
         new_layout.check_can_hold(source.index())
         if is_complete:
-            _refuse_other_files(destination, lambda: {MANIFEST_PATH, *(file.path for file in files)})
+            _refuse_other_files(destination, lambda: {file.path for file in files})
             if convert(source, signed, treatment, destination, new_layout, advance, only_hash=True) != files:
                 raise InputError(
                     f"{destination.uri} holds an export with other signed images or of other versions of Pillow or "
@@ -196,8 +196,9 @@ def _real(uri: str) -> str:
 
 
 def _refuse_other_files(destination: Root, own_names: Callable[[], set[str]]) -> None:
-    present = destination.list()
-    others = sorted(set(present) - own_names()) if present else []
+    # The manifest is no other file: where there was none, another driver may just have finished the same export.
+    present = set(destination.list()) - {MANIFEST_PATH}
+    others = sorted(present - own_names()) if present else []
     if others:
         raise InputError(
             f"{destination.uri_of(others[0])} is not part of this export; delete it, or give an empty folder."
