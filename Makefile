@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 test: $(VENV)/.installed-dev ## all tests but the long end-to-end ones: 6 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
-test-fast: $(VENV)/.installed-dev ## the tests without Ray, S3 and end-to-end runs: a minute
+test-fast: $(VENV)/.installed-dev ## the tests without Ray, S3 and end-to-end runs
 	$(PYTEST) -m "not ray and not s3 and not slow"
 
 test-rest: $(VENV)/.installed-dev ## the long end-to-end tests, which `make test` leaves out
