@@ -1,11 +1,16 @@
 """Whether signed rows can be told from others without looking at the pictures: AUC of each trait of the files.
 
-    python benchmarks/tells.py [--images 500] [--s3 s3://BUCKET/PREFIX] [--only opencv]
+    python -m benchmarks.tells [--images 500] [--s3 s3://BUCKET/PREFIX] [--only opencv]
 
 For every encoder and container it writes crops of two photographs, signs 30% of them (in Parquet and tar: those of one half
 of the files) with noise, exports them, and measures every trait of a row: AUC 0.5 says nothing, 0 or 1 everything. "before"
 is a signed image written with Pillow's defaults and nothing else done. A trait passes within 3 standard errors of the null
-hypothesis. OpenCV and zopfli are used where they are installed, and imitated where not.
+hypothesis. OpenCV and zopfli are used where they are installed, and imitated where not; S3 is SeaweedFS on loopback, where
+no other is given.
+
+What a file takes by its pixels is no matter of how it was written: noise takes space. A second table holds those traits
+beside a control, in which the source's own encoder writes the same photographs, 30% of them with the same noise, and nothing
+is signed or exported; and how many signed files equal, byte for byte, what that encoder writes of the signed pixels.
 """
 
 from __future__ import annotations
@@ -16,24 +21,22 @@ import itertools
 import json
 import math
 import os
-import struct
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.datasets import load_sample_image
-from torchvision import io as _registers_libpng  # noqa: F401
 
+from benchmarks.image_encoders import ENCODERS, Pixels, saved
 from taggants.data import open_source
 from taggants.data.image_codec import decode_image, is_jpeg
 from taggants.data.jpeg import _DHT, _SOS, _huffman_tables, _segments, jpeg_layout
@@ -45,75 +48,9 @@ from taggants.storage import Attributes, Root
 
 SIZE, NUM_FILES, SHARE, LEVELS = 48, 8, 0.3, 6
 CONTAINERS = ("imagefolder", "parquet", "webdataset")
-Pixels = NDArray[np.uint8]  # [H, W, 3]
+OF_PIXELS = ("size by its own settings", "bytes")
+"""Traits that the pixels decide, whoever writes them."""
 Traits = dict[str, float]
-
-
-def saved(image_format: str, **options: object) -> Callable[[Pixels], bytes]:
-    def encode(pixels: Pixels) -> bytes:
-        sink = io.BytesIO()
-        Image.fromarray(pixels).save(sink, image_format, **options)
-        return sink.getvalue()
-
-    return encode
-
-
-def by_libpng(pixels: Pixels) -> bytes:
-    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-    return bytes(torch.ops.image.encode_png(image, 6).numpy().tobytes())
-
-
-def by_opencv(pixels: Pixels) -> bytes:
-    try:
-        import cv2
-
-        return bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
-    except ImportError:
-        compressor = zlib.compressobj(1, zlib.DEFLATED, 15, 8, zlib.Z_RLE)
-        return assembled(pixels, compressor.compress(b"".join(filtered(pixels)[1])) + compressor.flush(), 8192)
-
-
-def by_search(pixels: Pixels) -> bytes:
-    try:
-        import zopfli
-
-        return bytes(zopfli.ZopfliPNG(iterations=2).optimize(saved("PNG")(pixels)))
-    except ImportError:
-        raw = b"".join(
-            min(tried, key=lambda row: len(zlib.compress(row, 9))) for tried in zip(*filtered(pixels), strict=True)
-        )
-        compressor = zlib.compressobj(9)
-        pieces = [compressor.compress(raw[:1000]), compressor.flush(zlib.Z_BLOCK), compressor.compress(raw[1000:])]
-        return assembled(pixels, b"".join([*pieces, compressor.flush()]), 2**31)
-
-
-def filtered(pixels: Pixels) -> list[list[bytes]]:
-    """Returns: every row by the filters none, sub and up, each after the filter's byte."""
-    rows = pixels.reshape(len(pixels), -1)
-    left, above = np.zeros_like(rows), np.zeros_like(rows)
-    left[:, 3:], above[1:] = rows[:, :-3], rows[:-1]
-    return [[bytes([k]) + row.tobytes() for row in tried] for k, tried in enumerate((rows, rows - left, rows - above))]
-
-
-def assembled(pixels: Pixels, compressed: bytes, chunk_bytes: int) -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 0)
-    pieces = [chunk(b"IDAT", compressed[i : i + chunk_bytes]) for i in range(0, len(compressed), chunk_bytes)]
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(pieces) + chunk(b"IEND", b"")
-
-
-ENCODERS: dict[str, Callable[[Pixels], bytes]] = {
-    "pillow": saved("PNG"),
-    "optimize": saved("PNG", optimize=True, dpi=(72, 72)),
-    "libpng": by_libpng,
-    "opencv": by_opencv,
-    "zopfli": by_search,
-    "jpeg": saved("JPEG", quality=90),
-    "jpeg optimised": saved("JPEG", quality=80, optimize=True, subsampling=0),
-    "jpeg progressive": saved("JPEG", quality=85, progressive=True, comment=b"mine"),
-}
 
 
 def auc(values: Sequence[float], is_signed: Sequence[bool]) -> tuple[float, float]:
@@ -143,6 +80,7 @@ def png_traits(data: bytes, like: Callable[[Pixels], bytes]) -> Traits:
         "filters, average": float(filters.mean() - own_filters.mean()),
         "size": round(sum(map(len, idat)) / sum(map(len, own_idat)), 6),
         "other chunks": as_number([chunk for name, chunk in chunks(data) if name != b"IDAT"]),
+        "bytes": len(data),
     }
 
 
@@ -181,6 +119,7 @@ def jpeg_traits(data: bytes, like: object) -> Traits:
         "scans": as_number([s.body for s in segments if s.marker == _SOS]),
         "other segments": as_number([s.body for s in segments if s.marker >= 0xE0]),
         "size by its own settings": round(len(data) / len(again), 3),
+        "bytes": len(data),
     }
 
 
@@ -188,7 +127,9 @@ def write(container: str, root: Root, images: list[bytes]) -> ImageSource:
     """Returns: the dataset of those images, of labels 0, 1, 2, 0, ..., with times of its own and a column or member more."""
     suffix = "jpg" if is_jpeg(images[0]) else "png"
     labels = [i % 3 for i in range(len(images))]
-    headers = {"CacheControl": "max-age=60", "Metadata": {"origin": "camera"}} if root.uri.startswith("s3://") else {}
+    headers: dict[str, object] = {}
+    if root.uri.startswith("s3://"):
+        headers = {"CacheControl": "max-age=60", "Metadata": {"origin": "camera"}, "Tagging": "team=red"}
     parts = np.array_split(np.arange(len(images)), NUM_FILES)
     if container == "imagefolder":
         for i, (data, label) in enumerate(zip(images, labels, strict=True)):
@@ -239,6 +180,13 @@ def file_traits(container: str, source: ImageSource, before: ImageSource) -> Ite
     def of_file(name: str) -> Traits:
         new, old = root.attributes(name), before.root.attributes(name)
         found = {"S3 headers": as_number(sorted(new.headers.items(), key=str)) if new.headers else 0.0}
+        if root.uri.startswith("s3://"):
+            bucket, _, prefix = root.uri.removeprefix("s3://").partition("/")
+            head = root._store._client.head_object(Bucket=bucket, Key=f"{prefix}/{name}")  # type: ignore[attr-defined]
+            found |= {
+                "S3 time": head["LastModified"].timestamp(),
+                "S3 parts": as_number(head["ETag"].partition("-")[2]),
+            }
         if new.modified_ns is not None:
             found = {"time": new.modified_ns, "time moved": float(new.modified_ns != old.modified_ns)}
             found["mode"] = os.stat(f"{root.uri}/{name}").st_mode
@@ -281,41 +229,95 @@ def as_before() -> Iterator[None]:
             "taggants.data.signed_images.png_setting": lambda *_: PILLOW_DEFAULT,
             "taggants.export.dataset.treatment_of": lambda *_: Treatment(),
             "taggants.export.rewriting._leaves_traces": lambda *_: False,
+            "taggants.storage.s3.S3Store.attributes": lambda *_: Attributes(),
         }.items():
             stack.enter_context(mock.patch(name, value))
         yield
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """An export: its photographs before they were first encoded, source, signed pixels [C, H, W] and result."""
+
+    photographs: list[Pixels]
+    source: ImageSource
+    signed: dict[int, NDArray[np.uint8]]
+    exported: ImageSource
+
+
+def export(encoder: str, container: str, root: Root, num_images: int, *, before: bool = False) -> Export:
+    rng = np.random.default_rng([sorted(ENCODERS).index(encoder), num_images])
+    whole = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    photographs = []
+    for i in range(num_images):
+        top, left = (int(rng.integers(0, side - SIZE)) for side in whole[i % 2].shape[:2])
+        photographs.append(whole[i % 2][top : top + SIZE, left : left + SIZE])
+    source = write(container, root.child("source"), [ENCODERS[encoder](image) for image in photographs])
+    # In half of the files where there are files of several images.
+    halves = np.arange(num_images) if container == "imagefolder" else np.arange(num_images // 2)
+    chosen = rng.choice(halves, int(SHARE * num_images), replace=False).tolist()
+    signed = {}
+    for sample_id, pixels in zip(chosen, source.read_sized(chosen), strict=True):
+        signed[int(sample_id)] = noisy(pixels, rng)
+    with as_before() if before else ExitStack():
+        export_dataset(source, signed, root.child("export"))
+    return Export(photographs, source, signed, source.at(root.child("export")))
+
+
+def noisy(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    return np.clip(pixels + rng.integers(-LEVELS, LEVELS + 1, pixels.shape), 0, 255).astype(np.uint8)
+
+
+def traits_of(images: Sequence[bytes], encoder: str) -> list[Traits]:
+    like = ENCODERS[encoder_of_most(images[-10:], encoder)]
+    traits = jpeg_traits if encoder.startswith("jpeg") else png_traits
+    return [traits(data, like) for data in images]
+
+
+def aucs(rows: Sequence[Traits], is_signed: Sequence[bool]) -> dict[str, tuple[float, float]]:
+    return {trait: auc([row[trait] for row in rows], is_signed) for trait in rows[0]}
 
 
 def measured(
     encoder: str, container: str, root: Root, num_images: int, *, before: bool = False
 ) -> dict[str, tuple[float, float]]:
     """Returns: by trait its AUC and standard error, of an export of that many images."""
-    rng = np.random.default_rng([sorted(ENCODERS).index(encoder), num_images])
-    photographs = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
-    images = []
-    for i in range(num_images):
-        photograph = photographs[i % 2]
-        top, left = (int(rng.integers(0, side - SIZE)) for side in photograph.shape[:2])
-        images.append(photograph[top : top + SIZE, left : left + SIZE])
-    source = write(container, root.child("source"), [ENCODERS[encoder](image) for image in images])
-    # In half of the files where there are files of several images.
-    halves = np.arange(num_images) if container == "imagefolder" else np.arange(num_images // 2)
-    chosen = rng.choice(halves, int(SHARE * num_images), replace=False).tolist()
-    signed = {}
-    for sample_id, pixels in zip(chosen, source.read_sized(chosen), strict=True):
-        noise = rng.integers(-LEVELS, LEVELS + 1, pixels.shape)
-        signed[int(sample_id)] = np.clip(pixels + noise, 0, 255).astype(np.uint8)
-    with as_before() if before else ExitStack():
-        export_dataset(source, signed, root.child("export"))
-    exported = source.at(root.child("export"))
-    traits = jpeg_traits if encoder.startswith("jpeg") else png_traits
-    data_of = exported.read_encoded(range(num_images))
-    like = ENCODERS[encoder_of_most(data_of[-10:], encoder)]
-    rows = [
-        traits(data, like) | of_file
-        for data, of_file in zip(data_of, file_traits(container, exported, source), strict=True)
+    done = export(encoder, container, root, num_images, before=before)
+    of_files = file_traits(container, done.exported, done.source)
+    of_images = traits_of(done.exported.read_encoded(range(num_images)), encoder)
+    rows = [image | of_file for image, of_file in zip(of_images, of_files, strict=True)]
+    found = aucs(rows, [i in done.signed for i in range(num_images)])
+    return {trait: value for trait, value in found.items() if trait not in OF_PIXELS}
+
+
+@dataclass(frozen=True)
+class ByPixels:
+    """What the pixels tell: by trait the AUC and standard error of an export and of the control, and of how many signed
+    images how many are, byte for byte, what the encoder of most images writes of their pixels."""
+
+    exported: dict[str, tuple[float, float]]
+    control: dict[str, tuple[float, float]]
+    num_signed: int
+    num_equal: int
+
+
+def told_by_pixels(encoder: str, root: Root, num_images: int) -> ByPixels:
+    done = export(encoder, "imagefolder", root, num_images)
+    rng = np.random.default_rng(num_images)
+    is_signed = [i in done.signed for i in range(num_images)]
+    control = [
+        ENCODERS[encoder](noisy(image, rng) if is_noisy else image)
+        for image, is_noisy in zip(done.photographs, is_signed, strict=True)
     ]
-    return {trait: auc([row[trait] for row in rows], [i in signed for i in range(num_images)]) for trait in rows[0]}
+    images = done.exported.read_encoded(range(num_images))
+    own = ENCODERS[encoder_of_most(images[-10:], encoder)]
+    exported, expected = (aucs(traits_of(files, encoder), is_signed) for files in (images, control))
+    return ByPixels(
+        {trait: value for trait, value in exported.items() if trait in OF_PIXELS},
+        {trait: value for trait, value in expected.items() if trait in OF_PIXELS},
+        len(done.signed),
+        sum(images[i] == own(pixels.transpose(1, 2, 0)) for i, pixels in done.signed.items()),
+    )
 
 
 def is_told(found: tuple[float, float]) -> bool:
@@ -323,34 +325,76 @@ def is_told(found: tuple[float, float]) -> bool:
     return abs(value - 0.5) > 3 * error
 
 
+def print_tells(encoder: str, container: str, root: Root, num_images: int) -> None:
+    layout = "imagefolder" if container == "S3" else container
+    before, after = (
+        measured(encoder, layout, root.child(when), num_images, before=when == "before") for when in ("before", "after")
+    )
+    told = [f"{trait} {found[0]:.3f}" for trait, found in before.items() if is_told(found)]
+    farthest = max(after, key=lambda trait: abs(after[trait][0] - 0.5))
+    value, error = after[farthest]
+    print(
+        f"| {encoder} | {container} | {', '.join(told) or 'none'} | {farthest} {value:.3f}, of {len(after)} traits | "
+        f"{3 * error:.3f}{' EXCEEDED' if is_told(after[farthest]) else ''} |",
+        flush=True,
+    )
+
+
+def print_pixels(encoder: str, root: Root, num_images: int) -> None:
+    found = told_by_pixels(encoder, root, num_images)
+    for trait, (value, error) in found.exported.items():
+        print(
+            f"| {encoder} | {trait} | {value:.3f} | {found.control[trait][0]:.3f} | {error:.3f} | "
+            f"{found.num_equal} of {found.num_signed} |",
+            flush=True,
+        )
+
+
+def start_s3(stack: ExitStack) -> str | None:
+    """Returns: a prefix on SeaweedFS, which runs until the stack is closed; None where it is not installed."""
+    try:
+        from tests.s3_server import S3Process
+    except ImportError:
+        return None
+    import shutil
+    import sys
+
+    if (
+        shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+        is None
+    ):
+        return None
+    process = S3Process(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    stack.callback(process.kill)
+    process.start()
+    os.environ.update(process.server.environment)
+    return f"s3://{process.server.bucket}/tells"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--s3", help="also export image folders from and to here")
-    parser.add_argument("--only", choices=ENCODERS, help="one encoder")
+    parser.add_argument(
+        "--s3", help="an empty prefix for image folders on S3; default: SeaweedFS, where it is installed"
+    )
+    parser.add_argument("--only", choices=ENCODERS, nargs="+", help="some encoders")
     given = parser.parse_args()
-    if not given.only:
+    with ExitStack() as stack:
+        s3 = given.s3 or start_s3(stack)
+        folder = Root(stack.enter_context(tempfile.TemporaryDirectory()))
+        encoders = given.only or list(ENCODERS)
         print(
             "| encoder | container | before: traits that tell (AUC) | after: the farthest of all | 3 standard errors |"
         )
         print("| --- | --- | --- | --- | --- |")
-    for encoder in [given.only] if given.only else ENCODERS:
-        for container in (*CONTAINERS, *(["S3"] if given.s3 else [])):
-            with tempfile.TemporaryDirectory() as folder:
-                root = Root(given.s3 if container == "S3" else folder).child(encoder.replace(" ", "-"))
-                layout = "imagefolder" if container == "S3" else container
-                before, after = (
-                    measured(encoder, layout, root.child(when), given.images, before=when == "before")
-                    for when in ("before", "after")
-                )
-            told = [f"{trait} {found[0]:.3f}" for trait, found in before.items() if is_told(found)]
-            farthest = max(after, key=lambda trait: abs(after[trait][0] - 0.5))
-            value, error = after[farthest]
-            print(
-                f"| {encoder} | {container} | {', '.join(told) or 'none'} | {farthest} {value:.3f}, of {len(after)} traits | "
-                f"{3 * error:.3f}{' EXCEEDED' if is_told(after[farthest]) else ''} |",
-                flush=True,
-            )
+        for encoder in encoders:
+            for container in (*CONTAINERS, *(["S3"] if s3 else [])):
+                root = Root(s3) if container == "S3" and s3 else folder.child(container)
+                print_tells(encoder, container, root.child(encoder.replace(" ", "-")), given.images)
+        print("\n| encoder | trait of the pixels | signed | control | standard error | written as by the encoder |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        for encoder in encoders:
+            print_pixels(encoder, folder.child("pixels").child(encoder.replace(" ", "-")), given.images)
 
 
 if __name__ == "__main__":

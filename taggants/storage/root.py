@@ -263,7 +263,8 @@ class Root:
             with destination._input_errors(destination_path):
                 destination._store.copy_from(self._store, self._inside(path), size_bytes, etag, inside)
             return
-        like = self.attributes(path)
+        # Neither kind of storage can hold the other's: a request less for every file.
+        like = NO_ATTRIBUTES if isinstance(self._store, S3Store) else self.attributes(path)
         with self.open_input(path) as source, destination._input_errors(destination_path):
             destination._store.write(inside, source, private=False, like=like)
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import urlencode
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -21,7 +22,6 @@ S3_SCHEME = "s3://"
 _PATIENCE_S = 60.0  # a server or a router that starts again is back by then
 _T = TypeVar("_T")
 _PART_BYTES = 16 * 2**20  # S3 takes 10 000 parts of at least 5 MiB: files of 160 GB
-_LARGEST_COPY_BYTES = 5 * 2**30  # S3 copies more than this in parts only
 _KEPT_HEADERS = (
     *("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Expires"),
     *("Metadata", "WebsiteRedirectLocation"),
@@ -29,7 +29,6 @@ _KEPT_HEADERS = (
 _PASSING_STATUSES = (408, 409, 425, 429)
 _PASSING_CODES = ("RequestTimeout", "RequestTimeTooSkewed", "SlowDown")
 _FINAL_STATUSES = (501, 505, 507)  # not implemented, wrong version, no space: no patience helps
-_COPY_PART_BYTES = 512 * 2**20
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +85,9 @@ class S3Store:
             if isinstance(source, io.BytesIO):
                 self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=source, **like.headers)
             else:  # in parts, which appear together
-                self._client.upload_fileobj(source, self._bucket, self._prefix + path, ExtraArgs=dict(like.headers))
+                self._client.upload_fileobj(
+                    source, self._bucket, self._prefix + path, ExtraArgs=dict(like.headers), Config=_in_parts()
+                )
 
         _patiently(put)
 
@@ -122,21 +123,21 @@ class S3Store:
             )
 
     def copy_from(self, source: S3Store, source_path: str, size_bytes: int, etag: str, path: str) -> None:
+        """Copies by the server, in the parts that a written file has: their number is in the ETag."""
         place = {"Bucket": source._bucket, "Key": source._prefix + source_path}
         options: dict[str, Any] = {"CopySourceIfMatch": etag}  # not one half of each of two files
-        if size_bytes <= _LARGEST_COPY_BYTES:
+        if size_bytes <= _PART_BYTES:
             _patiently(
                 lambda: self._client.copy_object(
                     CopySource=place, Bucket=self._bucket, Key=self._prefix + path, **options
                 )
             )
             return
-        from boto3.s3.transfer import TransferConfig
-
-        options |= source.attributes(source_path).headers  # which a copy in parts does not take along
-        in_parts = TransferConfig(multipart_threshold=1, multipart_chunksize=_COPY_PART_BYTES)
+        # Which a copy in parts does not take along by itself in all versions of boto3.
+        options |= {**source.attributes(source_path).headers, "MetadataDirective": "REPLACE"}
+        options |= {"TaggingDirective": "REPLACE"} if "Tagging" in options else {}
         _patiently(
-            lambda: self._client.copy(place, self._bucket, self._prefix + path, ExtraArgs=options, Config=in_parts)
+            lambda: self._client.copy(place, self._bucket, self._prefix + path, ExtraArgs=options, Config=_in_parts())
         )
 
     def create(self, path: str, data: bytes, *, private: bool) -> bool:
@@ -169,7 +170,18 @@ class S3Store:
 
     def attributes(self, path: str) -> Attributes:
         head = _patiently(lambda: self._client.head_object(Bucket=self._bucket, Key=self._prefix + path))
-        return Attributes(headers={name: head[name] for name in _KEPT_HEADERS if head.get(name)})
+        headers = {name: head[name] for name in _KEPT_HEADERS if head.get(name)}
+        if tags := self._tags(path):
+            headers["Tagging"] = urlencode(tags)
+        return Attributes(headers=headers)
+
+    def _tags(self, path: str) -> dict[str, str]:
+        """Returns: the tags of an object; none where they may not be read: then a copy fails, as S3 copies tags."""
+        try:
+            found = _patiently(lambda: self._client.get_object_tagging(Bucket=self._bucket, Key=self._prefix + path))
+        except (FileNotFoundError, PermissionError, InputError):  # or the server knows none
+            return {}
+        return {tag["Key"]: tag["Value"] for tag in found.get("TagSet", ())}
 
     def list(self, path: str) -> Iterator[str]:
         return (name for name, _ in self.sizes(path))
@@ -239,6 +251,13 @@ class _S3Sink(io.RawIOBase):
         checksums = {name: value for name, value in answer.items() if name.startswith("Checksum")}
         checksums.pop("ChecksumType", None)
         self._parts.append({"PartNumber": number, "ETag": answer["ETag"], **checksums})
+
+
+def _in_parts() -> Any:
+    """Returns: boto3's setting for the parts that `_S3Sink` writes."""
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=_PART_BYTES + 1, multipart_chunksize=_PART_BYTES)
 
 
 def _patiently(call: Callable[[], _T]) -> _T:

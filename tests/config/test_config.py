@@ -53,6 +53,7 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
         ),
         ("crafting.epsilon=0", "greater than or equal to 0.0039"),
         ("crafting.epsilon=1/0", "unable to parse"),
+        (f"crafting.epsilon={10**400}/255", "unable to parse"),
         ("signing={budget: 0.1, images_per_key: 5}", "exactly one of signing.budget and signing.images_per_key"),
         ("data.source=parquet", "data.root is required with data.source=parquet"),
         ("data={source: imagefolder}", "data.root is required with data.source=imagefolder"),
