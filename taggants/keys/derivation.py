@@ -8,7 +8,7 @@ counter placed before the fixed data, and the 32-bit output length in bits at it
     secret     = 32 bytes
 
 Bytes of key image i, as many as its family takes; with the families "block" and "smooth" one for each cell (channel-major,
-then row-major), so channels * ceil(image_size / cell_size)^2:
+then row-major), so channels * ceil(image_size / cell_size)^2; with "grating" as `taggants.keys.families.grating` says:
 
     Label = "taggants/v1/key-image",  Context = u32(i)
 
