@@ -113,14 +113,26 @@ def network(subject: Subject, device: str) -> nn.Module:
 
 
 def crafting_rate(
-    subject: Subject, device: Device, engine: str, dtype: torch.dtype, duration: float, *, compiled: bool = False
+    subject: Subject,
+    device: Device,
+    engine: str,
+    dtype: torch.dtype,
+    duration: float,
+    *,
+    compiled: bool = False,
+    graphs: bool = False,
 ) -> float:
-    """Sample-steps a second of the project's own loop, over about `duration` seconds."""
+    """Sample-steps a second of the project's own loop, over about `duration` seconds.
+
+    graphs: launch the compiled kernels as CUDA graphs, which copy their inputs, weights included, before each replay.
+    """
     plain, given = network(subject, device.name), inputs(subject, device.name)
-    if compiled:
+    if graphs and device.name == "cuda":
+        plain.compile(dynamic=False, mode="reduce-overhead")
+    elif compiled or graphs:
         plain.compile(dynamic=False, backend=device.backend)
     is_first_order = ENGINES[engine].is_first_order
-    model = Precision(plain, dtype, channels_last=True, is_first_order=is_first_order, is_compiled=compiled)
+    model = Precision(plain, dtype, channels_last=True, is_first_order=is_first_order, is_compiled=compiled or graphs)
     samples = subject.num_images * NUM_VIEWS
     optimisation = Optimisation(
         levels=LEVELS,
@@ -224,6 +236,11 @@ def speed(results: Results, toy: bool, limit: float) -> None:
             "one_sided, bf16, compiled",
             "one_sided",
             lambda s: crafting_rate(s, device, "one_sided", bf16, duration, compiled=True),
+        ),
+        (
+            "one_sided, bf16, compiled, CUDA graphs",
+            "one_sided",
+            lambda s: crafting_rate(s, device, "one_sided", bf16, duration, graphs=True),
         ),
     ]
     for name, work, measure in cases:
