@@ -14,6 +14,7 @@ from taggants.detection.outcome import PlainCovers
 from taggants.detection.question import AMPLITUDE_UNIT, Question, balanced_covers
 from taggants.detection.registration import SigningRecord
 from taggants.errors import InputError
+from taggants.export import MANIFEST_PATH, read_manifest
 from taggants.keys import registration_number
 from taggants.reporting.progress import say
 from taggants.run import Run, read_registration
@@ -135,7 +136,8 @@ def read_signing(run: Run, registration: Registration) -> tuple[SigningRecord, l
     """Returns the record that completes a registration, and the references' answers.
 
     Raises:
-        InputError: there is none, it is of another registration, or recorded answers were changed.
+        InputError: there is none, it is of another registration, recorded answers were changed, or it differs from the export
+            or the references' weights where these are still there.
     """
     uri = run.root.uri_of(_SIGNING)
     if not run.root.exists(_SIGNING):
@@ -150,7 +152,23 @@ def read_signing(run: Run, registration: Registration) -> tuple[SigningRecord, l
         raise InputError(f"{uri} completes another registration than the one beside it; restore both")
     if len(record.reference_answers) != len(registration.references):
         raise InputError(f"{uri} does not name the registered references; restore it")
+    _check_signing(run, record)
     return record, [read_answers(run, registration, sha256) for sha256 in record.reference_answers]
+
+
+def _check_signing(run: Run, record: SigningRecord) -> None:
+    """Compares the record with the files that it is of, where they are still there."""
+    uri, signed = run.root.uri_of(_SIGNING), run.root.child("signed")
+    if signed.exists(MANIFEST_PATH) and read_manifest(signed).fingerprint != record.signed_fingerprint:
+        raise InputError(
+            f"{uri} has another signed_fingerprint than {signed.uri_of(MANIFEST_PATH)}; restore the record"
+        )
+    for job, sha256 in zip(reference_jobs(run), record.reference_weights, strict=True):
+        path = f"{job.folder}/model.safetensors"
+        if run.models.exists(path) and run.models.sha256(path) != sha256:
+            raise InputError(
+                f"{uri} names other reference_weights than those of {run.models.uri_of(path)}; restore the record"
+            )
 
 
 def ask(run: Run, registration: Registration, suspect: Suspect) -> tuple[Answers, str, PlainCovers | None]:

@@ -125,8 +125,19 @@ def test_what_was_changed_afterwards_is_refused(run: Run, tmp_path: Path) -> Non
     registration = run.registration
     assert registration.question is not None
     other = replace(registration.question, cover_ids=registration.question.cover_ids[::-1])
-    edited = [replace(registration, question=other), replace(registration, references=registration.references[:1])]
-    for changed, field in zip(edited, ("question", "references"), strict=True):
+    edits: dict[str, Any] = {
+        "question": other,
+        "references": registration.references[:1],
+        "alpha": 0.2,
+        "statistic": "hits",
+        "keys_root": "0" * 64,
+        "number": 2,
+        "num_suspects": 2,
+        "num_looks": 2,
+        "demonstration": True,
+    }
+    for field, value in edits.items():
+        changed = replace(registration, **{field: value})
         refused("registration.json", json.dumps(changed.to_json()).encode(), f"has {field} = .*so it was changed")
     record, _ = read_signing(run, registration)
     refused("signing.json", None, "signing.json is missing")
@@ -137,6 +148,12 @@ def test_what_was_changed_afterwards_is_refused(run: Run, tmp_path: Path) -> Non
         record, reference_weights=record.reference_weights[:1], reference_answers=record.reference_answers[:1]
     )
     refused("signing.json", json.dumps(short.to_json()).encode(), "does not name the registered references")
+    for change, sentence in (
+        ({"signed_fingerprint": "0" * 64}, "another signed_fingerprint than .*manifest.json"),
+        ({"reference_weights": ("0" * 64,) * 2}, "other reference_weights than those of .*surrogate-0"),
+        ({"reference_answers": ("0" * 64,) * 2}, "does not exist"),
+    ):
+        refused("signing.json", json.dumps(replace(record, **change).to_json()).encode(), sentence)
     refused(f"answers/{record.reference_answers[0]}.parquet", b"other", "was changed after it was recorded")
     certificate = verify(run, suspect)
     content = certificate.to_json()
