@@ -201,6 +201,13 @@ class DetectionConfig(Section):
     statistic: Annotated[str, named_in(STATISTICS)] = Field("rank", description="whose exact p-value decides")
     top_k: int = Field(1, ge=1, description="a hit is a key label within the suspect's top k")
     alpha: float = Field(1e-3, gt=0, lt=1, description="a suspect with p <= alpha is detected")
+    num_suspects: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="suspects that alpha is spent on; the level of one test is alpha over suspects and looks",
+    )
+    num_looks: int = Field(1, ge=1, le=10_000, description="tests of each suspect that alpha is spent on")
     question: QuestionConfig | None = Field(
         None,
         description="what is asked about each key beside its own image; null: nothing, and no model is compared with",
@@ -211,5 +218,10 @@ class DetectionConfig(Section):
         if STATISTICS.find(self.statistic).needs == "table" and self.question is None:
             raise ValueError(
                 f"detection.statistic={self.statistic} needs a question; set fields of detection.question, such as num_covers: 64"
+            )
+        if self.question is None and (self.num_suspects, self.num_looks) != (1, 1):
+            raise ValueError(
+                "detection.num_suspects and num_looks can be registered with a question alone; set fields of detection.question, "
+                "such as num_covers: 64, or leave them out"
             )
         return self

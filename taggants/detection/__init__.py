@@ -1,7 +1,8 @@
 """Detection: from answers to ranks, evidence, exact p-values, and the certificate under a registration."""
 
-from taggants.detection.certificate import Certificate, certify, describe, software_versions
+from taggants.detection.certificate import Certificate, certify, software_versions
 from taggants.detection.combination import holm
+from taggants.detection.description import describe
 from taggants.detection.evidence import Evidence
 from taggants.detection.exact import exact_p_value
 from taggants.detection.hits import hits_needed, hits_p_value

@@ -6,7 +6,6 @@ import html
 import importlib.metadata
 import math
 import platform
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -14,17 +13,26 @@ from typing import Any, Final
 
 import taggants
 from taggants.detection.evidence import Evidence
-from taggants.detection.exact import P_VALUE_FLOOR
-from taggants.detection.registration import Registration
+from taggants.detection.outcome import EValue, LabelMap, PlainCovers, Verdict, verdict_of
+from taggants.detection.registration import Registration, SigningRecord
 from taggants.detection.statistics import STATISTICS, p_values
-from taggants.errors import InputError, check_sha256, check_text
+from taggants.errors import InputError, check_integer, check_sha256, check_text
 from taggants.identity import strict_json
 
 CERTIFICATE_FORMAT: Final = "taggants-certificate/2"  # of a test that asks the key images alone
 CERTIFICATE_FORMAT_QUESTION: Final = "taggants-certificate/3"
-_OF_A_QUESTION: Final = ("answers_sha256", "signing_sha256")
+_OF_A_QUESTION: Final = (
+    "answers_sha256",
+    "signing",
+    "covers",
+    "label_map",
+    "num_left_out",
+    "e_value",
+    "look",
+    "num_refused",
+)
+_MAX_COUNT: Final = 2**40
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
-_WIDTH: Final = 90
 _RELATIVE_TOLERANCE: Final = 1e-9  # libraries and processors differ in the last digits of a p-value
 
 
@@ -42,8 +50,16 @@ class Certificate:
         p_values: by the name of the statistic, each in (0, 1]; that of the registered one decides.
         created_at: time of the test, ISO 8601, UTC, such as "2025-01-31T12:00:00Z".
         software: versions, name to version.
-        answers_sha256: of the file of the suspect's answers to the registered question; None where there is no question.
-        signing_sha256: of the `SigningRecord` whose references it was compared with; None where there is no question.
+        answers_sha256: of the file of the suspect's answers to the registered question. This and all that follows is None, or 0
+            where it is a number, where there is no question.
+        signing: the record of the signed data, and of the references that it was compared with.
+        covers: how the plain covers were answered; None if none were asked.
+        label_map: which classes of the suspect stand for the owner's; None where they are the same.
+        num_left_out: keys whose class the suspect does not know. The evidence is then of the other keys and the known classes:
+            given which these are, labels are uniform on the known classes.
+        e_value: of the test that may be stopped at any time.
+        look: which test under this registration it is, counting from 1, as the owner's run folder counts them.
+        num_refused: queries and covers that were refused, or answered with NaN.
 
     Raises:
         InputError: a value has the wrong type or is out of its range.
@@ -57,26 +73,23 @@ class Certificate:
     created_at: str
     software: Mapping[str, str]
     answers_sha256: str | None = None
-    signing_sha256: str | None = None
+    signing: SigningRecord | None = None
+    covers: PlainCovers | None = None
+    label_map: LabelMap | None = None
+    num_left_out: int = 0
+    e_value: EValue | None = None
+    look: int | None = None
+    num_refused: int = 0
 
     def __post_init__(self) -> None:
         check_text("suspect", self.suspect)
         if self.suspect_sha256 is not None:
             check_sha256("suspect_sha256", self.suspect_sha256)
         registered = self.registration
-        for name in _OF_A_QUESTION:
-            if registered.question is not None:
-                check_sha256(name, getattr(self, name))
-            elif getattr(self, name) is not None:
-                raise InputError(f"{name} must be empty where no question is registered.")
-        if len(self.ranks) != registered.num_keys:
-            raise InputError(
-                f"ranks has {len(self.ranks)} entries but must have {registered.num_keys}, one for every key."
-            )
-        if self.evidence.num_classes != registered.num_classes:
-            raise InputError(
-                f"the evidence is of {self.evidence.num_classes} classes but {registered.num_classes} are registered."
-            )
+        if registered.question is None:
+            self._check_without_question()
+        else:
+            self._check_with_question()
         if registered.statistic not in self.p_values:
             raise InputError(f"p_values lacks {registered.statistic!r}, the registered statistic.")
         for name, p_value in self.p_values.items():
@@ -87,9 +100,59 @@ class Certificate:
             check_text("a software name", name)
             check_text("a software version", version)
 
+    def _check_without_question(self) -> None:
+        for part in fields(self):
+            if part.name in _OF_A_QUESTION and getattr(self, part.name) != part.default:
+                raise InputError(f"{part.name} must be empty where no question is registered.")
+        if len(self.ranks) != self.registration.num_keys:
+            raise InputError(
+                f"ranks has {len(self.ranks)} entries but must have {self.registration.num_keys}, one for every key."
+            )
+        if self.evidence.num_classes != self.registration.num_classes:
+            raise InputError(
+                f"the evidence is of {self.evidence.num_classes} classes but {self.registration.num_classes} are registered."
+            )
+
+    def _check_with_question(self) -> None:
+        registered = self.registration
+        check_sha256("answers_sha256", self.answers_sha256)
+        if self.signing is None or self.e_value is None:
+            raise InputError("signing and e_value must be there where a question is registered.")
+        if self.signing.registration_sha256 != registered.registration_sha256:
+            raise InputError("the signing record completes another registration than the certificate's.")
+        if len(self.signing.reference_answers) != len(registered.references):
+            raise InputError("the signing record does not name the registered references.")
+        check_integer("look", self.look, 1, _MAX_COUNT)
+        check_integer("num_refused", self.num_refused, 0, _MAX_COUNT)
+        check_integer("num_left_out", self.num_left_out, 0, registered.num_keys)
+        num_asked = len(self.ranks) + self.num_left_out
+        if not self.ranks or num_asked > registered.num_keys:
+            raise InputError(
+                f"ranks has {len(self.ranks)} entries and {self.num_left_out} keys are left out, but {registered.num_keys} keys "
+                "are registered."
+            )
+        if num_asked != self.e_value.num_asked:
+            raise InputError(f"e_value is of {self.e_value.num_asked} keys but the evidence of {num_asked}.")
+        if self.label_map is None and self.num_left_out:
+            raise InputError("num_left_out must be 0 without a label_map: the suspect knows every class.")
+        if self.label_map is not None and len(self.label_map.classes) != registered.num_classes:
+            raise InputError(
+                f"label_map has {len(self.label_map.classes)} classes but {registered.num_classes} are registered."
+            )
+        num_known = registered.num_classes if self.label_map is None else len(self.label_map.known)
+        if self.evidence.num_classes != num_known:
+            raise InputError(
+                f"the evidence is of {self.evidence.num_classes} classes but the suspect knows {num_known}."
+            )
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether asking was stopped before the last registered key."""
+        return len(self.ranks) + self.num_left_out < self.registration.num_keys
+
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The rank of each key label in the suspect's answers, [num_keys] in 1..num_classes."""
+        """The rank of each key label in the evidence, one for each key that was asked, in 1..num_classes."""
         return self.evidence.ranks
 
     @property
@@ -103,25 +166,30 @@ class Certificate:
         return self.p_values[self.registration.statistic]
 
     @property
+    def verdict(self) -> Verdict:
+        """What the registered test says at the registered level (`verdict_of`)."""
+        return verdict_of(self.p_value, self.registration.level, self.evidence, self.covers)
+
+    @property
     def is_detected(self) -> bool:
         """Whether the registered test rejects its null at the registered level."""
-        return self.p_value <= self.registration.alpha
+        return self.p_value <= self.registration.level
 
     def says_the_same_as(self, other: Certificate) -> bool:
-        """Whether the two record the same answers of the same suspect under one registration, at whatever time."""
-        ours, theirs = (
-            (c.suspect, c.suspect_sha256, c.registration, c.evidence, c.answers_sha256, c.signing_sha256)
-            for c in (self, other)
-        )
+        """Whether the two record the same answers of the same suspect under one registration, at whatever time and look."""
+        aside: dict[str, Any] = {"created_at": "", "software": {}, "look": None}
+        ours, theirs = ({part.name: getattr(c, part.name) for part in fields(c)} | aside for c in (self, other))
         return ours == theirs
 
     def _repr_html_(self) -> str:
         """Returns the description as a notebook shows it."""
+        from taggants.detection.description import describe
+
         return f"<pre>{html.escape(describe(self))}</pre>"
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format": CERTIFICATE_FORMAT if self.registration.question is None else CERTIFICATE_FORMAT_QUESTION,
+        content = {
+            "format": CERTIFICATE_FORMAT,
             "suspect": self.suspect,
             "suspect_sha256": self.suspect_sha256,
             "registration": self.registration.to_json(),
@@ -129,8 +197,12 @@ class Certificate:
             "p_values": dict(self.p_values),
             "created_at": self.created_at,
             "software": dict(self.software),
-            **({} if self.registration.question is None else {name: getattr(self, name) for name in _OF_A_QUESTION}),
         }
+        if self.registration.question is None:
+            return content
+        of_question = {name: getattr(self, name) for name in _OF_A_QUESTION}
+        of_question |= {name: value.to_json() for name, value in of_question.items() if hasattr(value, "to_json")}
+        return {**content, "format": CERTIFICATE_FORMAT_QUESTION, **of_question, "verdict": self.verdict}
 
     @classmethod
     def from_text(cls, text: str | bytes) -> Certificate:
@@ -152,8 +224,11 @@ class Certificate:
             )
         with_question = found == CERTIFICATE_FORMAT_QUESTION
         names = [part.name for part in fields(cls) if with_question or part.name not in _OF_A_QUESTION]
-        if not isinstance(value, dict) or set(value) != {*names, "format"}:
-            raise InputError(f"The certificate must be a JSON object with only the fields format, {', '.join(names)}.")
+        expected = [*names, "verdict"] if with_question else names
+        if not isinstance(value, dict) or set(value) != {*expected, "format"}:
+            raise InputError(
+                f"The certificate must be a JSON object with only the fields format, {', '.join(expected)}."
+            )
         for name in ("p_values", "software"):
             if not isinstance(value[name], dict):
                 raise InputError(f"The certificate's {name} must be a JSON object.")
@@ -162,18 +237,43 @@ class Certificate:
             raise InputError(
                 f"The certificate's format {found!r} does not fit its registration; use the original file."
             )
-        evidence = Evidence.from_json(value["evidence"], registration.num_classes)
-        certificate = cls(**{**{n: value[n] for n in names}, "registration": registration, "evidence": evidence})
-        for name in certificate.p_values:
+        content = {name: value[name] for name in names} | {"registration": registration}
+        num_classes = registration.num_classes
+        if with_question:
+            content["signing"] = SigningRecord.from_json(value["signing"])
+            content["e_value"] = EValue.from_json(value["e_value"])
+            if value["covers"] is not None:
+                content["covers"] = PlainCovers.from_json(value["covers"])
+            if value["label_map"] is not None:
+                content["label_map"] = LabelMap.from_json(value["label_map"])
+                num_classes = len(content["label_map"].known)
+        content["evidence"] = Evidence.from_json(value["evidence"], num_classes)
+        certificate = cls(**content)
+        certificate._check_numbers()
+        if with_question and value["verdict"] != certificate.verdict:
+            raise InputError(
+                f"The certificate's verdict is {value['verdict']!r} but its numbers say {certificate.verdict!r}."
+            )
+        return certificate
+
+    def _check_numbers(self) -> None:
+        """Raises InputError unless the evidence gives the p-values and the e-value."""
+        for name in self.p_values:
             STATISTICS.find(name)
-        computed = p_values(evidence, registration)
-        for name, claimed in certificate.p_values.items():
+        computed = p_values(self.evidence, self.registration, stopped=self.is_stopped)
+        for name, claimed in self.p_values.items():
             if not math.isclose(claimed, computed.get(name, math.nan), rel_tol=_RELATIVE_TOLERANCE):
                 raise InputError(
                     f"The certificate's p-value of {name!r} is {claimed} but its evidence gives {computed.get(name)}: "
                     "repeat the test."
                 )
-        return certificate
+        if self.e_value is None:
+            return
+        found = EValue.of(self.evidence, self.num_left_out)
+        for name in ("log_maximum", "log_final"):
+            claimed, given = getattr(self.e_value, name), getattr(found, name)
+            if not math.isclose(claimed, given, rel_tol=_RELATIVE_TOLERANCE, abs_tol=_RELATIVE_TOLERANCE):
+                raise InputError(f"The certificate's {name} of e_value is {claimed} but its evidence gives {given}.")
 
 
 def certify(
@@ -185,13 +285,19 @@ def certify(
     created_at: datetime,
     software: Mapping[str, str],
     answers_sha256: str | None = None,
-    signing_sha256: str | None = None,
+    signing: SigningRecord | None = None,
+    covers: PlainCovers | None = None,
+    label_map: LabelMap | None = None,
+    num_left_out: int = 0,
+    look: int | None = None,
+    num_refused: int = 0,
 ) -> Certificate:
     """The certificate of one test: what the evidence gives under the registration, by every statistic that can use it.
 
     Args:
-        evidence: of every registered key, none left out.
+        evidence: of every registered key but those left out, or of the first ones where asking was stopped.
         created_at: an aware time.
+        answers_sha256, ...: as of `Certificate`, where a question is registered.
 
     Raises:
         InputError: a value is out of its range, the evidence has another number of keys or classes than are registered, or
@@ -199,16 +305,23 @@ def certify(
     """
     if created_at.tzinfo is None:
         raise InputError(f"created_at is {created_at.isoformat()} but must have a time zone: use datetime.now(UTC).")
+    with_question, num_asked = registration.question is not None, len(evidence.ranks) + num_left_out
     return Certificate(
         suspect=suspect,
         suspect_sha256=suspect_sha256,
         registration=registration,
         evidence=evidence,
-        p_values=p_values(evidence, registration),
+        p_values=p_values(evidence, registration, stopped=with_question and num_asked < registration.num_keys),
         created_at=created_at.astimezone(UTC).strftime(_TIME_FORMAT),
         software=dict(software),
         answers_sha256=answers_sha256,
-        signing_sha256=signing_sha256,
+        signing=signing,
+        covers=covers,
+        label_map=label_map,
+        num_left_out=num_left_out,
+        e_value=EValue.of(evidence, num_left_out) if with_question else None,
+        look=look,
+        num_refused=num_refused,
     )
 
 
@@ -216,64 +329,6 @@ def software_versions() -> dict[str, str]:
     """The versions that a certificate's numbers depend on, name to version."""
     numpy = importlib.metadata.version("numpy")
     return {"taggants": taggants.__version__, "python": platform.python_version(), "numpy": numpy}
-
-
-def describe(certificate: Certificate) -> str:
-    """The certificate for a human reader: plain text of at most 90 columns."""
-    c, registered = certificate, certificate.registration
-    expected = registered.num_keys * registered.top_k / registered.num_classes
-    keys = "1 secret key" if registered.num_keys == 1 else f"{registered.num_keys} secret keys"
-    decision = "DETECTED" if c.is_detected else "NOT DETECTED"
-    sign = "<=" if c.is_detected else ">"
-    lines = [
-        f"Suspect    {c.suspect if len(c.suspect) <= 70 else c.suspect[:67] + '...'}",
-        f"Question   does it answer {keys} with their labels, out of {registered.num_classes} classes?",
-        *_asked(registered),
-        *_paragraph("Null       ", f"{STATISTICS.find(registered.statistic).null}."),
-        f"Hits       {c.num_hits} of {registered.num_keys} labels in the top {registered.top_k}; {expected:.3g} expected under "
-        "the null",
-    ]
-    for name in (name for name in STATISTICS if name in c.p_values):
-        decides = "   <- registered, decides" if name == registered.statistic else ""
-        lines.append(f"{f'p ({name})':<11}{_number(c.p_values[name])}{decides}")
-    lines += [
-        f"Decision   {decision}: p {sign} alpha = {registered.alpha:g}",
-        "",
-        "What this does and does not show",
-        *_paragraph(
-            "- ",
-            "Under the null, p <= alpha happens with probability at most alpha, in this single registered test. It "
-            "assumes that the labels were drawn i.i.d. uniform, and that keys and test were committed to before the "
-            "data was published. With several suspects or looks, correct for them.",
-        ),
-        *_paragraph("- ", "Detection does not show that every image was used, nor that the training was unlawful."),
-        *_paragraph("- ", "No detection does not prove that the data was not used."),
-        "",
-        f"Keys {registered.keys_commitment[:16]}...  registration {registered.registration_sha256[:16]}...  {c.created_at}",
-    ]
-    return "\n".join(lines)
-
-
-def _asked(registered: Registration) -> list[str]:
-    question = registered.question
-    if question is None:
-        return []
-    bare = "itself, " if question.bare_weight else ""
-    over = f"laid over {len(question.cover_ids)} covers at {len(question.amplitudes)} amplitudes, " * bool(
-        question.cover_ids
-    )
-    references = (
-        f"compared with {len(registered.references)} clean models" if registered.references else "compared with none"
-    )
-    return _paragraph("Asked      ", f"{question.num_queries} images for each key: {bare}{over}{references}")
-
-
-def _paragraph(head: str, text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
-
-
-def _number(p_value: float) -> str:
-    return f"at most {P_VALUE_FLOOR:g}" if p_value <= P_VALUE_FLOOR else f"{p_value:.2e}"
 
 
 def _check_time(value: object) -> None:

@@ -197,7 +197,8 @@ def answer_values(
 
     Args:
         scores: real [N, num_classes], larger is likelier; or None.
-        labels: int [N, m], the best classes in order, a row of `REFUSED` where there is no answer; or None. One of the two.
+        labels: int [N, m], the best classes in order; where a row names fewer, or none, `REFUSED` fills its end; or None. One of
+            the two.
         num_classes: C, 2..1,000,000.
         top_m: at least 1; more than the answers have changes nothing.
 
@@ -211,21 +212,27 @@ def answer_values(
     cut = min(top_m, num_classes)
     if labels is not None:
         named = np.asarray(labels)[:, :cut]
-        cut = named.shape[1]
-    rest = int(by_rank[cut:].sum()) // (num_classes - cut) if cut < num_classes else int(by_rank[-1])
-    by_rank[cut:] = rest
-    if labels is not None:
-        values = np.full((len(named), num_classes), rest, dtype=np.int64)
-        usable = np.flatnonzero((named != REFUSED).all(axis=1))
-        values[usable[:, None], named[usable]] = by_rank[:cut]
+        lengths = np.count_nonzero(named != REFUSED, axis=1)
+        values = np.empty((len(named), num_classes), dtype=np.int64)
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            values[rows] = _mean_of_rest(by_rank, int(length))
+            values[rows[:, None], named[rows, :length]] = by_rank[:length]
     else:
         table = np.asarray(scores)
         if table.shape[1:] != (num_classes,):
             raise InputError(
                 f"answers have shape {table.shape} but must have {num_classes} columns, one for each class."
             )
+        by_rank[cut:] = _mean_of_rest(by_rank, cut)
         values = by_rank[class_ranks(table) - 1]
     return values, np.ptp(values, axis=1) == 0
+
+
+def _mean_of_rest(by_rank: NDArray[np.int64], num_named: int) -> int:
+    """The value that all classes behind the named ones share."""
+    rest = by_rank[num_named:]
+    return int(rest.sum()) // len(rest) if len(rest) else int(by_rank[-1])
 
 
 def evidence_table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Final
 
 from taggants.detection.question import Question
@@ -11,12 +11,18 @@ from taggants.detection.statistics import STATISTICS
 from taggants.errors import InputError, check_integer, check_sha256, check_text
 from taggants.identity import identity, strict_json
 from taggants.keys.key_set import MAX_NUM_CLASSES, MAX_NUM_KEYS
+from taggants.keys.randomness import Randomness
 
 REGISTRATION_FORMAT: Final = "taggants-registration/1"  # of a test that asks the key images alone
 REGISTRATION_FORMAT_QUESTION: Final = "taggants-registration/2"
 SIGNING_FORMAT: Final = "taggants-signing/1"
 DERIVATION: Final = "taggants/v1"  # of keys from the secret: taggants/keys/derivation.py
-_OF_FORMAT_2: Final = ("question", "references", "class_names", "image_shape")
+DERIVATION_RANDOMNESS: Final = "taggants/v2"  # of labels from the secret and public randomness: there, too
+PREPROCESSING: Final = (
+    "queries are uint8 of image_shape, resized to the suspect's size by Pillow bicubic; "
+    "mean and std are the suspect's own"
+)
+MAX_NUM_TESTS: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,12 @@ class Registration:
         references: names of the clean models that suspects are compared with, each ending in the hash of all that decides its
             training, at least 16 hex digits; the `SigningRecord` holds what came of it.
         class_names: of the classes in order, where they are known.
-        image_shape: (channels, height, width) of every query; what a suspect makes of it before its first layer is its own.
+        image_shape: (channels, height, width) of every query, which `PREPROCESSING` says how to feed.
+        keys_root: `KeySet.root`, 64 hex digits: keys can be disclosed one by one.
+        number: which registration of this secret it is, counting from 1, as the owner's key folder counts them.
+        num_suspects, num_looks: how many suspects, and tests of each, alpha is spent on, at least 1.
+        demonstration: whether the keys come from the public demonstration secret and prove nothing.
+        randomness: public, that the labels were drawn from besides the secret; None: from the secret alone.
 
     Raises:
         InputError: a value is out of its range.
@@ -55,6 +66,12 @@ class Registration:
     references: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
     image_shape: tuple[int, int, int] | None = None
+    keys_root: str | None = None
+    number: int = 1
+    num_suspects: int = 1
+    num_looks: int = 1
+    demonstration: bool = False
+    randomness: Randomness | None = None
 
     def __post_init__(self) -> None:
         check_sha256("keys_commitment", self.keys_commitment)
@@ -67,9 +84,15 @@ class Registration:
         if not isinstance(self.alpha, float) or not 0 < self.alpha < 1:
             raise InputError(f"alpha is {self.alpha!r} but must be a number above 0 and below 1.")
         if self.question is None:
-            if self.references or self.class_names is not None or self.image_shape is not None:
-                raise InputError("references, class_names and image_shape must be empty without a question.")
+            for name in _OF_FORMAT_2:
+                if getattr(self, name) != _DEFAULTS[name]:
+                    raise InputError(f"{name} must be left out without a question.")
             return
+        check_sha256("keys_root", self.keys_root)
+        for name in ("number", "num_suspects", "num_looks"):
+            check_integer(name, getattr(self, name), 1, MAX_NUM_TESTS)
+        if type(self.demonstration) is not bool:
+            raise InputError(f"demonstration is {self.demonstration!r} but must be true or false.")
         for name in self.references:
             check_text("a reference", name)
         if len(set(self.references)) != len(self.references):
@@ -83,6 +106,12 @@ class Registration:
                 check_text("a class name", name)
             if len(self.class_names) != self.num_classes:
                 raise InputError(f"class_names has {len(self.class_names)} names but must have {self.num_classes}.")
+
+    @property
+    def level(self) -> float:
+        """Level of one test: alpha, divided over the registered suspects and looks, so that even one false detection among all
+        of them has probability at most alpha."""
+        return self.alpha / (self.num_suspects * self.num_looks)
 
     @property
     def registration_sha256(self) -> str:
@@ -118,16 +147,19 @@ class Registration:
             )
         with_question = found == REGISTRATION_FORMAT_QUESTION
         names = [part.name for part in fields(cls) if with_question or part.name not in _OF_FORMAT_2]
-        expected = {*names, "format", "registration_sha256", *(["derivation"] if with_question else [])}
+        constants = ["derivation", "preprocessing"] if with_question else []
+        expected = {*names, "format", "registration_sha256", *constants}
         if not isinstance(value, dict) or set(value) != expected:
             raise InputError(f"A registration must be a JSON object with only {', '.join(sorted(expected))}.")
         content = {name: value[name] for name in names}
         if with_question:
-            if value["derivation"] != DERIVATION:
-                raise InputError(
-                    f"The registration's derivation is {value['derivation']!r} but must be {DERIVATION!r}."
-                )
             content["question"] = Question.from_json(content["question"])
+            if content["randomness"] is not None:
+                content["randomness"] = Randomness.from_json(content["randomness"])
+            derivation = DERIVATION if content["randomness"] is None else DERIVATION_RANDOMNESS
+            for name, wanted in (("derivation", derivation), ("preprocessing", PREPROCESSING)):
+                if value[name] != wanted:
+                    raise InputError(f"The registration's {name} is {value[name]!r} but must be {wanted!r}.")
             for name in ("references", "class_names", "image_shape"):
                 if isinstance(content[name], list):
                     content[name] = tuple(content[name])
@@ -147,13 +179,25 @@ class Registration:
         assert self.image_shape is not None, "checked above"
         return {
             "format": REGISTRATION_FORMAT_QUESTION,
-            "derivation": DERIVATION,
+            "derivation": DERIVATION if self.randomness is None else DERIVATION_RANDOMNESS,
+            "preprocessing": PREPROCESSING,
             **content,
             "question": self.question.to_json(),
             "references": list(self.references),
             "class_names": None if self.class_names is None else list(self.class_names),
             "image_shape": list(self.image_shape),
+            "keys_root": self.keys_root,
+            "number": self.number,
+            "num_suspects": self.num_suspects,
+            "num_looks": self.num_looks,
+            "demonstration": self.demonstration,
+            "randomness": None if self.randomness is None else self.randomness.to_json(),
         }
+
+
+# What format 1 cannot hold has its default there.
+_DEFAULTS: Final = {part.name: part.default for part in fields(Registration) if part.default is not MISSING}
+_OF_FORMAT_2: Final = tuple(_DEFAULTS)
 
 
 @dataclass(frozen=True)
@@ -196,7 +240,11 @@ class SigningRecord:
     @classmethod
     def from_text(cls, text: str | bytes) -> SigningRecord:
         """The record in a JSON file as `to_json` writes it; InputError otherwise."""
-        value = strict_json(text, "The signing record")
+        return cls.from_json(strict_json(text, "The signing record"))
+
+    @classmethod
+    def from_json(cls, value: object) -> SigningRecord:
+        """The record in a JSON object as `to_json` writes it; InputError otherwise."""
         names = [part.name for part in fields(cls)]
         if not isinstance(value, dict) or set(value) != {"format", *names} or value["format"] != SIGNING_FORMAT:
             raise InputError(

@@ -6,15 +6,17 @@ certificates, reports and help read the table.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
 
 from taggants.detection.evidence import Evidence
-from taggants.detection.exact import exact_p_value
+from taggants.detection.exact import P_VALUE_FLOOR, exact_p_value
 from taggants.detection.hits import HITS
 from taggants.detection.rank_statistic import RANK
+from taggants.detection.sequential import running_e_values
 from taggants.errors import InputError
 from taggants.registry import Registry
 
@@ -67,24 +69,49 @@ class TableSum:
         return exact_p_value(np.array(evidence.table), evidence.positions)
 
 
+@dataclass(frozen=True)
+class Sequential:
+    """A statistic: the largest e-value after any key, which holds whenever one stops asking (`taggants.detection.sequential`).
+
+    Null: as of `TableSum`.
+    """
+
+    null: str = TableSum.null
+    needs: Literal["ranks", "table"] = "table"
+
+    def p_value(self, evidence: Evidence, registration: Registration) -> float:
+        """The inverse of the largest e-value, in [1e-300, 1]."""
+        largest = float(running_e_values(np.array(evidence.table), evidence.positions).max())
+        return max(P_VALUE_FLOOR, math.exp(-max(0.0, largest)))
+
+
 STATISTICS: Final[Registry[Statistic]] = Registry("statistic")
 STATISTICS.register("rank", RANK)
 STATISTICS.register("hits", HITS)
 STATISTICS.register("question", TableSum())
+STATISTICS.register("sequential", Sequential())
+ANYTIME: Final = frozenset({"sequential"})  # hold although asking was stopped by what was answered
 
 
-def p_values(evidence: Evidence, registration: Registration) -> dict[str, float]:
+def p_values(evidence: Evidence, registration: Registration, *, stopped: bool = False) -> dict[str, float]:
     """Returns the p-value of every statistic whose needs the evidence meets, by name, in the order of the table.
 
+    stopped: not all keys were asked, since the answers to the first were enough or the budget was spent: only `ANYTIME` hold.
+
     Raises:
-        InputError: it does not meet those of the registered statistic, which decides.
+        InputError: the evidence does not meet the needs of the registered statistic, which decides, or asking was stopped and
+            that statistic does not hold then.
     """
     if STATISTICS.find(registration.statistic).needs == "table" and evidence.table is None:
         raise InputError(
             f"statistic {registration.statistic!r} needs a table of values but the answers give ranks only."
         )
+    if stopped and registration.statistic not in ANYTIME:
+        raise InputError(
+            f"statistic {registration.statistic!r} needs the answers to all keys; ask them, or register 'sequential'."
+        )
     return {
         name: statistic.p_value(evidence, registration)
         for name, statistic in STATISTICS.items()
-        if statistic.needs == "ranks" or evidence.table is not None
+        if (statistic.needs == "ranks" or evidence.table is not None) and (not stopped or name in ANYTIME)
     }

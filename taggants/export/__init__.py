@@ -7,7 +7,7 @@ readers of a JPEG see is therefore not the signed image itself but its decoded f
 from __future__ import annotations
 
 from taggants.export.dataset import export_dataset, read_signed
-from taggants.export.manifest import MANIFEST_PATH, ExportedFile, ExportManifest, verify_export
+from taggants.export.manifest import MANIFEST_PATH, ExportedFile, ExportManifest, read_manifest, verify_export
 from taggants.export.originals import originals_of
 from taggants.export.treatment import PNG_WRITTEN_ANEW, Disguise, treatment_of
 
@@ -19,6 +19,7 @@ __all__ = [
     "ExportedFile",
     "export_dataset",
     "originals_of",
+    "read_manifest",
     "read_signed",
     "treatment_of",
     "verify_export",

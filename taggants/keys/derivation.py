@@ -20,13 +20,26 @@ until w < floor(2^64 / C) * C; the label is w mod C. So labels are exactly unifo
 share a label. Drawing without replacement would make the binomial p-value wrong (2,760 times too small at 10 hits of
 10 keys, C = 10).
 
+Where labels are drawn from public randomness too (derivation "taggants/v2"), everything stays as it is but for the label, which
+is found in the same way from the words of
+
+    Label = "taggants/v2/key-label",  Context = u32(i) || u32(attempt) || R
+
+with R the SHA-256 of the canonical JSON (sorted names, no spaces) of {"round": ..., "source": ..., "value": ...}, three texts.
+The owner commits to the secret before the value is known (`taggants.keys.commitment`), so nobody can try secrets until the
+labels suit.
+
 Id of key i, 32 bytes:
 
     Label = "taggants/v1/key-id",  Context = u32(i) || J,  size_bytes = 32
 
-with J the canonical JSON (sorted names, no spaces) of the key spec without its num_keys: all that decides the key's image
-and label beside the secret. So one id never stands for two keys, and whoever has the id of a key but not the secret
-learns nothing of the key: what is made for a key can be filed under it.
+with J the canonical JSON (sorted names, no spaces) of the key spec without its num_keys and, with public randomness, a field
+"randomness" of R in hex: all that decides the key's image and label beside the secret. So one id never stands for two keys, and
+whoever has the id of a key but not the secret learns nothing of the key: what is made for a key can be filed under it.
+
+Salt of key i, 32 bytes, which keeps an undisclosed key from being guessed by its hash (`taggants.keys.key_set`):
+
+    Label = "taggants/v1/key-salt",  Context = u32(i) || J,  size_bytes = 32
 
 None of these depends on the number of keys: the first 10 of 100 keys are the 10 keys. How bytes become pixels: see
 `taggants.keys.families`; what is committed to: see `taggants.keys.key_set.derive_keys`.
@@ -43,7 +56,9 @@ from taggants.errors import InputError
 SECRET_SIZE_BYTES: Final = 32
 IMAGE_LABEL: Final = b"taggants/v1/key-image"
 LABEL_LABEL: Final = b"taggants/v1/key-label"
+PUBLIC_LABEL_LABEL: Final = b"taggants/v2/key-label"
 ID_LABEL: Final = b"taggants/v1/key-id"
+SALT_LABEL: Final = b"taggants/v1/key-salt"
 
 
 def check_secret(secret: bytes) -> None:
@@ -74,12 +89,14 @@ def derive_cells(secret: bytes, key_index: int, size_bytes: int) -> bytes:
     return derive_bytes(secret, IMAGE_LABEL, struct.pack(">I", key_index), size_bytes)
 
 
-def derive_label(secret: bytes, key_index: int, num_classes: int) -> int:
-    """The label of key `key_index`: exactly uniform on 0..num_classes-1 (see the module's text)."""
+def derive_label(secret: bytes, key_index: int, num_classes: int, randomness: bytes = b"") -> int:
+    """The label of key `key_index`: exactly uniform on 0..num_classes-1 (see the module's text); randomness: R, or nothing."""
     attempt = 0
     while True:
-        context = struct.pack(">II", key_index, attempt)
-        word = int.from_bytes(derive_bytes(secret, LABEL_LABEL, context, 8), "big")
+        context = struct.pack(">II", key_index, attempt) + randomness
+        word = int.from_bytes(
+            derive_bytes(secret, PUBLIC_LABEL_LABEL if randomness else LABEL_LABEL, context, 8), "big"
+        )
         label = label_from_word(word, num_classes)
         if label is not None:
             return label
@@ -89,6 +106,11 @@ def derive_label(secret: bytes, key_index: int, num_classes: int) -> int:
 def derive_id(secret: bytes, key_index: int, look: bytes) -> str:
     """The id of key `key_index`, 64 hex digits (see the module's text); look: J."""
     return derive_bytes(secret, ID_LABEL, struct.pack(">I", key_index) + look, 32).hex()
+
+
+def derive_salt(secret: bytes, key_index: int, look: bytes) -> bytes:
+    """The salt of key `key_index`, 32 bytes (see the module's text); look: J."""
+    return derive_bytes(secret, SALT_LABEL, struct.pack(">I", key_index) + look, 32)
 
 
 def label_from_word(word: int, num_classes: int) -> int | None:

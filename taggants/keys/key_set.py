@@ -6,6 +6,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -13,12 +14,15 @@ from numpy.typing import NDArray
 
 from taggants.errors import InputError, check_integer
 from taggants.identity import canonical_json
-from taggants.keys.derivation import check_secret, derive_cells, derive_id, derive_label
+from taggants.keys.derivation import check_secret, derive_cells, derive_id, derive_label, derive_salt
 from taggants.keys.families import KEY_FAMILIES
+from taggants.keys.merkle import merkle_root
+from taggants.keys.randomness import Randomness
 
 MAX_NUM_KEYS: Final = 100_000
 MAX_NUM_CLASSES: Final = 1_000_000
 _COMMITMENT_TAG: Final = b"taggants/v1/keys-commitment"
+_LEAF_TAG: Final = b"taggants/v1/key"
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class KeySet:
         `derive_keys`).
         ids: one name for each key, 64 hex digits; pseudo-random to whoever lacks the secret. Like the keys, the first ids do
             not depend on num_keys.
+        salts: one for each key, 32 bytes; secret until the key is disclosed.
+        randomness: public, that the labels were drawn from besides the secret; None: from the secret alone.
     """
 
     spec: KeySpec
@@ -88,23 +94,40 @@ class KeySet:
     labels: NDArray[np.int64] = field(repr=False)
     commitment: str
     ids: tuple[str, ...] = field(repr=False)
+    salts: tuple[bytes, ...] = field(repr=False)
+    randomness: Randomness | None = field(default=None, repr=False)
+
+    @cached_property
+    def leaves(self) -> list[bytes]:
+        """What the Merkle tree is built over: `key_leaf` of each key. As secret as the keys."""
+        return [
+            key_leaf(index, *content)
+            for index, content in enumerate(zip(self.salts, self.labels.tolist(), self.ids, self.images, strict=True))
+        ]
+
+    @cached_property
+    def root(self) -> str:
+        """Root of the Merkle tree over the salted keys (`taggants.keys.merkle`), 64 hex digits; public. With it any key can be
+        disclosed and proved without the others."""
+        return merkle_root(self.leaves).hex()
 
     def __post_init__(self) -> None:
         self.images.setflags(write=False)
         self.labels.setflags(write=False)
 
 
-def derive_keys(secret: bytes, spec: KeySpec) -> KeySet:
-    """The keys of `spec` from a 32-byte secret, by the construction in `taggants.keys.derivation`.
+def derive_keys(secret: bytes, spec: KeySpec, randomness: Randomness | None = None) -> KeySet:
+    """The keys of `spec` from a 32-byte secret and, if given, public randomness, by the construction in
+    `taggants.keys.derivation`.
 
     The first n keys do not depend on `spec.num_keys`. The commitment is
 
         SHA-256("taggants/v1/keys-commitment" || secret || u32 BE length of J || J || image bytes || labels as int64 LE)
 
-    with J the canonical JSON of the spec (sorted names, no spaces). It binds: other keys with the same commitment would
-    be a collision of SHA-256. It hides: whoever wants to test a guess at the keys needs the 256-bit secret as well. A
-    hash of the labels alone would hide nothing, for anyone can hash all C^K label vectors (10^10 for ten keys of ten
-    classes) and so read the labels off.
+    with J the canonical JSON of the spec (sorted names, no spaces), to which public randomness adds a field "randomness" of its
+    digest in hex. It binds: other keys with the same commitment would be a collision of SHA-256. It hides: whoever wants to
+    test a guess at the keys needs the 256-bit secret as well. A hash of the labels alone would hide nothing, for anyone can hash
+    all C^K label vectors (10^10 for ten keys of ten classes) and so read the labels off.
 
     Raises:
         InputError: the secret is not 32 bytes.
@@ -114,19 +137,32 @@ def derive_keys(secret: bytes, spec: KeySpec) -> KeySet:
     num_bytes = family.num_bytes(spec.channels, spec.image_size, **spec.parameters)
     images = np.empty((spec.num_keys, spec.channels, spec.image_size, spec.image_size), dtype=np.uint8)
     labels = np.empty(spec.num_keys, dtype=np.int64)
+    drawn = b"" if randomness is None else randomness.digest
     for index in range(spec.num_keys):
         stream = np.frombuffer(derive_cells(secret, index, num_bytes), dtype=np.uint8)
         images[index] = family.image(stream, spec.channels, spec.image_size, **spec.parameters)
-        labels[index] = derive_label(secret, index, spec.num_classes)
-    look = canonical_json({name: value for name, value in spec.to_json().items() if name != "num_keys"})
+        labels[index] = derive_label(secret, index, spec.num_classes, drawn)
+    whole = spec.to_json() | ({"randomness": drawn.hex()} if drawn else {})
+    look = canonical_json({name: value for name, value in whole.items() if name != "num_keys"})
     ids = tuple(derive_id(secret, index, look) for index in range(spec.num_keys))
-    return KeySet(spec, images, labels, _commitment(secret, spec, images, labels), ids)
+    salts = tuple(derive_salt(secret, index, look) for index in range(spec.num_keys))
+    return KeySet(
+        spec, images, labels, _commitment(secret, canonical_json(whole), images, labels), ids, salts, randomness
+    )
 
 
-def _commitment(secret: bytes, spec: KeySpec, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
-    spec_json = canonical_json(spec.to_json())
+def key_leaf(index: int, salt: bytes, label: int, key_id: str, image: NDArray[np.uint8]) -> bytes:
+    """Returns what stands for a key in the Merkle tree: "taggants/v1/key" || u32 index || salt || u32 label || id || image bytes.
+
+    Integers are big-endian; salt and id are 32 bytes, so that no two keys share one byte string.
+    """
+    head = _LEAF_TAG + struct.pack(">I", index) + salt + struct.pack(">I", label) + bytes.fromhex(key_id)
+    return head + np.ascontiguousarray(image).tobytes()
+
+
+def _commitment(secret: bytes, look: bytes, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
     # Every part has a length fixed by those before it, so no two inputs share one byte string.
-    digest = hashlib.sha256(_COMMITMENT_TAG + secret + struct.pack(">I", len(spec_json)) + spec_json)
+    digest = hashlib.sha256(_COMMITMENT_TAG + secret + struct.pack(">I", len(look)) + look)
     digest.update(images.data)
     digest.update(labels.astype("<i8").tobytes())
     return digest.hexdigest()

@@ -207,7 +207,8 @@ def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed], transfer: Transfer |
     """
     if not rehearsal:
         return "rehearsal: none requested (evaluation.num_victims = num_controls = 0)"
-    heads = {name: f"{f'p ({name})':>11}" for name in STATISTICS}
+    computed = {name for outcome in rehearsal.values() for name in outcome.certificate.p_values}
+    heads = {name: f"{f'p ({name})':>11}" for name in STATISTICS if name in computed}
     lines = ["", f"{'model':<12}{'trained on':<12}{'accuracy':>9}{'hits':>8}{''.join(heads.values())}  decision"]
     for name, outcome in rehearsal.items():
         c = outcome.certificate

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taggants.data.source import read_for_models
 from taggants.detection import Registration
+from taggants.detection.outcome import PlainCovers
 from taggants.detection.question import AMPLITUDE_UNIT, Question, balanced_covers
 from taggants.detection.registration import SigningRecord
 from taggants.errors import InputError
+from taggants.export import MANIFEST_PATH, read_manifest
+from taggants.keys import registration_number
 from taggants.reporting.progress import say
 from taggants.run import Run, read_registration
 from taggants.seeds import hash_seed
@@ -24,8 +28,11 @@ from taggants.training.job import TrainingJob
 _SIGNING = "signing.json"
 
 
-def registration_of(run: Run) -> Registration:
+def registration_of(run: Run, *, claim_number: bool = False) -> Registration:
     """Returns the registration that keys, data and configuration of a run ask for, whatever its folder holds.
+
+    claim_number: give it the next number among the registrations of its secret if it has none yet; else it has the number 1
+    then, as has every registration without a question.
 
     Raises:
         InputError: the test split has too few images for the configured covers.
@@ -33,7 +40,7 @@ def registration_of(run: Run) -> Registration:
     detection = run.config.detection
     question = _question_of(run)
     with_question = question is not None
-    return Registration(
+    registration = Registration(
         keys_commitment=run.keys.commitment,
         num_keys=run.config.keys.num_keys,
         num_classes=run.index.num_classes,
@@ -45,7 +52,17 @@ def registration_of(run: Run) -> Registration:
         references=tuple(f"{job.name}-{job.identity}" for job in reference_jobs(run)),
         class_names=run.index.class_names if with_question else None,
         image_shape=(run.model_size[0], run.model_size[1], run.model_size[1]) if with_question else None,
+        keys_root=run.keys.root if with_question else None,
+        num_suspects=detection.num_suspects,
+        num_looks=detection.num_looks,
+        demonstration=with_question and run.config.keys.demonstration,
+        randomness=run.keys.randomness if with_question else None,
     )
+    if not with_question:
+        return registration
+    content = registration.registration_sha256
+    number = registration_number(run.keys_root, run.config.keys.name, content, claim=claim_number)
+    return replace(registration, number=number or 1)
 
 
 def _question_of(run: Run) -> Question | None:
@@ -119,7 +136,8 @@ def read_signing(run: Run, registration: Registration) -> tuple[SigningRecord, l
     """Returns the record that completes a registration, and the references' answers.
 
     Raises:
-        InputError: there is none, it is of another registration, or recorded answers were changed.
+        InputError: there is none, it is of another registration, recorded answers were changed, or it differs from the export
+            or the references' weights where these are still there.
     """
     uri = run.root.uri_of(_SIGNING)
     if not run.root.exists(_SIGNING):
@@ -134,14 +152,31 @@ def read_signing(run: Run, registration: Registration) -> tuple[SigningRecord, l
         raise InputError(f"{uri} completes another registration than the one beside it; restore both")
     if len(record.reference_answers) != len(registration.references):
         raise InputError(f"{uri} does not name the registered references; restore it")
+    _check_signing(run, record)
     return record, [read_answers(run, registration, sha256) for sha256 in record.reference_answers]
 
 
-def ask(run: Run, registration: Registration, suspect: Suspect) -> tuple[Answers, str]:
+def _check_signing(run: Run, record: SigningRecord) -> None:
+    """Compares the record with the files that it is of, where they are still there."""
+    uri, signed = run.root.uri_of(_SIGNING), run.root.child("signed")
+    if signed.exists(MANIFEST_PATH) and read_manifest(signed).fingerprint != record.signed_fingerprint:
+        raise InputError(
+            f"{uri} has another signed_fingerprint than {signed.uri_of(MANIFEST_PATH)}; restore the record"
+        )
+    for job, sha256 in zip(reference_jobs(run), record.reference_weights, strict=True):
+        path = f"{job.folder}/model.safetensors"
+        if run.models.exists(path) and run.models.sha256(path) != sha256:
+            raise InputError(
+                f"{uri} names other reference_weights than those of {run.models.uri_of(path)}; restore the record"
+            )
+
+
+def ask(run: Run, registration: Registration, suspect: Suspect) -> tuple[Answers, str, PlainCovers | None]:
     """Asks a suspect the registered question, plain covers first, and records what it says.
 
     Returns:
-        The answers to the covers, then to the queries of each key in turn; the SHA-256 of their file in answers/.
+        The answers to the covers, then to the queries of each key in turn; the SHA-256 of their file in answers/; how the plain
+        covers were answered.
 
     Raises:
         InputError: it answers in no known form, or in several.
@@ -160,11 +195,12 @@ def ask(run: Run, registration: Registration, suspect: Suspect) -> tuple[Answers
     data = encode_answers(answers)
     sha256 = hashlib.sha256(data).hexdigest()
     run.root.create_bytes(_path(sha256), data, private=True)
-    if len(covers):
-        labels = run.sources[1].index().labels[list(question.cover_ids)]
-        right = int((answers.best[: len(covers)] == labels).sum())
-        say(f"ask {suspect.name}: {right} of {len(covers)} plain covers answered with their class")
-    return answers, sha256
+    if not len(covers):
+        return answers, sha256, None
+    labels = run.sources[1].index().labels[list(question.cover_ids)]
+    right = int((answers.best[: len(covers)] == labels).sum())
+    say(f"ask {suspect.name}: {right} of {len(covers)} plain covers answered with their class")
+    return answers, sha256, PlainCovers(len(covers), right)
 
 
 def read_answers(run: Run, registration: Registration, sha256: str) -> Answers:

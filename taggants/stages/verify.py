@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from typing import Any
 
 from taggants.detection import Certificate, Registration, certify, software_versions
 from taggants.errors import InputError
@@ -27,16 +28,17 @@ def verify(run: Run, suspect: Suspect) -> Certificate:
     """
     registration = checked_registration(run)
     check_suspect(suspect, registration.num_classes)
-    recorded: dict[str, str] = {}
+    recorded: dict[str, Any] = {}
     references: list[Answers] = []
     if registration.question is not None:
-        signing, references = read_signing(run, registration)
-        recorded["signing_sha256"] = signing.sha256
+        recorded["signing"], references = read_signing(run, registration)
+        recorded["look"] = len(run.root.list("certificates")) + 1
     try:
         if registration.question is None:
             answers = Answers.of(suspect.answers(run.keys.images), registration.num_keys, registration.num_classes)
         else:
-            answers, recorded["answers_sha256"] = ask(run, registration, suspect)
+            answers, recorded["answers_sha256"], recorded["covers"] = ask(run, registration, suspect)
+            recorded["num_refused"] = answers.num_unusable
     except InputError as error:
         raise InputError(f"suspect {suspect.name!r}: {error}") from error
     if answers.num_unusable:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from taggants.errors import InputError
 from taggants.registry import Registry
 from taggants.suspects.answers import Answers, Suspect, check_suspect, question_evidence
 from taggants.suspects.callable_suspect import CallableSuspect
-from taggants.suspects.checkpoint import CheckpointSuspect
+
+if TYPE_CHECKING:
+    from taggants.suspects.checkpoint import CheckpointSuspect as CheckpointSuspect
 
 __all__ = [
     "SUSPECT_KINDS",
@@ -60,12 +62,27 @@ def open_suspect(text: str) -> Suspect:
     )
 
 
+def __getattr__(name: str) -> Any:
+    """What needs torch is loaded when it is first used: answers can be read without it."""
+    if name != "CheckpointSuspect":
+        raise AttributeError(f"module 'taggants.suspects' has no attribute {name!r}")
+    from taggants.suspects.checkpoint import CheckpointSuspect
+
+    return CheckpointSuspect
+
+
+def _open_checkpoint(text: str) -> Suspect:
+    from taggants.suspects.checkpoint import CheckpointSuspect
+
+    return CheckpointSuspect(text)
+
+
 SUSPECT_KINDS: Final[Registry[SuspectKind]] = Registry("suspect kind")
 SUSPECT_KINDS.register(
     "checkpoint",
     SuspectKind(
         "path or s3:// URI of a model.safetensors that taggants trained",
         lambda text: text.endswith(".safetensors"),
-        CheckpointSuspect,
+        _open_checkpoint,
     ),
 )

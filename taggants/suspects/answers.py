@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from taggants.detection import Evidence, key_ranks, key_ranks_from_top
+from taggants.detection.outcome import LabelMap
 from taggants.detection.question import REFUSED, Question, answer_values
 from taggants.errors import InputError
 
@@ -112,6 +113,22 @@ class Answers:
         unusable: NDArray[np.bool_] = (self.labels == REFUSED).all(axis=1) & (self.labels.shape[1] > 0)
         return unusable
 
+    def restricted(self, columns: NDArray[np.int64]) -> Answers:
+        """Returns what is said of some classes alone, which are numbered 0, 1, ... from now on.
+
+        Lists of labels leave out the others; what is missing then at the end of a row is filled up with REFUSED.
+
+        columns: int [n], the classes in their new order, each once.
+        """
+        if self.scores is not None:
+            return Answers(len(columns), self.scores[:, columns], None)
+        assert self.labels is not None, "one of the two is there"
+        number = np.full(max(self.num_classes, int(columns.max()) + 1) + 1, REFUSED, dtype=np.int64)
+        number[columns] = np.arange(len(columns))
+        renamed = number[self.labels]  # REFUSED itself finds the last entry, which stays REFUSED
+        order = np.argsort(renamed == REFUSED, axis=1, kind="stable")
+        return Answers(len(columns), None, np.take_along_axis(renamed, order, axis=1)[:, : len(columns)])
+
     def evidence(self, key_labels: NDArray[np.int64]) -> Evidence:
         """Returns the ranks of the key labels [N]. Doubt counts against the owner: ties, NaN and classes that are not named."""
         if self.scores is not None:
@@ -126,24 +143,51 @@ class Answers:
 
 
 def question_evidence(
-    question: Question, suspect: Answers, references: Sequence[Answers], key_labels: NDArray[np.int64]
+    question: Question,
+    suspect: Answers,
+    references: Sequence[Answers],
+    key_labels: NDArray[np.int64],
+    label_map: LabelMap | None = None,
 ) -> Evidence:
     """Returns the evidence in answers to a question: to its plain covers, then to the queries of each key in turn.
 
-    The references' ranks are cut as the suspect's are, at the registered top m or where its lists of labels end.
+    The references' ranks are cut as the suspect's are, at the registered top m or where its lists of labels end. With a label map
+    the evidence is of the classes that the suspect knows and of the keys of these classes (`is_kept`), in their order: given
+    which keys these are, their labels are uniform on the known classes. Where the suspect was asked about the first keys only,
+    key_labels are of these.
 
     Raises:
-        InputError: the answers are not as many as the question has images.
+        InputError: the answers are not as many as the question has images, the references' fewer, or no key is kept.
     """
-    cut = question.top_m if suspect.labels is None else min(question.top_m, suspect.labels.shape[1])
-    num_images = len(question.cover_ids) + len(key_labels) * question.num_queries
+    kept = is_kept(key_labels, label_map)
+    if not kept.any():
+        raise InputError("the suspect knows the class of no key; test a model that knows more of the dataset's classes")
+    num_covers, num_asked = len(question.cover_ids), len(key_labels) * question.num_queries
+    if suspect.num_images != num_covers + num_asked:
+        raise InputError(
+            f"there are answers to {suspect.num_images} images but the question has {num_covers + num_asked}"
+        )
+    known = None if label_map is None else np.array(label_map.known)
     tables = []
+    cut = question.top_m if suspect.labels is None else min(question.top_m, suspect.labels.shape[1])
     for answers in (suspect, *references):
-        if answers.num_images != num_images:
-            raise InputError(f"there are answers to {answers.num_images} images but the question has {num_images}")
+        if answers.num_images < suspect.num_images:
+            raise InputError(f"a reference answered {answers.num_images} images but {suspect.num_images} were asked")
+        if known is not None and label_map is not None:
+            columns = np.array([label_map.classes[c] for c in known]) if answers is suspect else known
+            answers = answers.restricted(columns)
         values = answer_values(answers.scores, answers.labels, answers.num_classes, cut)[0]
-        tables.append(values[len(question.cover_ids) :])
-    return Evidence.of_table(question.evidence(tables[0], tables[1:]), key_labels)
+        tables.append(values[num_covers : num_covers + num_asked])
+    labels = key_labels if known is None else np.searchsorted(known, key_labels[kept])
+    table = question.evidence(tables[0], tables[1:])
+    return Evidence.of_table(table[kept], labels)
+
+
+def is_kept(key_labels: NDArray[np.int64], label_map: LabelMap | None) -> NDArray[np.bool_]:
+    """Returns of each key label, in the owner's classes, whether the suspect knows it: bool [num_keys]."""
+    if label_map is None:
+        return np.ones(len(key_labels), dtype=np.bool_)
+    return np.isin(key_labels, label_map.known)
 
 
 def check_suspect(suspect: Suspect, num_classes: int) -> None:

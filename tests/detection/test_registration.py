@@ -12,6 +12,7 @@ from taggants.detection import Registration
 from taggants.detection.question import Question
 from taggants.detection.registration import SigningRecord
 from taggants.errors import InputError
+from taggants.keys import Randomness
 from tests.detection.registrations import registered
 
 REGISTRATION = Registration(
@@ -117,15 +118,20 @@ WITH_QUESTION = registered(
     references=("surrogate-0-0123456789abcdef", "reference-0-fedcba9876543210"),
     class_names=("cat", "dog", "owl"),
     image_shape=(3, 32, 32),
+    keys_root="ef" * 32,
+    number=2,
+    num_suspects=3,
+    num_looks=4,
+    randomness=Randomness("drand mainnet", "4000000", "0a" * 32, "9b" * 32),
 )
 
 
 def test_a_registration_with_a_question_has_format_2_and_a_hash_for_ever() -> None:
     content = json.loads(json.dumps(WITH_QUESTION.to_json()))
     assert content["format"] == "taggants-registration/2"
-    assert content["derivation"] == "taggants/v1"
+    assert content["derivation"] == "taggants/v2"
     assert content["question"]["score"] == "floor(64 ln(rank) + 1/2)"
-    assert content["registration_sha256"] == "4ed44f9e555d4bddb232aca20f99dd343367bdbebbb4e7943b469c62eecb7029"
+    assert content["registration_sha256"] == "e722f1f99d7327e746d1d882860c599ad180ec6c04c34ccf2e7f5511c20c7855"
     assert Registration.from_json(content) == WITH_QUESTION
     nameless = replace(WITH_QUESTION, class_names=None)
     assert Registration.from_json(nameless.to_json()) == nameless
@@ -137,6 +143,15 @@ def test_every_field_of_format_2_is_under_the_hash() -> None:
         "references": ["surrogate-0-0123456789abcdef"],
         "class_names": ["cat", "owl", "dog"],
         "image_shape": [3, 32, 33],
+        "keys_root": "ee" * 32,
+        "number": 1,
+        "num_suspects": 1,
+        "num_looks": 1,
+        "demonstration": True,
+        "randomness.source": "NIST beacon",
+        "randomness.round": "4000001",
+        "randomness.value": "0b" * 32,
+        "randomness.commitment_sha256": "9c" * 32,
     }
     question = content["question"]
     for name, value in question.items():
@@ -147,7 +162,7 @@ def test_every_field_of_format_2_is_under_the_hash() -> None:
             other[f"question.{name}"] = changed or ("other" if name == "covers_fingerprint" else value + 1)
     for name, value in other.items():
         outer, _, inner = name.partition(".")
-        broken = {**content, outer: {**question, inner: value} if inner else value}
+        broken = {**content, outer: {**content[outer], inner: value} if inner else value}
         with pytest.raises(InputError, match="does not match its registration_sha256"):
             Registration.from_json(broken)
 
@@ -155,11 +170,16 @@ def test_every_field_of_format_2_is_under_the_hash() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"question": None}, "must be empty without a question"),
+        ({"question": None}, "must be left out without a question"),
         ({"references": ("a", "a")}, "names a model twice"),
         ({"image_shape": None}, "image_shape is None"),
         ({"image_shape": (3, 0, 3)}, "an extent of image_shape"),
         ({"class_names": ("cat", "dog")}, "class_names has 2 names but must have 3"),
+        ({"keys_root": None}, "keys_root is None"),
+        ({"number": 0}, "number is 0"),
+        ({"num_suspects": True}, "num_suspects is True"),
+        ({"num_looks": 0}, "num_looks is 0"),
+        ({"demonstration": 1}, "demonstration is 1"),
     ],
 )
 def test_a_question_without_what_belongs_to_it_is_named(change: dict[str, Any], sentence: str) -> None:
@@ -170,7 +190,10 @@ def test_a_question_without_what_belongs_to_it_is_named(change: dict[str, Any], 
 def test_foreign_values_in_the_json_of_format_2_are_refused() -> None:
     content = WITH_QUESTION.to_json()
     for change in (
-        {"derivation": "taggants/v2"},
+        {"derivation": "taggants/v1"},
+        {"preprocessing": "as you like"},
+        {"randomness": None},
+        {"randomness": {"source": "drand"}},
         {"references": "surrogate"},
         {"image_shape": None},
         {"class_names": "cat"},

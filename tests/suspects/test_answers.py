@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from taggants.detection import exact_p_value, rank_scores
+from taggants.detection.outcome import LabelMap
 from taggants.detection.question import Question
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model, checkpoint_bytes
@@ -234,3 +235,29 @@ def test_a_checkpoint_in_a_folder_with_accents_has_a_name_for_its_file(tmp_path:
     suspect = open_suspect(str(file))
     check_suspect(suspect, 10)
     assert suspect.name.startswith("mod-le-1-")
+
+
+def test_a_suspect_that_knows_more_and_fewer_classes_is_asked_for_those_it_shares() -> None:
+    """Against a suspect that had just these classes, and keys of these classes alone."""
+    rng = np.random.default_rng(3)
+    question = Question("", (), (), (), 0, 1, 9, 1)
+    wide, reference = rng.random((6, 7)), rng.random((6, 4))
+    label_map = LabelMap("names", (5, None, 0, 3))
+    labels = np.array([0, 1, 2, 3, 1, 0])
+    kept = np.array([0, 2, 3, 5])
+    narrow = Answers.of(wide[kept][:, [5, 0, 3]], 4, 3)
+    other = Answers.of(reference[kept][:, [0, 2, 3]], 4, 3)
+    expected = question_evidence(question, narrow, [other], np.array([0, 1, 2, 0]))
+    asked, compared = Answers.of(wide, 6, 7), Answers.of(reference, 6, 4)
+    assert question_evidence(question, asked, [compared], labels, label_map) == expected
+    lists = Answers.of(np.argsort(-wide, axis=1), 6, 7)
+    assert question_evidence(question, lists, [compared], labels, label_map) == expected
+    short = Answers.of(np.argsort(-wide, axis=1)[:, :3], 6, 7)
+    found = question_evidence(question, short, [], labels, label_map)
+    assert found.num_classes == 3
+    assert len(found.ranks) == 4
+    with pytest.raises(InputError, match="knows the class of no key"):
+        question_evidence(question, asked, [compared], np.ones(6, dtype=np.int64), label_map)
+    # The first keys alone, where asking was stopped: references were asked about all.
+    first = Answers.of(wide[:2], 2, 7)
+    assert question_evidence(question, first, [compared], labels[:2], label_map).ranks == expected.ranks[:1]
