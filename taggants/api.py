@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +29,8 @@ from taggants.stages.keys import prepare_keys
 from taggants.stages.ray_connection import ray_cluster
 from taggants.storage import Root
 from taggants.suggestion import suggest
-from taggants.suspects import CallableSuspect, Suspect, open_suspect
+from taggants.suspects import CallableSuspect, Preprocessing, Suspect, open_suspect
+from taggants.suspects.module_suspect import ModuleSuspect
 
 Predict: TypeAlias = Callable[[NDArray[np.uint8]], ArrayLike]
 
@@ -89,7 +90,7 @@ def sign(
 
 def verify(
     run: Run | str | os.PathLike[str],
-    suspect: Suspect | Predict | str | os.PathLike[str],
+    suspect: Suspect | Predict | nn.Module | Mapping[str, Any] | str | os.PathLike[str],
     *,
     name: str | None = None,
 ) -> Certificate:
@@ -98,16 +99,20 @@ def verify(
     Args:
         run: what `sign` returned, or the folder of a run.
         suspect: a function from images, uint8 [N, C, H, W] in the size of the keys, to scores [N, classes], higher is likelier,
-            or to labels [N, m] or [N], the best first, as integers; what `taggants verify` takes, such as a path or s3://
-            URI of a checkpoint that taggants trained; or a `Suspect`. A function is called with at most 256 images at a time.
+            or to labels [N, m] or [N], the best first, as integers, called with at most 256 images at a time and without
+            recording gradients; what `taggants verify` takes, such as the path of a model.safetensors or of a description
+            file; the fields of such a description, {"kind": "onnx", "path": ...}; a torch module that takes pixels in [0, 1]
+            in the size of the keys; or a `Suspect`, such as a `ModuleSuspect` of a module that takes others.
         name: of the suspect, for the certificate and its file; None: that of the function, or of the checkpoint.
 
     Raises:
         InputError: the run has no registration, its keys are missing or others, the suspect has another number of classes or
             answers in another shape.
     """
-    if not isinstance(run, Run):
+    if isinstance(run, str | os.PathLike):
         run = Run.open(run)
+    if not isinstance(run, Run):
+        raise InputError(f"a {type(run).__name__} is no run; give what taggants.sign returned, or the folder of a run")
     return verification.verify(run, _suspect(suspect, name, run))
 
 
@@ -153,20 +158,21 @@ def _tree(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None) ->
     return config.model_dump(mode="json", exclude_unset=True)
 
 
-def _suspect(suspect: Suspect | Predict | str | os.PathLike[str], name: str | None, run: Run) -> Suspect:
-    if isinstance(suspect, str | os.PathLike):
-        opened = open_suspect(os.fspath(suspect))
+def _suspect(suspect: Any, name: str | None, run: Run) -> Suspect:
+    if isinstance(suspect, str | os.PathLike | Mapping):
+        named = suspect if isinstance(suspect, Mapping) else os.fspath(suspect)
+        opened = open_suspect(named, verification.owner_of(run))
         opened.name = name or opened.name
         return opened
     if isinstance(suspect, nn.Module):
-        raise InputError(
-            "a torch module does not tell how it wants its images; give a function: lambda images: "
-            "model(normalise(torch.from_numpy(images) / 255)).detach().numpy()"
-        )
+        shape = verification.owner_of(run).image_shape
+        module = ModuleSuspect(suspect, type(suspect).__name__, Preprocessing(channels=shape[0]), image_shape=shape)
+        module.name = name or module.name
+        return module
     if not callable(suspect):
         if not hasattr(suspect, "answers"):
             raise InputError(f"a {type(suspect).__name__} is no suspect; give a function, a path or a Suspect")
-        return suspect
+        return cast(Suspect, suspect)
     if name is None:
         name = re.sub("[^A-Za-z0-9_-]+", "", getattr(suspect, "__name__", "")) or "function"
     return CallableSuspect(suspect, name, run.registration.num_classes)

@@ -13,7 +13,7 @@ from taggants.data.layouts import LAYOUTS
 class VerifyConfig(Section):
     """What `taggants verify` tests. Not hashed."""
 
-    suspects: tuple[Uri, ...] = Field((), description="checkpoints (model.safetensors) to test")
+    suspects: tuple[Uri, ...] = Field((), description="what to test: model.safetensors, description files and so on")
 
 
 class ExportConfig(Section):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, get_origin
@@ -12,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from taggants.errors import InputError
 from taggants.registry import Registry
+from taggants.schema import expand_variables
 
 
 def _fraction(value: object) -> object:
@@ -30,16 +30,6 @@ def _bound(value: object) -> object:
     if isinstance(number, int | float) and 1 < number <= 255 and number == int(number):
         raise ValueError(f"pixels are in [0, 1]; write {int(number)}/255 for {int(number)} of 255 levels")
     return number
-
-
-def _expand(value: object) -> object:
-    """Expands $NAME in a path or URI; an unset variable is an error, not an empty string."""
-    if isinstance(value, str):
-        expanded = os.path.expandvars(value)
-        if "$" in expanded:
-            raise ValueError(f"{value!r} names an environment variable that is not set; set it or write the path")
-        return expanded
-    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +57,7 @@ def named_in(*tables: Registry[Any]) -> AfterValidator:
 FractionOf = Annotated[float, BeforeValidator(_fraction)]
 UnitFraction = Annotated[FractionOf, Field(ge=0, le=1)]
 PixelBound = Annotated[float, BeforeValidator(_bound), Field(ge=1 / 255, le=1)]
-Uri = Annotated[str, BeforeValidator(_expand)]
+Uri = Annotated[str, BeforeValidator(expand_variables)]
 
 
 class Section(BaseModel):

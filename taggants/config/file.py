@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from taggants.config.messages import one_sentence
 from taggants.config.tree import Config
 from taggants.errors import InputError
+from taggants.schema import one_sentence, read_yaml
 from taggants.storage import Root
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e3 is a number, as in YAML 1.2, and a key that stands twice in one place is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"{key!r} is set twice; leave one", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 def load_config(path: str | None, settings: Sequence[str] = ()) -> Config:
@@ -43,7 +26,7 @@ def load_config(path: str | None, settings: Sequence[str] = ()) -> Config:
     tree: Any = {}
     if path is not None:
         try:
-            tree = _read_yaml(Path(path).read_text(encoding="utf-8")) or {}
+            tree = read_yaml(Path(path).read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"config file {path!r} cannot be read ({error}); give the path of a YAML file") from error
         except yaml.YAMLError as error:
@@ -121,7 +104,7 @@ def config_from_tree(tree: dict[str, Any], settings: Sequence[str] = ()) -> Conf
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise InputError(one_sentence(error)) from None
+        raise InputError(one_sentence(error, Config, "config field")) from None
 
 
 def _import_plugins(names: Any) -> None:
@@ -148,11 +131,7 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
             raise InputError(f"--set {setting!r}: {section!r} is a value, not a section")
         branch[section] = branch = dict(inner)  # a copy: a YAML alias makes one section of two
     try:
-        branch[name] = _read_yaml(value)
+        branch[name] = read_yaml(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = getattr(error, "problem", None) or error
         raise InputError(f"--set {setting!r}: the value is not YAML ({reason}); quote it") from error
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)

@@ -14,7 +14,7 @@ from taggants.reporting.progress import say
 from taggants.run import Run, read_registration, registration_paths
 from taggants.stages.questions import ask, read_signing, registration_of
 from taggants.storage import encode_json
-from taggants.suspects import Answers, Suspect, check_suspect, question_evidence
+from taggants.suspects import Answers, Owner, Suspect, check_suspect, question_evidence
 
 
 def verify(run: Run, suspect: Suspect) -> Certificate:
@@ -67,6 +67,12 @@ def verify(run: Run, suspect: Suspect) -> Certificate:
         if earlier is not None and earlier.says_the_same_as(certificate):
             return earlier
     raise AssertionError("paths never end")
+
+
+def owner_of(run: Run) -> Owner:
+    """Returns what suspects need to know of the dataset that the keys belong to."""
+    channels, image_size = run.model_size
+    return Owner(run.registration.num_classes, (channels, image_size, image_size), run.index.class_names)
 
 
 def verify_all(run: Run, suspects: Sequence[Suspect]) -> list[Certificate]:

@@ -18,6 +18,7 @@ import taggants
 from taggants.config import Config
 from taggants.data.frameworks import TorchImages
 from taggants.keys import load_key_set
+from taggants.models import model_from_checkpoint
 from tests.api.datasets import NAMES, NUM_TRAIN, TINY, digits
 
 
@@ -191,9 +192,34 @@ class TestVerify:
             taggants.verify(run, lambda images: answer, name="wrong")
         assert "wrong" not in run.certificates()
 
-    def test_refuses_a_module_that_does_not_tell_how_it_reads_images(self, run: taggants.Run) -> None:
-        with pytest.raises(taggants.InputError, match="give a function"):
-            taggants.verify(run, torch.nn.Flatten())
+    def test_takes_a_module_a_mapping_and_a_description_file(self, run: taggants.Run, tmp_path: Path) -> None:
+        (path,) = Path(run.uri).parent.glob("models/surrogate-0-*/model.safetensors")
+        module = model_from_checkpoint(path.read_bytes(), "here")[0].train()
+        (tmp_path / "suspect.yaml").write_text(f"kind: checkpoint\npath: {path}\nname: described\n")
+        found = [
+            taggants.verify(run, module, name="module"),
+            taggants.verify(run, {"kind": "checkpoint", "path": str(path)}),
+            taggants.verify(run, tmp_path / "suspect.yaml"),
+            taggants.verify(run, lambda images: module(torch.from_numpy(images) / 255), name="tensors"),
+            taggants.verify(run, lambda images: list(module(torch.from_numpy(images) / 255)), name="list"),
+            taggants.verify(run, lambda images: module(torch.from_numpy(images) / 255).numpy(), name="array"),
+        ]
+        assert len({certificate.ranks for certificate in found}) == 1
+        assert module.training
+        assert found[2].suspect == "described"
+
+    def test_refuses_a_module_that_gives_other_scores(self, run: taggants.Run) -> None:
+        for module, sentence in (
+            (torch.nn.Flatten(), "has 64 classes"),
+            (torch.nn.Conv2d(3, 2, 3), "the model does not take images"),
+            (torch.nn.Identity(), "not with scores"),
+        ):
+            with pytest.raises(taggants.InputError, match=sentence):
+                taggants.verify(run, module)
+
+    def test_refuses_what_is_no_run(self, run: taggants.Run) -> None:
+        with pytest.raises(taggants.InputError, match="a int is no run"):
+            taggants.verify(3, np.zeros)  # type: ignore[arg-type]
 
     def test_refuses_what_is_no_suspect(self, run: taggants.Run) -> None:
         with pytest.raises(taggants.InputError, match="a NoneType is no suspect; give a function, a path or a Suspect"):

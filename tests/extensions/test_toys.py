@@ -24,7 +24,7 @@ from taggants.export import verify_export
 from taggants.keys.families import KEY_FAMILIES, KeyFamily, Parameter, TestVector
 from taggants.registry import Registry
 from taggants.run import Run
-from taggants.suspects import SUSPECT_KINDS, CallableSuspect, SuspectKind
+from taggants.suspects import SUSPECT_KINDS, CallableSuspect, Owner, SuspectDescription, SuspectKind
 from tests.detection.registrations import registered
 from tests.jobs.running import exit_code, settings_in
 from tests.keys import test_families
@@ -148,18 +148,29 @@ def test_a_key_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert sentence in capsys.readouterr().err
 
 
-def test_a_kind_of_suspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def opened(text: str) -> CallableSuspect:
-        label = int(text.removeprefix("always:"))
-        return CallableSuspect(lambda images: np.full(len(images), label), f"always-{label}", 10)
+class AlwaysDescription(SuspectDescription):
+    label: int
 
-    SUSPECT_KINDS.register("always", SuspectKind("always:LABEL", lambda text: text.startswith("always:"), opened))
+    def open(self, owner: Owner) -> CallableSuspect:
+        return CallableSuspect(
+            lambda images: np.full(len(images), self.label), f"always-{self.label}", owner.num_classes
+        )
+
+
+def fields_of(text: str) -> dict[str, Any] | None:
+    return {"label": text.removeprefix("always:")} if text.startswith("always:") else None
+
+
+def test_a_kind_of_suspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SUSPECT_KINDS.register("always", SuspectKind(AlwaysDescription, "always:LABEL", fields_of))
     run = crafted(tmp_path)
-    settings = settings_in(tmp_path, "evaluation.num_controls=1", "verify.suspects=['always:3', 'always:4']")
+    (tmp_path / "suspect.yaml").write_text("kind: always\nlabel: 4\nname: as-described\n")
+    suspects = f"verify.suspects=['always:3', '{tmp_path / 'suspect.yaml'}']"
+    settings = settings_in(tmp_path, "evaluation.num_controls=1", suspects)
     capsys.readouterr()
     assert exit_code("verify", settings) == 0
     (certificate,) = certificates_of(run, "always-3")
     assert certificate.ranks == tuple(1 if label == 3 else 10 for label in run.keys.labels)
-    assert "always-4" in capsys.readouterr().out
+    assert "as-described" in capsys.readouterr().out
     assert exit_code("verify", [*settings[:-1], "verify.suspects=['never:3']"]) == 2
     assert "'never:3' is not in a known form; write one of: path or s3:// URI" in capsys.readouterr().err

@@ -14,11 +14,12 @@ from taggants.detection.question import Question
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model, checkpoint_bytes
 from taggants.storage import encode_table
-from taggants.suspects import Answers, CallableSuspect, check_suspect, open_suspect, question_evidence
+from taggants.suspects import Answers, CallableSuspect, Owner, check_suspect, open_suspect, question_evidence
 from taggants.suspects.recorded_answers import decode_answers, encode_answers
 
 LABELS = np.array([2, 0, 1])
 SCORES = np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
+OWNER = Owner(10, (1, 8, 8))
 IMAGES = np.zeros((3, 1, 8, 8), dtype=np.uint8)
 
 
@@ -224,7 +225,7 @@ def test_a_text_of_no_known_form_is_named_with_the_forms() -> None:
     with pytest.raises(
         InputError, match=r"suspect 'ftp:x' is not in a known form; write one of: path or s3://.*predict\)"
     ):
-        open_suspect("ftp:x")
+        open_suspect("ftp:x", OWNER)
 
 
 def test_a_checkpoint_in_a_folder_with_accents_has_a_name_for_its_file(tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_a_checkpoint_in_a_folder_with_accents_has_a_name_for_its_file(tmp_path:
     file = tmp_path / "mod\u00e8le 1" / "model.safetensors"
     file.parent.mkdir()
     file.write_bytes(checkpoint_bytes(build_model(spec, 0), spec))
-    suspect = open_suspect(str(file))
+    suspect = open_suspect(str(file), OWNER)
     check_suspect(suspect, 10)
     assert suspect.name.startswith("mod-le-1-")
 

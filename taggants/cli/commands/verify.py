@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "suspects",
         metavar="SUSPECT",
         nargs="*",
-        help="model.safetensors to test, a path or s3:// URI (verify.suspects)",
+        help="what to test: a model.safetensors, or a description file .yaml; docs/verify.md lists all kinds (verify.suspects)",
     )
 
 
@@ -49,14 +49,14 @@ def main(config: Config) -> VerifyResult:
     from taggants.reporting import summaries
     from taggants.reporting.progress import say
     from taggants.run import Run, read_registration
-    from taggants.stages.verify import verify_all
+    from taggants.stages.verify import owner_of, verify_all
     from taggants.suspects import open_suspect
 
     if not config.verify.suspects:
         raise InputError("no suspect is named; name at least one checkpoint: taggants verify RUN model.safetensors")
     run = Run(config)
     read_registration(run)
-    suspects = [open_suspect(text) for text in config.verify.suspects]
+    suspects = [open_suspect(text, owner_of(run)) for text in config.verify.suspects]
     certificates = verify_all(run, suspects)
     for certificate in certificates:
         say(summaries.certified(run, certificate))
