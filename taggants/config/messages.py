@@ -1,13 +1,15 @@
-"""What the schema has to complain about, as one sentence."""
+"""What is wrong with a configuration, as one sentence."""
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from typing import Any, get_args
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from taggants.config.fields import Section
+from taggants.config.reference import allowed_values, section_of, sections
 from taggants.config.tree import Config
+from taggants.errors import did_you_mean
 
 
 def one_sentence(error: ValidationError) -> str:
@@ -15,20 +17,30 @@ def one_sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "config"
     if first["type"] == "extra_forbidden":
-        model: Any = Config
-        for part in first["loc"][:-1]:
-            if isinstance(part, int):  # of a list of sections, which the step before has come to
-                continue
-            annotation = model.model_fields[part].annotation
-            model = next(iter(get_args(annotation)), annotation)  # the section of `Section | None`
-        near = get_close_matches(str(first["loc"][-1]), model.model_fields, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"config field {where!r} does not exist; {hint}its section knows {', '.join(model.model_fields)}"
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    value = f" = {first['input']!r}" if isinstance(first["input"], str | int | float | bool) else ""
+        return f"config field {where!r} does not exist; {_what_exists(first['loc'])}"
+    given = first["input"]
+    shown = "null" if given is None else repr(given) if isinstance(given, str | int | float | bool) else ""
+    value = f" = {shown if len(shown) <= 60 else shown[:57] + '...'}" if shown else ""
     if first["type"] == "model_type":
-        return f"config field {where!r}{value} is a section: set one of its fields, such as {where}.FIELD=VALUE{more}"
-    if message.startswith("Input should be "):
-        return f"config field {where!r}{value} must be {message.removeprefix('Input should be ')}{more}"
-    return f"config field {where!r}{value}: {message}{more}"
+        sentence = f"{value.removesuffix(' = null')} is a section: set one of its fields, such as {where}.FIELD=VALUE"
+    elif first["type"] == "value_error":
+        sentence = f"{value}: {first['msg'].removeprefix('Value error, ')}"
+    else:
+        sentence = f"{value} must be {allowed_values(first['loc'])}"
+    num_more = error.error_count() - 1
+    more = f" ({num_more} more field{'s are' if num_more > 1 else ' is'} wrong)" if num_more else ""
+    return f"config field {where!r}{sentence}{more}"
+
+
+def _what_exists(place: Sequence[str | int]) -> str:
+    """Returns the field that was meant, if one is near, and the command that lists the fields of its section."""
+    *path, name = (part for part in place if isinstance(part, str))  # without the places in lists of sections
+    section: type[Section] = Config
+    for part in path:
+        section = section_of(section.model_fields[part].annotation) or section
+    elsewhere = {field: f"{title}.{field}" for title, other in sections() for field in other.model_fields if title}
+    hint = did_you_mean(name, section.model_fields, prefix="".join(f"{part}." for part in path))
+    if not hint and name in elsewhere:
+        hint = f"did you mean {elsewhere[name]!r}? "
+    listing = " ".join(["taggants config", *filter(None, [".".join(path)])])
+    return f"{hint}`{listing}` lists {'its section' if path else 'all fields'}"
