@@ -1,6 +1,8 @@
 """The one error type that stands for bad input, at the bottom of the layers so that every module may raise it."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -12,6 +14,12 @@ class InputError(ValueError):
 
 class FailedShards(RuntimeError):
     """Shards that failed for good where a job cannot go on without them: one sentence, exit code 1."""
+
+
+def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """Returns the question whether the nearest of the names was meant, with the prefix before it; "" if none is near."""
+    near = get_close_matches(name, list(names), n=1)
+    return f"did you mean {prefix + near[0]!r}? " if near else ""
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> None:

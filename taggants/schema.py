@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+
+from taggants.errors import did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
@@ -59,22 +60,13 @@ def one_sentence(error: ValidationError, schema: type[BaseModel], what: str) -> 
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or what.split()[0]
     if first["type"] == "extra_forbidden":
-        model: Any = schema
-        for part in first["loc"][:-1]:
-            if isinstance(part, int):  # of a list of sections, which the step before has come to
-                continue
-            annotation = model.model_fields[part].annotation
-            model = next(iter(get_args(annotation)), annotation)  # the section of `Section | None`
-        near = get_close_matches(str(first["loc"][-1]), model.model_fields, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{what} {where!r} does not exist; {hint}its section knows {', '.join(model.model_fields)}"
+        known = schema.model_fields
+        return f"{what} {where!r} does not exist; {did_you_mean(where, known)}use {', '.join(known)}"
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     value = f" = {first['input']!r}" if isinstance(first["input"], str | int | float | bool) else ""
     if first["type"] == "missing":
         return f"{what} {where!r} is missing; add it{more}"
-    if first["type"] == "model_type":
-        return f"{what} {where!r}{value} is a section: set one of its fields, such as {where}.FIELD=VALUE{more}"
     if message.startswith("Input should be "):
         return f"{what} {where!r}{value} must be {message.removeprefix('Input should be ')}{more}"
     return f"{what} {where!r}{value}: {message}{more}"

@@ -85,7 +85,7 @@ def suggest(inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu") -
         "signing.images_per_key": why_images,
         "crafting.epsilon": why_epsilon,
         "surrogate.model": why_model,
-        "surrogate.num_epochs": f"for {inspection.num_images} training images",
+        "surrogate.num_epochs": f"for {inspection.num_images:,} training images",
         "surrogate.flip": "mirroring keeps a photograph's class, but not always a letter's or digit's",
     }
     if inspection.one_size is None:
@@ -127,17 +127,20 @@ def _keys_and_images(inspection: Inspection, size: int) -> tuple[int, int, str, 
         num_keys //= 2
     if most < 1:
         raise InputError(
-            f"{inspection.root} has {inspection.num_images} training images, too few: {num_keys} keys would need at least "
-            f"{round(num_keys / _MAX_SIGNED_SHARE)}, so that at most {_MAX_SIGNED_SHARE:.0%} of them are signed"
+            f"{inspection.root} has {inspection.num_images:,} training images, too few: {num_keys} keys would need at least "
+            f"{round(num_keys / _MAX_SIGNED_SHARE):,}, so that at most {_MAX_SIGNED_SHARE:.0%} of them are signed"
         )
     if fitting < 1:
         label = inspection.class_sizes.index(smallest)
         name = inspection.class_names[label] if inspection.class_names else str(label)
         raise InputError(
-            f"class {name!r} of {inspection.root} has {smallest} of {inspection.num_images} training images, too few to carry "
-            "keys; add images or leave the class out"
+            f"class {name!r} of {inspection.root} has {smallest:,} of {inspection.num_images:,} training images, too few to "
+            "carry keys; add images or leave the class out"
         )
-    limit = {wanted: "as strong as in the presets of such images", fitting: f"the smallest class has {smallest} images"}
+    limit = {
+        wanted: "as strong as in the presets of such images",
+        fitting: f"the smallest class has {smallest:,} images",
+    }
     share = num_keys * images_per_key / inspection.num_images
     why_images = (
         f"{share:.2%} of the training images are signed; "

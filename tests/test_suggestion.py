@@ -100,7 +100,7 @@ def test_refuses_what_cannot_be_signed() -> None:
         suggest(like(100, 1, (8, 8)))
     with pytest.raises(InputError, match="50 training images, too few: 8 keys would need at least 80"):
         suggest(like(50, 5, (8, 8)))
-    with pytest.raises(InputError, match=r"class '3' of .* has 1 of 1175 training images"):
+    with pytest.raises(InputError, match=r"class '3' of .* has 1 of 1,175 training images"):
         suggest(replace(DIGITS, num_images=1175, class_sizes=(123, 129, 120, 1, 123, 129, 130, 138, 132, 129)))
 
 

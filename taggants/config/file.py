@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from taggants.config.messages import one_sentence
 from taggants.config.tree import Config
 from taggants.errors import InputError
-from taggants.schema import one_sentence, read_yaml
+from taggants.schema import read_yaml
 from taggants.storage import Root
 
 
@@ -104,19 +105,29 @@ def config_from_tree(tree: dict[str, Any], settings: Sequence[str] = ()) -> Conf
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise InputError(one_sentence(error, Config, "config field")) from None
+        raise InputError(one_sentence(error)) from None
 
 
 def _import_plugins(names: Any) -> None:
     """Imports the modules that register extensions, before the tables are read; other values are left to the schema."""
-    for name in names if isinstance(names, list | tuple) else ():
+    for name in [names] if isinstance(names, str) else names if isinstance(names, list | tuple) else ():
         try:
             importlib.import_module(str(name))
-        except (ImportError, TypeError, ValueError) as error:
+        except (Exception, SystemExit) as error:  # whatever somebody else's module does
+            is_missing = isinstance(error, ModuleNotFoundError) and error.name == str(name).partition(".")[0]
+            fix = (
+                "install it, or add its folder to PYTHONPATH"
+                if is_missing
+                else f"fix it: python -c 'import {name}' says where"
+            )
             raise InputError(
-                f"plugins names the module {name!r}, which cannot be imported ({error}); install it, or add its folder to "
-                "PYTHONPATH"
+                f"plugins names the module {name!r}, which cannot be imported ({_one_line(error)}); {fix}"
             ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ImportError | InputError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _apply(tree: dict[str, Any], setting: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
 from inspect import cleandoc
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -15,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from taggants.config.fields import NamedIn, Section
 from taggants.config.tree import Config
-from taggants.errors import InputError
+from taggants.errors import InputError, did_you_mean
 
 _PLAIN = {str: "text", int: "integer", float: "number", bool: "true or false"}
 
@@ -26,26 +25,42 @@ def describe_sections(name: str | None, *, as_markdown: bool) -> str:
     Raises:
         InputError: there is no such section.
     """
-    sections = dict(_sections("", Config))
-    if name is not None and name not in sections:
-        near = get_close_matches(name, sections, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        names = ", ".join(section for section in sections if section)
-        raise InputError(f"section {name!r} does not exist; {hint}use one of {names}")
-    chosen = sections if name is None else {name: sections[name]}
+    known = dict(sections())
+    if name is not None and name not in known:
+        names = ", ".join(section for section in known if section)
+        raise InputError(f"section {name!r} does not exist; {did_you_mean(name, known)}use one of {names}")
+    chosen = known if name is None else {name: known[name]}
     show = _markdown if as_markdown else _plain
     return "\n\n".join(show(title, section) for title, section in chosen.items())
 
 
-def _sections(prefix: str, model: type[Section]) -> Iterator[tuple[str, type[Section]]]:
-    yield prefix, model
-    for name, field in model.model_fields.items():
-        section = _section_of(field.annotation)
-        if section is not None:
-            yield from _sections(f"{prefix}.{name}".removeprefix("."), section)
+def sections(prefix: str = "", section: type[Section] = Config) -> Iterator[tuple[str, type[Section]]]:
+    """Yields the section of that dotted name ("" for the top level) and all within it."""
+    yield prefix, section
+    for name, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is not None:
+            yield from sections(f"{prefix}.{name}".removeprefix("."), inner)
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
+def allowed_values(place: Sequence[str | int]) -> str:
+    """Returns what a field may be, such as "an integer >= 1"; place: its sections, its name, and its index in a list."""
+    section: type[Section] = Config
+    annotation: Any = None
+    metadata: Any = ()
+    for part in place:
+        if isinstance(part, int):
+            annotation, metadata = get_args(annotation)[0], ()
+        else:
+            field = section.model_fields[part]
+            annotation, metadata = field.annotation, field.metadata
+        section = section_of(annotation) or section
+    words = _values(annotation, metadata)
+    article = {"integer": "an ", "number": "a ", "list": "a "}
+    return article.get(words.partition(" ")[0], "") + words
+
+
+def section_of(annotation: Any) -> type[Section] | None:
     """Returns the section that a field holds, itself or in a list; None where it holds none."""
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and issubclass(part, Section):
@@ -77,7 +92,7 @@ def _sentence(section: type[Section]) -> str:
 def _fields(section: type[Section]) -> Iterator[tuple[str, FieldInfo, str]]:
     """Fields that are no section of their own: name, schema, and the values allowed."""
     for name, field in (section.model_fields | section.further_fields()).items():
-        if _section_of(field.annotation) is None:
+        if section_of(field.annotation) is None:
             yield name, field, _values(field.annotation, field.metadata)
 
 
@@ -93,7 +108,10 @@ def _values(annotation: Any, metadata: Any = ()) -> str:
     if origin in (Union, UnionType):
         return " or ".join("null" if part is NoneType else _values(part, metadata) for part in arguments)
     if origin is tuple:
-        return f"list of {_values(arguments[0])}"
+        words = _values(arguments[0]).replace("integer", "integers", 1).replace("number", "numbers", 1)
+        return f"list of {words}{_length(metadata)}"
+    if issubclass(annotation, Section):
+        return f"sections of {', '.join(annotation.model_fields)}"
     return _PLAIN[annotation] + _range(_flat(metadata))
 
 
@@ -110,6 +128,14 @@ def _range(metadata: list[Any]) -> str:
     return f" {' and '.join(bounds)}" if bounds else ""
 
 
+def _length(metadata: Any) -> str:
+    least = max((part.min_length for part in metadata if isinstance(part, annotated_types.MinLen)), default=0)
+    most = [part.max_length for part in metadata if isinstance(part, annotated_types.MaxLen)]
+    if most:
+        return f", {f'{least} to' if least else 'at most'} {most[0]} of them"
+    return f", at least {least} of them" if least else ""
+
+
 def _default(field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, tuple):
@@ -122,5 +148,8 @@ def _number(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if not isinstance(value, float):
         return str(value)
-    levels = value * 255
-    return f"{levels:.0f}/255" if levels.is_integer() and len(f"{value:g}") > 5 else f"{value:g}"
+    if len(f"{value:g}") > 5:
+        for levels in (255, 256):
+            if (value * levels).is_integer():
+                return f"{value * levels:.0f}/{levels}"
+    return f"{value:g}"

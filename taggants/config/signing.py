@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from taggants.config.fields import FractionOf, Section, Uri, named_in
 from taggants.data.layouts import LAYOUTS
 from taggants.data.prepared import PREPARED
 from taggants.detection.statistics import STATISTICS
+from taggants.errors import InputError, did_you_mean
 from taggants.keys.families import KEY_FAMILIES
+
+
+def _file_name(name: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_-]+", name):
+        raise InputError("only letters, digits, - and _ make its name; choose another")
+    return name
 
 
 class DataConfig(Section):
@@ -20,8 +27,8 @@ class DataConfig(Section):
 
     source: Annotated[str, named_in(PREPARED, LAYOUTS)] = Field(
         "digits",
-        description="scikit-learn's digits; Parquet files in the Hugging Face layout; one folder per class; tars; "
-        "a dataset that torchvision downloads",
+        description="digits: scikit-learn's; torchvision: a dataset that it downloads; parquet: files in Hugging Face's layout; "
+        "imagefolder: one folder per class; webdataset: tars",
     )
     root: Uri | None = Field(
         None,
@@ -85,7 +92,9 @@ class KeysConfig(Section):
     model_config = ConfigDict(extra="allow")
 
     root: Uri = Field("secrets", description="private folder; the key file in it has mode 0600")
-    name: str = Field("digits", pattern=r"^[A-Za-z0-9_-]+$", description="file name of the key file, without .json")
+    name: Annotated[str, AfterValidator(_file_name)] = Field(
+        "digits", description="file name of the key file, without .json"
+    )
     num_keys: int = Field(
         16,
         ge=1,
@@ -115,9 +124,10 @@ class KeysConfig(Section):
         fields = [*type(self).model_fields, *family.parameters]
         for name in self.parameters:
             if name not in fields:
-                near = get_close_matches(name, fields, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"{name!r} does not exist with family {self.family}; {hint}use {', '.join(fields)}")
+                raise InputError(
+                    f"{name!r} does not exist with family {self.family}; {did_you_mean(name, fields)}`taggants config keys` "
+                    "lists the section"
+                )
         family.check(self.family, self.parameters)
         return self
 

@@ -71,7 +71,7 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
         rate, eta_s = speed_and_eta(done)
         eta = "" if eta_s is None else f", ETA {eta_s:.0f} s"
         speed = "" if rate is None else f", {rate:.3g} {unit}/s{eta}"
-        return f"{title}: {done:g}/{total:g} {unit}{speed}{', ' + note if note else ''}"
+        return f"{title}: {_number(done)}/{_number(total)} {unit}{speed}{', ' + note if note else ''}"
 
     if console.is_terminal and not _writes_json:
         columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"))
@@ -106,6 +106,11 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
                 say(summary(done, note), **fields)
 
         yield write
+
+
+def _number(value: float) -> str:
+    """Returns 1,200 or 0.5: whole numbers in full, however large."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
 
 
 def say(text: str, **fields: Any) -> None:

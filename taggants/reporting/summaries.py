@@ -31,7 +31,7 @@ def opening(run: Run) -> str:
     channels, size = run.model_size
     return (
         f"run     {run.root.uri}\n"
-        f"data    {index.num_rows} training images of {channels}x{size}x{size} px, {index.num_classes} classes, "
+        f"data    {index.num_rows:,} training images of {channels}x{size}x{size} px, {index.num_classes} classes, "
         f"fingerprint {index.fingerprint[:16]}"
     )
 
@@ -58,14 +58,14 @@ def _asked(registration: Registration) -> str:
     if question is None:
         return ""
     return (
-        f"asked   {question.num_queries} images for each key, compared with {', '.join(registration.references)}, which are "
+        f"asked   {question.num_queries:,} images for each key, compared with {', '.join(registration.references)}, which are "
         "trained on the clean data\n"
     )
 
 
 def crafted(plan: Plan, drive: DriveResult) -> str:
-    reused = f", {drive.num_reused} taken from earlier runs" if drive.num_reused else ""
-    text = f"craft: {drive.num_crafted} shards crafted, {drive.num_resumed} found done{reused}, of {len(plan.shards)}"
+    reused = f", {drive.num_reused:,} taken from earlier runs" if drive.num_reused else ""
+    text = f"craft: {drive.num_crafted:,} shards crafted, {drive.num_resumed:,} found done{reused}, of {len(plan.shards):,}"
     if drive.num_overtaken:
         text += f"\ncraft: {drive.num_overtaken} of them were committed first by another driver; its results count"
     for shard, reason in sorted(drive.failed.items()):
@@ -85,7 +85,7 @@ def exported(run: Run, export: ExportResult) -> str:
     share = export.num_taggants / run.index.num_rows
     lpips = "" if export.quality.lpips is None else f", LPIPS {export.quality.lpips:.4f}"
     return (
-        f"export: {export.signed.uri}, {export.manifest.num_rows} rows of which {export.num_taggants} signed ({share:.2%}), "
+        f"export: {export.signed.uri}, {export.manifest.num_rows:,} rows of which {export.num_taggants:,} signed ({share:.2%}), "
         f"re-read and checked{_written_anew(export.manifest)}\n"
         f"export: taggants as read: PSNR {export.quality.psnr_db:.1f} dB, SSIM {export.quality.ssim:.4f}{lpips}, largest change "
         f"{export.largest_change}/255\n"
@@ -97,9 +97,11 @@ def exported(run: Run, export: ExportResult) -> str:
 def inspected(inspection: Inspection) -> str:
     sizes = [f"{height}x{width}" for height, width in inspection.sizes]
     several = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
-    test = "no test split" if inspection.test is None else f"{inspection.num_test_images} to test ({inspection.test!r})"
+    test = (
+        "no test split" if inspection.test is None else f"{inspection.num_test_images:,} to test ({inspection.test!r})"
+    )
     return (
-        f"found   {inspection.layout} in {inspection.root}: {inspection.num_images} images to train on "
+        f"found   {inspection.layout} in {inspection.root}: {inspection.num_images:,} images to train on "
         f"({inspection.train!r}), {test}\n"
         f"images  {' and '.join(inspection.encodings)}, {'grey' if inspection.channels == 1 else 'colour'}, "
         f"{', '.join(sizes[:3])} px{several}\n"
@@ -111,6 +113,7 @@ def config_written(path: str) -> str:
     return (
         f"written {path}\n"
         f"next    taggants plan --config {path}     # what will be done, how long it takes; nothing is started\n"
+        f"        taggants keys --config {path}     # draws the secret keys and writes the registration: publish it first\n"
         f"        taggants craft --config {path}    # signs the dataset and rehearses detection"
     )
 
@@ -160,11 +163,11 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
 
 
 def _each(fewest: int, most: int) -> str:
-    return f"{fewest if fewest == most else f'{fewest} to {most}'} images each"
+    return f"{fewest:,}{'' if fewest == most else f' to {most:,}'} images each"
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -179,8 +182,9 @@ def exported_again(destination: str, manifest: ExportManifest, num_signed: int, 
     """left_out: columns or members of the source that the layout has no place for."""
     dropped = f"\nexport: left out, as this layout has no place for them: {', '.join(left_out)}" if left_out else ""
     return (
-        f"export: {destination}, {manifest.num_rows} rows in {len(manifest.files)} files ({manifest.layout}), "
-        f"{num_signed} signed, re-read and checked{_written_anew(manifest)}\nexport: fingerprint {manifest.fingerprint}{dropped}"
+        f"export: {destination}, {manifest.num_rows:,} rows in {len(manifest.files):,} files ({manifest.layout}), "
+        f"{num_signed:,} signed, re-read and checked{_written_anew(manifest)}\n"
+        f"export: fingerprint {manifest.fingerprint}{dropped}"
     )
 
 

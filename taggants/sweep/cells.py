@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from taggants.config import Config
+from taggants.config import Config, config_from_tree
 from taggants.errors import InputError
 from taggants.identity import identity
 
@@ -62,23 +60,15 @@ def expand(config: Config) -> tuple[CellSpec, ...]:
         if name in {cell.name for cell in cells}:
             name = f"{name}-{index}"
         settings = tuple(f"{field}={json.dumps(value)}" for field, value in fields.items())
-        cells.append(CellSpec(name, settings, _with(config, fields, name)))
+        cells.append(CellSpec(name, settings, _with(config, settings, name)))
     return tuple(cells)
 
 
-def _with(config: Config, fields: dict[str, Any], name: str) -> Config:
-    tree = config.model_dump(mode="json")
-    for field, value in fields.items():
-        *sections, last = field.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch[section]
-        branch[last] = value
+def _with(config: Config, settings: Sequence[str], name: str) -> Config:
     try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise InputError(f"cell {name} of the sweep is not a valid configuration: {message}") from None
+        return config_from_tree(config.model_dump(mode="json"), settings)
+    except InputError as error:
+        raise InputError(f"cell {name} of the sweep is not a valid configuration: {error}") from None
 
 
 def sweep_hash(cells: Sequence[CellSpec]) -> str:

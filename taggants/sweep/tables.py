@@ -27,7 +27,7 @@ def cells_table(results: SweepResults) -> Table:
         change, log10_p = found.accuracy_change, found.log10_p
         table.add_row(
             f"{cell.name}\n{len(cell.victims)}{', stopped' if cell.stopped else ''}",
-            f"{cell.budget:.2%}\n{cell.num_signed}",
+            f"{cell.budget:.2%}\n{cell.num_signed:,}",
             f"{cell.psnr_db:.1f}",
             *(f"{power.count}/{power.total}\n{power.low:.2f}-{power.high:.2f}" for power in found.power),
             "" if log10_p is None else f"{log10_p.estimate:.1f}",

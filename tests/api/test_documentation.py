@@ -15,5 +15,5 @@ def test_the_worked_example_runs_as_it_stands(
     monkeypatch.chdir(tmp_path)
     exec(compile(code, str(PAGE), "exec"), {"__name__": "example"})
     printed = capsys.readouterr().out
-    assert "56 of 1297 images are signed" in printed
+    assert "56 of 1,297 images are signed" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "secrets"}

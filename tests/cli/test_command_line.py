@@ -10,7 +10,10 @@ from taggants import __version__
 from taggants.cli import main
 from taggants.cli.commands import COMMANDS
 from taggants.cli.configuration import preset_names, preset_path
-from taggants.config import Config, load_config
+from taggants.config import Config, DataConfig, load_config
+from taggants.data.layouts import LAYOUTS
+from taggants.data.prepared import PREPARED
+from taggants.reporting.progress import write_json_lines
 from tests.jobs.running import JOBS, TINY
 
 HEAVY = ("torch", "ray", "boto3", "pyarrow", "scipy", "numpy", "sklearn", "timm", "pydantic", "rich", "yaml", "PIL")
@@ -101,13 +104,16 @@ def test_every_job_is_its_command(job):
     )
     assert (done.returncode, done.stderr) == (
         2,
-        "error: config field 'seed' = 'x' must be a valid integer, unable to parse string as an integer\n",
+        "error: config field 'seed' = 'x' must be an integer >= 0 and < 4294967296\n",
     )
 
 
 def test_errors_are_json_where_the_log_is(tmp_path, capsys):
     words = [word for setting in (*TINY, "output.log=json") for word in ("--set", setting)]
-    assert main(["train", *words, "--set", f"output.root={tmp_path}"]) == 2
+    try:
+        assert main(["train", *words, "--set", f"output.root={tmp_path}"]) == 2
+    finally:
+        write_json_lines(False)
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["level"] == "error"
 
@@ -127,6 +133,12 @@ def test_config_prints_every_field_with_its_range_default_and_meaning(capsys):
                 for field in type(section).model_fields
                 if field not in ("training", "probe", "victims", "question")
             )
+
+
+def test_each_dataset_source_is_explained_in_the_order_of_its_names():
+    explained = DataConfig.model_fields["source"].description
+    names = [*PREPARED, *LAYOUTS]
+    assert [part.partition(":")[0] for part in explained.split("; ")] == names
 
 
 def test_a_full_disk_is_one_sentence(monkeypatch, capsys):

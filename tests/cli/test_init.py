@@ -32,6 +32,8 @@ def test_written_file_is_the_suggested_configuration_with_a_comment_for_each_fie
     shown = capsys.readouterr().out
     assert "120 images to train on ('train'), 15 to test ('val')" in shown
     assert "classes 3 of 40 images each" in shown
+    steps = [line for line in shown.splitlines() if "--config taggants.yaml" in line]
+    assert [step.split("taggants ")[1].split()[0] for step in steps] == ["plan", "keys", "craft"]
     suggestion = suggest(inspect_dataset(str(flowers)))
     assert load_config("taggants.yaml") == Config.model_validate(suggestion.tree)
     text = (tmp_path / "taggants.yaml").read_text()

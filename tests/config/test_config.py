@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,19 +42,29 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
     [
         (
             "crafting.epsilom=0.1",
-            "'crafting.epsilom' does not exist; did you mean 'epsilon'? its section knows epsilon,",
+            "'crafting.epsilom' does not exist; did you mean 'crafting.epsilon'? `taggants config crafting` lists its section",
         ),
         ("crafting.epsilon=16", "'crafting.epsilon' = 16: pixels are in [0, 1]; write 16/255 for 16 of 255 levels"),
         ("sweep.epsilons=[8/255, 16]", "'sweep.epsilons.1' = 16: pixels are in [0, 1]; write 16/255"),
         ("crafting={epsilon: 0.1, epsilon: 0.2}", "the value is not YAML"),
-        ("craft.epsilon=0.1", "'craft' does not exist; did you mean 'crafting'? its section knows seed, data,"),
+        ("craft.epsilon=0.1", "'craft' does not exist; did you mean 'crafting'? `taggants config` lists all fields"),
+        ("epsilon=0.1", "'epsilon' does not exist; did you mean 'crafting.epsilon'? `taggants config` lists"),
+        ("data.nothing=1", "'data.nothing' does not exist; `taggants config data` lists its section"),
+        (
+            "detection.question.num_cover=3",
+            "did you mean 'detection.question.num_covers'? `taggants config detection.question` lists its section",
+        ),
+        (
+            "keys.cel_size=2",
+            "'cel_size' does not exist with family block; did you mean 'cell_size'? `taggants config keys`",
+        ),
         (
             "crafting.epsilon=300/255",
-            "'crafting.epsilon' = '300/255' must be less than or equal to 1",
+            "'crafting.epsilon' = '300/255' must be a number >= 1/255 and <= 1",
         ),
-        ("crafting.epsilon=0", "greater than or equal to 0.0039"),
-        ("crafting.epsilon=1/0", "unable to parse"),
-        (f"crafting.epsilon={10**400}/255", "unable to parse"),
+        ("crafting.epsilon=0", "= 0 must be a number >= 1/255 and <= 1"),
+        ("crafting.epsilon=1/0", "= '1/0' must be a number"),
+        (f"crafting.epsilon={10**400}/255", f"= '1{'0' * 55}... must be a number"),
         ("signing={budget: 0.1, images_per_key: 5}", "exactly one of signing.budget and signing.images_per_key"),
         ("data.source=parquet", "data.root is required with data.source=parquet"),
         ("data={source: imagefolder}", "data.root is required with data.source=imagefolder"),
@@ -63,9 +74,13 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
         ("data={source: torchvision, dataset: CIFAR10, root: 's3://b/c'}", "data.root must be a local folder"),
         ("data={source: webdataset, root: /w, num_classes: 5}", "subsets are made of Parquet files only"),
         ("data={source: imagefolder, root: /w, images_per_class: 5}", "subsets are made of Parquet files only"),
-        ("data.image_size=0", "greater than or equal to 1"),
-        ("execution.max_shard_seconds=0", "greater than 0"),
-        ("keys.name=../x", "should match pattern"),
+        ("data.image_size=0", "must be an integer >= 1 or null"),
+        ("execution.max_shard_seconds=0", "must be a number > 0 or null"),
+        ("keys.name=../x", "'../x': only letters, digits, - and _ make its name"),
+        ("seed=null", "'seed' = null must be an integer"),
+        ("sweep.alphas=[]", "must be a list of numbers > 0 and < 1, at least 1 of them"),
+        ("sweep.alphas=[0.1, 1]", "'sweep.alphas.1' = 1 must be a number > 0 and < 1"),
+        ("execution={num_workers: 0, num_cpus: -1, num_gpus: x}", "an integer >= 1 (2 more fields are wrong)"),
         ("data.root=$NOT_SET_ANYWHERE/x", "names an environment variable that is not set"),
         ("seed", "must read section.field=value"),
         ("seed.x.y=1", "'seed' is a value, not a section"),
@@ -79,6 +94,55 @@ def test_bad_settings_are_one_sentence_that_names_field_and_fix(setting, sentenc
         load_config(None, ["seed=0", setting])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_no_sentence_is_pydantics():
+    def places(prefix: str, section: type[Section]):
+        for name, field in section.model_fields.items():
+            yield f"{prefix}{name}"
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, Section):
+                yield from places(f"{prefix}{name}.", inner)
+
+    sentences = []
+    for place in places("", Config):
+        for value in ("x y", "-7", "7.5", "1e99", "null", "[]", "[[1]]", "{a: 1}", "true"):
+            try:
+                load_config(None, [f"{place}={value}"])
+            except InputError as error:
+                sentences.append(str(error))
+    assert len(sentences) > 500
+    foreign = re.compile("[Ii]nput should|parse|valid |ensure|should (have|match|be)|pydantic")
+    assert [sentence for sentence in sentences if foreign.search(sentence)] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("1 / 0", "(ZeroDivisionError: division by zero); fix it: python -c 'import faulty' says where"),
+        ("def f(:", "(SyntaxError: invalid syntax (faulty.py, line 1)); fix it"),
+        ("raise SystemExit(0)", "(SystemExit: 0); fix it"),
+        ("raise RuntimeError('two\\nlines')", "(RuntimeError: two lines); fix it"),
+        ("import not_there", "(No module named 'not_there'); fix it"),
+        ("from taggants.errors import InputError\nraise InputError('taken')", "(taken); fix it"),
+    ],
+)
+@pytest.mark.parametrize("setting", ["plugins=[faulty]", "plugins=faulty"])
+def test_a_plugin_that_fails_at_import_is_named_with_its_error(source, sentence, setting, tmp_path, monkeypatch):
+    (tmp_path / "faulty.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError) as caught:
+        load_config(None, [setting])
+    assert "plugins names the module 'faulty', which cannot be imported " + sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+def test_a_plugin_that_is_not_there_is_looked_for_in_pythonpath():
+    with pytest.raises(
+        InputError, match=r"'nobody\.s', .* \(No module named 'nobody'\); install it, or add its folder to"
+    ):
+        load_config(None, ["plugins=[nobody.s]"])
 
 
 @pytest.mark.parametrize("content", [None, "a: [", "- 1\n- 2\n", b"\xff\xfe"])

@@ -68,7 +68,7 @@ def dataset(tmp_path):
         ("crafting.crop_padding=8", "crop padding 8 must be below the image size 8"),
         ("evaluation.training.crop_padding=8", "crop padding 8 must be below the image size 8"),
         ("data.num_classes=11", "num_classes is 11"),
-        ("crafting.milestones=[2]", "crafting.milestones.0' = 2 must be less than or equal to 1"),
+        ("crafting.milestones=[2]", "crafting.milestones.0' = 2 must be a number >= 0 and <= 1"),
         ("data.train=2024-13-45", "the value is not YAML"),
         ("surrogate.num_threads=100000000000", "surrogate.num_threads"),
     ],

@@ -88,7 +88,7 @@ def test_hash_names_what_decides_the_cells() -> None:
         (["sweep.num_keys=[4, 4]"], r"sweep\.num_keys names a value twice"),
         (
             ["sweep.victims=[{modell: cnn}]"],
-            r"'sweep\.victims\.0\.modell' does not exist; did you mean 'model'\? its section knows model",
+            r"'sweep\.victims\.0\.modell' does not exist; did you mean 'sweep\.victims\.model'\? `taggants config",
         ),
         (["sweep.victims=[{recipe: fine-tune}]"], "cell k16-cnn-fine-tune of the sweep .* needs init_from"),
         (

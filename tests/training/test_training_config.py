@@ -44,12 +44,12 @@ def test_a_loader_counts_where_it_changes_rounding():
             "resnet-a2 augments single images on the CPU, so loader device",
         ),
         ("evaluation.training.recipe=fine-tune", "recipe fine-tune needs init_from, the model.safetensors"),
-        ("surrogate.ema_decay=1", "'surrogate.ema_decay' = 1 must be less than 1"),
-        ("evaluation.gpus_per_model=0", "greater than 0"),
+        ("surrogate.ema_decay=1", "'surrogate.ema_decay' = 1 must be a number > 0 and < 1"),
+        ("evaluation.gpus_per_model=0", "must be a number > 0 and <= 1"),
         ("evaluation.probe={source: parquet}", "data.root is required with data.source=parquet"),
         (
             "evaluation.probe={sauce: digits}",
-            "'evaluation.probe.sauce' does not exist; did you mean 'source'. its section knows source,",
+            "'evaluation.probe.sauce' does not exist; did you mean 'evaluation.probe.source'. `taggants config",
         ),
     ],
 )
