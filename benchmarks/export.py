@@ -1,6 +1,6 @@
 """Bytes/s and peak memory of an export, against a plain pyarrow read-and-write of the same Parquet files.
 
-    python benchmarks/export.py --folder /tmp/export-benchmark [--mebibytes 1024] [--repeats 3]
+    python benchmarks/export.py --folder /tmp/export-benchmark [--mebibytes 1024] [--repeats 3] [--before CHECKOUT]
 
 Writes files of 128 MiB of random bytes as images, with 8 taggants among them: in one file, or one in each. Every
 measurement is a process of its own, and those to be compared take turns; "of pyarrow" is the median over turns of the plain
@@ -8,11 +8,16 @@ copy's seconds by the export's, and in brackets the same of CPU seconds, which n
 plain copy reads and writes a row group at a time with the codec of the files and
 makes them durable (fsync), as the export does; the page cache is warm for both. "index" adds the reading and hashing of
 the source, which a run has done long before. The files are deleted at the end.
+
+With `--before`, another checkout of this project takes turns with this one, and the last columns are its seconds and CPU
+seconds by ours: median and range over turns, and the least of all turns, which neighbours on the machine disturb least, by
+the least. Above 1 ours is faster.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -26,8 +31,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from taggants.data import open_source
 from taggants.data.image_codec import encode_png
-from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.export import export_dataset
 from taggants.storage import Root
 
@@ -64,7 +69,7 @@ def read_and_write(source: Path, destination: Path) -> None:
 
 def measure(what: str, source: Path, destination: Path) -> dict[str, float]:
     """Returns: seconds, CPU seconds, and by how many bytes the process grew at its peak."""
-    dataset = ParquetSource(Root(str(source)), "")
+    dataset = open_source("parquet", Root(str(source)), "", channels=None)
     rows_per_file = dataset.num_rows // len(dataset.file_names)
     per_file = 1 if what == "export, all files" else NUM_TAGGANTS
     first_rows = [number * rows_per_file for number in range(NUM_TAGGANTS // per_file)]
@@ -89,6 +94,13 @@ def peak_bytes() -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
 
 
+def ratio(others: list[dict[str, float]], ours: list[dict[str, float]], of: str) -> str:
+    """Returns: the others' seconds by ours: median and range over turns, then the least of all turns by the least."""
+    ratios = sorted(other[of] / our[of] for other, our in zip(others, ours, strict=True))
+    least = min(other[of] for other in others) / min(our[of] for our in ours)
+    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f}), {least:.2f}"
+
+
 def row(size_mebibytes: float, what: str, found: list[dict[str, float]], plain: list[dict[str, float]]) -> str:
     seconds = sorted(one["seconds"] for one in found)
     median_s, cpu_s = (statistics.median(one[of] for one in found) for of in ("seconds", "cpu_seconds"))
@@ -108,6 +120,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--mebibytes", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--before", type=Path, help="another checkout of this project")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     given = parser.parse_args()
     source, destination = given.folder / "source", given.folder / "destination"
@@ -115,19 +128,28 @@ def main() -> None:
         print(json.dumps(measure(given.measure, source, destination)))
         return
     head = f"{'MiB':>6}  {'what':<20}{'s (median)':>11}{'min-max':>14}{'CPU s':>7}{'MiB/s':>7}"
-    print(f"{head}{'of pyarrow (CPU)':>18}{'peak + MiB':>12}")
+    last = f"{'before / now, least':>24}{'CPU, least':>24}" if given.before else ""
+    print(f"{head}{'of pyarrow (CPU)':>18}{'peak + MiB':>12}{last}")
+    checkouts = [Path(__file__).resolve().parent.parent, *([given.before.resolve()] if given.before else [])]
     for mebibytes in (given.mebibytes, 2 * given.mebibytes):
         try:
             write_source(source, max(1, mebibytes * 2**20 // FILE_BYTES))
             size_mebibytes = sum(path.stat().st_size for path in source.iterdir()) / 2**20
-            found: dict[str, list[dict[str, float]]] = {what: [] for what in CASES}
-            for _ in range(given.repeats):
-                for what in CASES:
+            found: dict[tuple[str, int], list[dict[str, float]]] = {}
+            for turn, what in itertools.product(range(given.repeats), CASES):
+                # The first of two finds other caches than the second: they take turns in that as well.
+                for i in range(len(checkouts))[:: (-1) ** turn]:
                     command = [sys.executable, __file__, "--folder", str(given.folder), "--measure", what]
-                    found[what].append(json.loads(subprocess.run(command, capture_output=True, check=True).stdout))
+                    environment = {**os.environ, "PYTHONPATH": str(checkouts[i])}
+                    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
+                    found.setdefault((what, i), []).append(json.loads(done.stdout))
                     shutil.rmtree(destination)
             for what in CASES:
-                print(row(size_mebibytes, what, found[what], found["pyarrow"]), flush=True)
+                line = row(size_mebibytes, what, found[what, 0], found["pyarrow", 0])
+                if given.before:
+                    wall, cpu = (ratio(found[what, 1], found[what, 0], of) for of in ("seconds", "cpu_seconds"))
+                    line += f"{wall:>24}{cpu:>24}"
+                print(line, flush=True)
         finally:
             shutil.rmtree(given.folder, ignore_errors=True)
 

@@ -1,6 +1,6 @@
 """Images/s of reading a dataset, against plain pyarrow and torchvision's ImageFolder with a DataLoader on the same files.
 
-    TAGGANTS_DATA=... python benchmarks/ingest.py [--repeats 5] [--copies 4]
+    TAGGANTS_DATA=... python benchmarks/ingest.py [--repeats 5] [--copies 4] [--before CHECKOUT]
 
 Two datasets: the ImageNet sample as an image folder of native JPEGs (each file `--copies` times, since the sample is small),
 decoded to 3x224x224; and the training split of CIFAR-100 as Parquet with PNGs, decoded at its 32 px. Two steps: the index
@@ -9,7 +9,9 @@ decoding all images into uint8 arrays, batch by batch. The checksum of all pixel
 
 Every measurement is a process of its own on a warm page cache, start-up and imports not counted but those of DataLoader
 workers are; those to be compared take turns. "ratio" is ours: the median over turns of the peer's seconds by ours, above 1
-where ours is faster, and in brackets the same of CPU seconds (its own and those of its workers).
+where ours is faster, and in brackets the same of CPU seconds (its own and those of its workers); "least CPU" is the least CPU
+seconds of the peer over all turns by ours, which neighbours on the machine disturb least. With `--before`, another
+checkout of this project is one more peer.
 """
 
 from __future__ import annotations
@@ -176,26 +178,34 @@ def extract(tar_path: Path, folder: Path, num_copies: int) -> int:
     return num_images
 
 
-def compare(dataset: str, step: str, folder: Path, num_images: int, repeats: int) -> None:
-    names = list(CASES[dataset][step])
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for _ in range(repeats):
-        for name in names:
+def compare(dataset: str, step: str, folder: Path, num_images: int, repeats: int, before: Path | None) -> None:
+    here = Path(__file__).resolve().parent.parent
+    peers = {name: (name, here) for name in CASES[dataset][step]}
+    our_name = next(iter(peers))
+    if before is not None:
+        peers[f"{our_name}, before"] = our_name, before.resolve()
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in peers}
+    for turn in range(repeats):
+        # The first of two finds other caches than the second: they take turns in that as well.
+        for label, (name, checkout) in list(peers.items())[:: (-1) ** turn]:
             command = [sys.executable, __file__, "--measure", json.dumps([dataset, step, name, str(folder)])]
-            found[name].append(json.loads(subprocess.run(command, capture_output=True, check=True).stdout))
+            environment = {**os.environ, "PYTHONPATH": str(checkout)}
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
+            found[label].append(json.loads(done.stdout))
     read = {(one["num_images"], one["checksum"]) for ones in found.values() for one in ones}
     assert len(read) == 1, f"not the same pixels: {read}"
-    ours = found[names[0]]
-    for name in names:
+    ours = found[our_name]
+    for name in peers:
         seconds = sorted(one["seconds"] for one in found[name])
         median_s, cpu_s = (statistics.median(one[of] for one in found[name]) for of in ("seconds", "cpu_seconds"))
         wall, cpu = (
             statistics.median(peer[of] / our[of] for our, peer in zip(ours, found[name], strict=True))
             for of in ("seconds", "cpu_seconds")
         )
+        least = [min(one["cpu_seconds"] for one in ones) for ones in (found[name], ours)]
         print(
             f"| {dataset} | {step} | {name} | {median_s:.3g} ({seconds[0]:.3g}-{seconds[-1]:.3g}) | {cpu_s:.3g} "
-            f"| {num_images / median_s:.0f} | {wall:.2f} ({cpu:.2f}) |",
+            f"| {num_images / median_s:.0f} | {wall:.2f} ({cpu:.2f}) | {least[0] / least[1]:.2f} |",
             flush=True,
         )
 
@@ -204,6 +214,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--copies", type=int, default=4)
+    parser.add_argument("--before", type=Path, help="another checkout of this project")
+    parser.add_argument("--only", choices=[step for steps in CASES.values() for step in steps], help="one step")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -214,8 +226,8 @@ def main() -> None:
     data = os.environ.get("TAGGANTS_DATA")
     if not data:
         sys.exit("TAGGANTS_DATA names no folder with imagenet_sample.tar and cifar100/train.parquet.")
-    print("| dataset | step | what | s, median (min-max) | CPU s | images/s | ratio, wall (CPU) |")
-    print("|---|---|---|---|---|---|---|")
+    print("| dataset | step | what | s, median (min-max) | CPU s | images/s | ratio, wall (CPU) | least CPU |")
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         places = {
             "ImageNet sample, JPEG folder": (
@@ -229,7 +241,8 @@ def main() -> None:
         }
         for dataset, (folder, num_images) in places.items():
             for step in CASES[dataset]:
-                compare(dataset, step, folder, num_images, given.repeats)
+                if given.only in (None, step):
+                    compare(dataset, step, folder, num_images, given.repeats, given.before)
 
 
 if __name__ == "__main__":

@@ -228,7 +228,7 @@ def as_before() -> Iterator[None]:
         for name, value in {
             "taggants.data.signed_images.png_setting": lambda *_: PILLOW_DEFAULT,
             "taggants.export.dataset.treatment_of": lambda *_: Treatment(),
-            "taggants.export.rewriting._leaves_traces": lambda *_: False,
+            "taggants.data.layouts.parquet.layout.ParquetLayout.leaves_traces": lambda *_: False,
             "taggants.storage.s3.S3Store.attributes": lambda *_: Attributes(),
         }.items():
             stack.enter_context(mock.patch(name, value))

@@ -77,17 +77,6 @@ def files_with_rows(source: ImageSource, signed: Signed, treatment: Treatment, *
         first += num_rows
 
 
-def _leaves_traces(source: ImageSource) -> bool:
-    """Returns: whether a file rewritten with an image of its own is another one: then that would tell signed rows."""
-    for name in layout_of(source).tried_files(source):
-        sink = HashedSink(None)
-        for _ in layout_of(source).rewrite(source, name, {0: Replacement(None, Treatment())}, cast(BinaryIO, sink)):
-            pass
-        if sink.exported(name, 0).sha256 != hash_now(source, name):
-            return True
-    return False
-
-
 def write_files(
     source: ImageSource,
     signed: Signed,
@@ -124,7 +113,7 @@ def write_files(
         advance(num_rows)
         return exported, exported.sha256
 
-    every = bool(treatment.of_all_rows) or _leaves_traces(source)
+    every = bool(treatment.of_all_rows) or layout_of(source).leaves_traces(source)
     tasks = files_with_rows(source, signed, treatment, every=every)
     layout = layout_of(source)
     if layout.is_written_in_order:
@@ -222,7 +211,9 @@ def check_complete(
     other = InputError(f"{destination.uri} holds an export with other signed images; give an empty folder.")
     originals: list[tuple[str, str, int]] = []
     expected = list(
-        files_with_rows(source, signed, treatment, every=bool(treatment.of_all_rows) or _leaves_traces(source))
+        files_with_rows(
+            source, signed, treatment, every=bool(treatment.of_all_rows) or layout_of(source).leaves_traces(source)
+        )
     )
     if [(name, num_rows) for name, num_rows, _ in expected] != [(file.path, file.num_rows) for file in files]:
         raise other

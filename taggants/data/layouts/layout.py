@@ -84,10 +84,9 @@ class Layout(abc.ABC, Generic[Source]):
         """Writes a file of the source with the images of some rows replaced, and hashes of them beside them as their
         `hash_changes` say; yields how many rows each step wrote."""
 
-    def tried_files(self, source: Source) -> Sequence[str]:
-        """Returns files, each with an image in its first row, that an export rewrites without a change to see whether `rewrite`
-        leaves traces; if so, it rewrites the images of all files."""
-        return ()
+    def leaves_traces(self, source: Source) -> bool:
+        """Returns whether `rewrite` changes more than the images: then an export rewrites the images of all files."""
+        return False
 
     @abc.abstractmethod
     def difference(self, source: Source, name: str, rows: Replacements, destination: Root) -> str | None:

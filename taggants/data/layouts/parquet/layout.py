@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -12,11 +13,16 @@ import pyarrow.parquet as pq
 
 from taggants.data.layouts.layout import Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
-from taggants.data.layouts.parquet.rewriting import ColumnEdit, check_rewritable, rewrite_file
+from taggants.data.layouts.parquet.rewriting import (
+    ColumnEdit,
+    changes_when_rewritten,
+    check_rewritable,
+    rewrite_file,
+)
 from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.layouts.parquet.subset import write_subset
 from taggants.data.signed_images import Replacements, is_replaced, replaced
-from taggants.data.source import DatasetIndex
+from taggants.data.source import DatasetIndex, read_side_by_side
 from taggants.data.stored_hashes import with_hashes
 from taggants.errors import InputError
 from taggants.storage import Root, damage_named
@@ -97,28 +103,41 @@ class ParquetLayout(Layout[ParquetSource]):
             if source.read_encoded([first]) != [found]:
                 raise InputError(f"{uri} cannot be signed: its pages are not where its metadata says; write it again.")
 
-    def tried_files(self, source: ParquetSource) -> list[str]:
-        """The first file of each writer: its compression level, say, is not stored."""
-        writers: dict[str, str] = {}
-        for name in source.file_names:
+    def leaves_traces(self, source: ParquetSource) -> bool:
+        """Tries the first file of each writer: its compression level, say, is not stored."""
+
+        def writer_of(name: str) -> str | None:
             with source.open_file(name) as file:
-                if file.metadata.num_rows:
-                    writers.setdefault(file.metadata.created_by, name)
-        return list(writers.values())
+                return file.metadata.created_by or "" if file.metadata.num_rows else None
+
+        first_files: dict[str, str] = {}
+        for name, writer in zip(source.file_names, read_side_by_side(writer_of, source.file_names), strict=True):
+            if writer is not None:
+                first_files.setdefault(writer, name)
+        return any(self._changes_when_rewritten(source, name) for name in first_files.values())
+
+    def _changes_when_rewritten(self, source: ParquetSource, name: str) -> bool:
+        with source.open_file(name) as file:
+            leaf = source.image_leaf(file)
+        with source.root.open_input(name) as handle, damage_named(source.root.uri_of(name)):
+            return changes_when_rewritten(handle, *leaf)
 
     def companions(self, source: ParquetSource, sample_ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+        place: tuple[int, int, int] | None = None
+        batch: pa.RecordBatch | None = None
         for sample_id in sample_ids:
             file_index, row_group, row = source.locate(sample_id)
-            with source.open_file(source.file_names[file_index], in_pieces=True) as file:
-                first = 0
-                for batch in file.iter_batches(_COMPANION_ROWS, row_groups=[row_group]):
-                    if row < first + batch.num_rows:
-                        cells = batch.slice(row - first, 1).to_pylist()[0]
-                        image = cells.pop(source.image_column)
-                        rest = _split(image)[1] if image is not None else {}
-                        yield {f"column {name}": cell for name, cell in (*cells.items(), *rest.items())}
-                        break
-                    first += batch.num_rows
+            if (file_index, row_group, row // _COMPANION_ROWS) != place:  # neighbours lie in one batch
+                place = file_index, row_group, row // _COMPANION_ROWS
+                with source.open_file(source.file_names[file_index], in_pieces=True) as file:
+                    leaves = [file.schema.column(i).path for i in range(len(file.schema))]
+                    others = [path for i, path in enumerate(leaves) if i != source.image_leaf(file)[0]]
+                    batches = file.iter_batches(_COMPANION_ROWS, row_groups=[row_group], columns=others)
+                    batch = next(itertools.islice(batches, place[2], None))
+            assert batch is not None
+            cells = batch.slice(row % _COMPANION_ROWS, 1).to_pylist()[0]
+            rest = cells.pop(source.image_column, None) or {}
+            yield {f"column {name}": cell for name, cell in (*cells.items(), *rest.items())}
 
     def difference(self, source: ParquetSource, name: str, rows: Replacements, destination: Root) -> str | None:
         with source.open_file(name) as before, source.at(destination).open_file(name) as after:

@@ -7,6 +7,7 @@ written again, so that nothing in them can change. Pages of images without a rep
 from __future__ import annotations
 
 import bisect
+import io
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,21 +60,20 @@ def rewrite_file(handle: pa.NativeFile, edits: Sequence[ColumnEdit], sink: Binar
         InputError: such a column is stored in a way that cannot be written again.
         pyarrow.ArrowInvalid: the file is damaged.
     """
-    footer, footer_start = _read_footer(handle)
-    rewriting = _Rewriting(handle, sink)
-    rows = [sorted(edit.rows) for edit in edits]
-    first = 0
-    for group in footer.elements(4):
-        start, first = first, first + group.value(3, 0)
-        here = {}
-        for edit, replaced in zip(edits, rows, strict=True):
-            part = replaced[bisect.bisect_left(replaced, start) : bisect.bisect_left(replaced, first)]
-            in_group = frozenset(row - start for row in part)
-            here[edit.column] = ColumnEdit(edit.column, edit.max_level, in_group, _edit_from(edit.edit, start))
-        rewriting.add_row_group(group, here)
-    yield from rewriting.write(footer_start)
-    data = write_struct(footer)
-    sink.write(data + len(data).to_bytes(4, "little") + _MAGIC)
+    yield from _Rewriting(handle, sink).rewrite(edits)
+
+
+def changes_when_rewritten(handle: pa.NativeFile, column: int, max_level: int) -> bool:
+    """Returns: whether `rewrite_file` with the first image in place of itself would change a byte. Only the parts that it
+    writes are read.
+
+    Raises:
+        InputError, pyarrow.ArrowInvalid: as `rewrite_file`.
+    """
+    trial = _Trial(handle, io.BytesIO())
+    for _ in trial.rewrite([ColumnEdit(column, max_level, (0,), lambda _, value: value)]):
+        pass
+    return trial.has_changes
 
 
 def check_rewritable(handle: pa.NativeFile, column: int, max_level: int) -> bytes | None:
@@ -124,7 +124,23 @@ class _Rewriting:
         self._pages: dict[int, tuple[int, int, int]] = {}
         self._moves: list[Callable[[], None]] = []
 
-    def add_row_group(self, group: Struct, edits: Mapping[int, ColumnEdit]) -> None:
+    def rewrite(self, edits: Sequence[ColumnEdit]) -> Iterator[int]:
+        footer, footer_start = _read_footer(self._handle)
+        rows = [sorted(edit.rows) for edit in edits]
+        first = 0
+        for group in footer.elements(4):
+            start, first = first, first + group.value(3, 0)
+            here = {}
+            for edit, replaced in zip(edits, rows, strict=True):
+                part = replaced[bisect.bisect_left(replaced, start) : bisect.bisect_left(replaced, first)]
+                in_group = frozenset(row - start for row in part)
+                here[edit.column] = ColumnEdit(edit.column, edit.max_level, in_group, _edit_from(edit.edit, start))
+            self._add_row_group(group, here)
+        yield from self._write(footer_start)
+        data = write_struct(footer)
+        self._put(data + len(data).to_bytes(4, "little") + _MAGIC)
+
+    def _add_row_group(self, group: Struct, edits: Mapping[int, ColumnEdit]) -> None:
         last = max(edits, key=lambda column: chunk_extent(group.elements(1)[column].value(3)))
         for column, chunk in enumerate(group.elements(1)):
             metadata = chunk.value(3)
@@ -148,7 +164,7 @@ class _Rewriting:
             self._moves.append(partial(self._move, chunk))
         self._moves.append(lambda: group.change(5, self._place(group.value(5, 0))))
 
-    def write(self, end: int) -> Iterator[int]:
+    def _write(self, end: int) -> Iterator[int]:
         """Writes the file up to its footer, whose structs then hold the new places."""
         position = 0
         for start, part_end, write in sorted(self._parts, key=lambda part: part[:2]):
@@ -255,6 +271,31 @@ class _Rewriting:
             if len(data) < min(PIECE_BYTES, end - position):
                 raise pa.ArrowInvalid("the file is cut off")
             self._put(data)
+
+
+class _Trial(_Rewriting):
+    """Writes nothing, and knows whether what would be written is what stands there."""
+
+    def __init__(self, handle: pa.NativeFile, sink: BinaryIO) -> None:
+        super().__init__(handle, sink)
+        self._size_bytes = handle.size()
+        self.has_changes = False
+
+    def rewrite(self, edits: Sequence[ColumnEdit]) -> Iterator[int]:
+        yield from super().rewrite(edits)
+        self.has_changes |= self._written != self._size_bytes
+
+    def _put(self, data: bytes) -> None:
+        self.has_changes = self.has_changes or self._old(len(data)) != data
+        self._written += len(data)
+
+    def _copy(self, start: int, end: int) -> None:
+        self.has_changes |= start != self._written
+        self._written += end - start
+
+    def _old(self, size: int) -> bytes:
+        start = min(self._written, self._size_bytes)
+        return bytes(self._handle.read_at(min(size, self._size_bytes - start), start))
 
 
 def _edit_from(edit: Edit, start: int) -> Edit:
