@@ -7,12 +7,30 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from taggants.alignment import ENGINES, OBJECTIVES
-from taggants.config.fields import PixelBound, Section, UnitFraction, Uri, named_in
+from taggants.config.fields import FractionOf, PixelBound, Section, UnitFraction, Uri, named_in
+from taggants.crafting.methods import METHODS, Imprint
 
 
 class CraftingConfig(Section):
     """The perturbations. Every field is part of the plan; the microbatch and the thread count because they change rounding."""
 
+    method: Annotated[str, named_in(METHODS)] = Field(
+        "matching", description="; ".join(f"{name}: {method.description}" for name, method in METHODS.items())
+    )
+    imprinted: UnitFraction = Field(1 / 3, description="share of each signing set that is imprinted, with method mixed")
+    imprint_weakest: FractionOf = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="weakest imprint in units of epsilon; the secret draws each image's strength between it and 1",
+    )
+    imprint_shift: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="the secret shifts each imprint cyclically by up to so many pixels along each axis, so that the mean of "
+        "signed images does not show the key",
+    )
     epsilon: PixelBound = Field(64 / 255, description="L-infinity bound, pixels in [0, 1]; paper 16/255")
     num_steps: int = Field(150, ge=1, le=100_000, description="optimiser steps of each restart; paper's release 250")
     step_size: float = Field(0.4, gt=0, le=10, description="first step in units of epsilon")
@@ -89,6 +107,16 @@ class CraftingConfig(Section):
     )
     microbatch: int = Field(64, ge=1, description="augmented images per pass")
     num_threads: int = Field(1, ge=1, le=1024, description="torch threads of one worker; changes rounding")
+
+    @property
+    def imprint(self) -> Imprint:
+        """How keys are imprinted, where the method does so."""
+        return Imprint(self.imprinted, self.imprint_weakest, self.imprint_shift)
+
+    @property
+    def optimised_share(self) -> float:
+        """Share of the signed images that are optimised on surrogates, in [0, 1]."""
+        return METHODS[self.method].optimised_share(self.imprint)
 
     @model_validator(mode="after")
     def _fits_together(self) -> CraftingConfig:

@@ -9,7 +9,7 @@ from taggants.config.crafting import CraftingConfig
 from taggants.config.fields import Section
 from taggants.config.signing import DataConfig, DetectionConfig, KeysConfig, SigningConfig
 from taggants.config.sweep import SweepConfig
-from taggants.config.training import EvaluationConfig, SurrogateConfig
+from taggants.config.training import EvaluationConfig, SurrogateConfig, TrainingConfig
 from taggants.identity import identity
 
 
@@ -53,6 +53,20 @@ class Config(Section):
             if training.loader == "ray" and self.execution.pool == "inline":
                 raise ValueError(f"{name}.loader=ray needs execution.pool=ray; loader torch needs no Ray")
         return self
+
+    @model_validator(mode="after")
+    def _retrains_what_is_crafted_on(self) -> Config:
+        if self.surrogate.retrainings and not self.crafting.optimised_share:
+            raise ValueError(
+                f"crafting.method={self.crafting.method} crafts on no surrogate, so surrogate.retrainings must be 0"
+            )
+        return self
+
+    @property
+    def surrogate_trainings(self) -> tuple[TrainingConfig, ...]:
+        """One training section for each surrogate that is needed: to craft on, or to choose images by. None else."""
+        is_needed = self.crafting.optimised_share > 0 or self.signing.selection != "random"
+        return self.surrogate.trainings if is_needed else ()
 
     @property
     def hash(self) -> str:

@@ -35,18 +35,14 @@ _NUM_THREADS = 16  # each holds one shard's file at a time; the rest is waiting 
 _log = logging.getLogger(__name__)
 
 
-def shard_addresses(
-    job: CraftingJob, dataset_fingerprint: str, key_ids: Sequence[str], shards: Sequence[Shard]
-) -> dict[int, str]:
+def shard_addresses(job: CraftingJob, dataset_fingerprint: str, shards: Sequence[Shard]) -> dict[int, str]:
     """Returns, by shard index, the SHA-256 (64 hex digits) over all that decides the signed bytes of each shard.
 
     That is its sample ids, its seed, the id of its key, `CRAFTING_VERSION`, and of the job all but where things lie: how
     the dataset's content is read, the content of the surrogates in their order and of the LPIPS weights, and every field
     of the optimisation, the hardware and the companions. So a field that is added to them is part of the address at once.
-    Versions of libraries are none of it: a run that goes on after an upgrade keeps its shards as well.
-
-    Args:
-        key_ids: `KeySet.ids`. An id hides its key, so that nobody can try out sample ids on an address.
+    Versions of libraries are none of it: a run that goes on after an upgrade keeps its shards as well. An id hides its key, so
+    that nobody can try out sample ids on an address.
 
     Raises:
         InputError: the file of the LPIPS weights is missing.
@@ -69,11 +65,13 @@ def shard_addresses(
         "perception": perception,
         "companions": described(job.companions),
     }
+    if job.method != "matching":  # whose shards were crafted before there were others
+        shared["method"] = [job.method, described(job.imprint)]
     prefix = hashlib.sha256(canonical_json(shared))
     addresses = {}
     for shard in shards:
         digest = prefix.copy()
-        digest.update(canonical_json([key_ids[shard.key_index], shard.seed, *shard.sample_ids]))
+        digest.update(canonical_json([job.key_ids[shard.key_index], shard.seed, *shard.sample_ids]))
         addresses[shard.index] = digest.hexdigest()
     return addresses
 

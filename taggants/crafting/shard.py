@@ -16,8 +16,9 @@ from torch import Tensor
 from taggants.alignment.gradients import Gradient
 from taggants.augmentation import MixAugment
 from taggants.crafting.events import Crafted
+from taggants.crafting.methods import METHODS, Imprint, SetToSign
 from taggants.crafting.plan import RunFolder, Shard
-from taggants.crafting.signing_set import Optimisation, SigningSet, craft_signing_set, key_gradients
+from taggants.crafting.signing_set import Optimisation, SigningSet, key_gradients
 from taggants.data.set_codec import codec_for
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
@@ -67,9 +68,10 @@ class CraftingJob:
     """All that a worker needs to craft any shard of one plan; pickles, so that a pool can send it.
 
     Keys travel inside it, in memory only; its repr shows none of them.
-    surrogates: path under `models` and SHA-256 of each checkpoint.
+    surrogates: path under `models` and SHA-256 of each checkpoint; none where the method optimises nothing on them.
+    method: by its name in `METHODS`.
     image_size: side of the images that the surrogates take; augmentation and evaluation bring native images to it.
-    key_images: uint8 [num_keys, C, H, W]. key_labels: int64 [num_keys].
+    key_images: uint8 [num_keys, C, H, W]. key_labels: int64 [num_keys]. key_ids: `KeySet.ids`.
     """
 
     run: Root
@@ -82,8 +84,11 @@ class CraftingJob:
     hardware: Hardware
     perception: Perception | None
     companions: Companions | None
+    method: str
+    imprint: Imprint
     key_images: NDArray[np.uint8] = field(repr=False)
     key_labels: NDArray[np.int64] = field(repr=False)
+    key_ids: tuple[str, ...] = field(repr=False)
 
 
 class CraftingWorker:
@@ -147,21 +152,36 @@ class CraftingWorker:
         if device.type == "cuda":
             canvas = canvas.pin_memory()
         images = canvas.to(device, non_blocking=True)
-        perceptual = None
-        if job.perception is not None:
-            perceptual = PerceptualTerm(job.perception.name, job.perception.weight, images, self._lpips)
-        signing_set = SigningSet(
-            images=images,
-            labels=key_label.expand(len(images)),
-            image_ids=torch.tensor(shard.sample_ids, dtype=torch.int64, device=device),
-            sizes=None if sizes is None else sizes.to(device),
-            codec=codec_for(encoded).to(device),
-            mixing=self._companions,
-        )
-        keys = self._gradients_of(shard.key_index, key_image, key_label)
-        crafted = craft_signing_set(
-            self._surrogates, signing_set, keys, job.optimisation, seed=shard.seed, perceptual=perceptual
-        )
+        sizes = None if sizes is None else sizes.to(device)
+
+        def part(places: Sequence[int]) -> SetToSign:
+            rows = slice(None) if len(places) == len(images) else torch.tensor(places, device=device)
+            chosen = images[rows]
+            perceptual = None
+            if job.perception is not None:
+                perceptual = PerceptualTerm(job.perception.name, job.perception.weight, chosen, self._lpips)
+            signing_set = SigningSet(
+                images=chosen,
+                labels=key_label.expand(len(chosen)),
+                image_ids=torch.tensor([shard.sample_ids[i] for i in places], dtype=torch.int64, device=device),
+                sizes=None if sizes is None else sizes[rows],
+                codec=codec_for([encoded[i] for i in places]).to(device),
+                mixing=self._companions,
+            )
+            return SetToSign(
+                signing_set=signing_set,
+                key_image=key_image,
+                key_gradients=lambda: self._gradients_of(shard.key_index, key_image, key_label),
+                surrogates=self._surrogates,
+                optimisation=job.optimisation,
+                imprint=job.imprint,
+                seed=shard.seed,
+                key_id=job.key_ids[shard.key_index],
+                perceptual=perceptual,
+                part=part,
+            )
+
+        crafted = METHODS.find(job.method).sign(part(range(len(images))))
         pixels = [
             image[:, : original.shape[1], : original.shape[2]]
             for image, original in zip(crafted.images.cpu().numpy(), originals, strict=True)
@@ -220,8 +240,8 @@ def signed_table(
     sample_ids: tuple[int, ...],
     images: Sequence[NDArray[np.uint8]],
     *,
-    alignment: float,
-    alignment_before: float,
+    alignment: float | None,
+    alignment_before: float | None,
     history: tuple[float, ...],
 ) -> pa.Table:
     """Returns the content of an attempt file: one row per taggant (sample_id, shape, raw pixels), how it went as metadata."""
@@ -246,11 +266,11 @@ def signed_table(
 
 @dataclass(frozen=True)
 class SignedSet:
-    """images: sample id -> uint8 [C, H, W]. alignment, alignment_before: cosines in [-1, 1]."""
+    """images: sample id -> uint8 [C, H, W]. alignment, alignment_before: cosines in [-1, 1], None where nothing was optimised."""
 
     images: dict[int, NDArray[np.uint8]]
-    alignment: float
-    alignment_before: float
+    alignment: float | None
+    alignment_before: float | None
 
 
 def read_signed_table(table: pa.Table) -> SignedSet:

@@ -122,13 +122,14 @@ class CraftedSet:
     """images: uint8 [N, C, H, W], what the encoder gets; read: the same, what a reader of the stored file gets.
 
     alignment: cosine of the unaugmented set as it is read, in [-1, 1], mean over surrogates, whatever the objective;
-    alignment_before: of the clean images. history: the objective on the augmented set at every step of the kept restart.
+    alignment_before: of the clean images. None for both where nothing was optimised.
+    history: the objective on the augmented set at every step of the kept restart.
     """
 
     images: Tensor
     read: Tensor
-    alignment: float
-    alignment_before: float
+    alignment: float | None
+    alignment_before: float | None
     history: tuple[float, ...]
 
 
@@ -206,7 +207,7 @@ def craft_signing_set(
     best = restarts[0]
     codec = signing_set.codec
     signed = [
-        (signing_set.clean(rows) + best.perturbation[rows], rows) for rows in _row_slices(signing_set, optimisation)
+        (signing_set.clean(rows) + best.perturbation[rows], rows) for rows in row_slices(signing_set, optimisation)
     ]
     return CraftedSet(
         images=torch.cat([codec.to_stored(part, rows) for part, rows in signed]),
@@ -252,7 +253,7 @@ def _advance(
             values.append(value)
             ascent += _pixel_gradient(model, views, along, bases) / len(chosen)
         if perceptual is not None:
-            for rows in _row_slices(signing_set, optimisation):
+            for rows in row_slices(signing_set, optimisation):
                 stored = signing_set.codec(signing_set.clean(rows) + restart.perturbation[rows], rows)
                 ascent[rows] -= perceptual.gradient(stored, rows)
         restart.history.append(torch.stack(values).mean())
@@ -260,7 +261,7 @@ def _advance(
         restart.average.mul_(optimisation.momentum).add_(ascent.sign_(), alpha=1 - optimisation.momentum)
         debiased = restart.average / (1 - optimisation.momentum ** (step + 1))
         rate = step_size * optimisation.decay ** sum(restart.position >= m for m in optimisation.milestones)
-        for rows in _row_slices(signing_set, optimisation):
+        for rows in row_slices(signing_set, optimisation):
             restart.perturbation[rows] = project(
                 restart.perturbation[rows] + rate * debiased[rows], signing_set.clean(rows), optimisation.levels
             )
@@ -271,8 +272,8 @@ def _advance(
         on_step()
 
 
-def _row_slices(signing_set: SigningSet, optimisation: Optimisation) -> Iterator[slice]:
-    """Slices of images whose views together fill a microbatch."""
+def row_slices(signing_set: SigningSet, optimisation: Optimisation) -> Iterator[slice]:
+    """Yields slices of images whose views together fill a microbatch."""
     size = max(1, optimisation.microbatch // optimisation.num_views)
     for start in range(0, len(signing_set), size):
         yield slice(start, min(start + size, len(signing_set)))
@@ -323,7 +324,7 @@ class _Views:
     def __iter__(self) -> Iterator[_Shown]:
         """One microbatch after the other. A set that is a single one is computed once for both passes and all surrogates;
         of others no two graphs are held at a time, so each pass computes them anew."""
-        slices = list(_row_slices(self._signing_set, self.optimisation))
+        slices = list(row_slices(self._signing_set, self.optimisation))
         if len(slices) > 1:
             yield from map(self._shown, slices)
             return
@@ -385,7 +386,7 @@ def _signing_gradient(
 ) -> Gradient:
     """The summed gradient of an unaugmented set, of which `images` gives the floats in [0, 1] of some rows."""
     signing: Gradient | None = None
-    for rows in _row_slices(signing_set, optimisation):
+    for rows in row_slices(signing_set, optimisation):
         with torch.no_grad():
             seen = signing_set.augmented(images(rows), rows, optimisation.evaluation, seed=0, step=0, view=0)
         part = loss_gradient(model, seen, signing_set.labels[rows])

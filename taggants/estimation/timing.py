@@ -92,7 +92,8 @@ def time_stages(run: Run) -> Timings:
     read_s = (time.perf_counter() - started) / len(sample_ids)
     threads = torch.get_num_threads()
     try:
-        surrogates = [_training_s(run, t, images) for t in _distinct(config.surrogate.trainings)]
+        needed = _distinct(config.surrogate_trainings)
+        surrogates = [_training_s(run, t, images) for t in needed]
         evaluation = config.evaluation
         victim = (
             _training_s(run, evaluation.training, images) if evaluation.num_victims + evaluation.num_controls else 0.0
@@ -100,9 +101,11 @@ def time_stages(run: Run) -> Timings:
         torch.set_num_threads(crafting.num_threads)
         if crafting.device == "cuda" and not torch.cuda.is_available():
             return Timings(read_s, _mean(surrogates), victim, None, None)
-        per_architecture = [_crafting_s(run, t, images, sample_ids) for t in _distinct(config.surrogate.trainings)]
+        per_architecture = [_crafting_s(run, t, images, sample_ids) for t in needed]
     finally:
         torch.set_num_threads(threads)
+    if not per_architecture:
+        return Timings(read_s, 0.0, victim, 0.0, 0.0)
     scores, steps = zip(*per_architecture, strict=True)
     return Timings(read_s, _mean(surrogates), victim, _mean(scores), _mean(steps))
 

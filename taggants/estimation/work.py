@@ -96,7 +96,9 @@ def work_of(run: Run) -> Work:
     hit = 1 - (1 - 1 / num_classes) ** num_keys  # probability that a class is drawn for a key
     surrogates = config.surrogate
     rounds = 1 + surrogates.retrainings
-    crafted = sum(len({max(1, round(p * t.num_epochs)) for p in surrogates.checkpoints}) for t in surrogates.trainings)
+    share = config.crafting.optimised_share
+    crafted_on = config.surrogate_trainings if share else ()
+    crafted = sum(len({max(1, round(p * t.num_epochs)) for p in surrogates.checkpoints}) for t in crafted_on)
     optimisation = optimisation_of(config, run.model_size[1])
     commits = run.folder.read_commits() if run.root.exists("plan.json") else {}
     return Work(
@@ -117,7 +119,7 @@ def work_of(run: Run) -> Work:
         crafted_surrogates=crafted,
         rounds=rounds,
         shards=num_keys,
-        sample_steps=rounds * num_keys * per_key * optimisation.sample_steps_per_image(crafted),
+        sample_steps=rounds * num_keys * round(share * per_key) * optimisation.sample_steps_per_image(crafted),
         has_keys=run.keys_root.exists(f"{config.keys.name}.json"),
         is_registered=run.root.exists("registration.json"),
         is_exported=run.root.exists("signed/manifest.json"),
@@ -145,7 +147,7 @@ def _trainings(run: Run, may_find: bool) -> list[Training]:
         first = first.before_retraining
     jobs = surrogate_jobs(first) if may_find else []
     for round_index in range(1 + config.surrogate.retrainings):
-        for index, training in enumerate(config.surrogate.trainings):
+        for index, training in enumerate(config.surrogate_trainings):
             name = f"surrogate-{index}" + (f", retrained {round_index}" if round_index else "")
             add(name, training, jobs[index] if jobs and not round_index else None)
     question = config.detection.question

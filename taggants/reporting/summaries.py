@@ -84,12 +84,18 @@ def _written_anew(manifest: ExportManifest) -> str:
 def exported(run: Run, export: ExportResult) -> str:
     share = export.num_taggants / run.index.num_rows
     lpips = "" if export.quality.lpips is None else f", LPIPS {export.quality.lpips:.4f}"
+    alignment = ""
+    if export.alignment is not None:
+        before = export.alignment_before
+        alignment = (
+            f"export: mean alignment of the signing sets with their keys {before:.3f} -> {export.alignment:.3f}\n"
+        )
     return (
         f"export: {export.signed.uri}, {export.manifest.num_rows:,} rows of which {export.num_taggants:,} signed ({share:.2%}), "
         f"re-read and checked{_written_anew(export.manifest)}\n"
         f"export: taggants as read: PSNR {export.quality.psnr_db:.1f} dB, SSIM {export.quality.ssim:.4f}{lpips}, largest change "
         f"{export.largest_change}/255\n"
-        f"export: mean alignment of the signing sets with their keys {export.alignment_before:.3f} -> {export.alignment:.3f}\n"
+        f"{alignment}"
         f"export: look at {run.root.uri_of('contact_sheet.png')}"
     )
 
@@ -144,7 +150,8 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
         *([f"turned    {work.turned:,} images have an EXIF orientation"] if work.turned else []),
         f"keys      {work.keys} {config.keys.family} keys of {work.images_per_key} images each: "
         f"{work.keys * work.images_per_key:,} images signed ({work.signed_share:.2%})",
-        f"crafting  {work.sample_steps:,} sample-steps on {_counted(work.crafted_surrogates, 'surrogate')}{retrained}",
+        f"crafting  {config.crafting.method}, {work.sample_steps:,} sample-steps on "
+        f"{_counted(work.crafted_surrogates, 'surrogate')}{retrained}",
         f"models    {len(work.trainings)} to train, {done} of them done",
         "",
         f"{'stage':<28}{'on':<6}{'time':>10}  work that is left",

@@ -31,23 +31,27 @@ _NUM_COMPANIONS = 256
 def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResult:
     """Crafts, on the configured pool, every shard that is not committed yet and that no earlier run has crafted."""
     config = run.config
+    share = config.crafting.optimised_share
     job = CraftingJob(
         run=run.root,
         models=run.models,
         plan_hash=plan.plan_hash,
         source=run.sources[0],
         image_size=run.model_size[1],
-        surrogates=all_checkpoints(surrogates),
+        surrogates=all_checkpoints(surrogates) if share else (),
         optimisation=optimisation_of(config, run.model_size[1]),
         hardware=hardware_of(config.crafting),
         perception=perception_of(config.crafting),
         companions=_companions(run, plan),
+        method=config.crafting.method,
+        imprint=config.crafting.imprint,
         key_images=run.keys.images,
         key_labels=run.keys.labels,
+        key_ids=run.keys.ids,
     )
-    addresses = shard_addresses(job, run.index.fingerprint, run.keys.ids, plan.shards)
+    addresses = shard_addresses(job, run.index.fingerprint, plan.shards)
     execution = config.execution
-    per_image = job.optimisation.sample_steps_per_image(len(job.surrogates))
+    per_image = round(share * job.optimisation.sample_steps_per_image(len(job.surrogates)))
     with stage("craft", len(plan.shards), "shards") as advance:
         show_metrics = _ray_metrics(config)
 
@@ -92,7 +96,7 @@ def _status_note(status: Status) -> str:
         parts.append(f"{len(status.quarantined)} failed")
     if status.mean_alignment is not None:
         parts.append(f"alignment {status.mean_alignment:.3f}")
-    if status.sample_steps_per_s_recent is not None:
+    if status.sample_steps_per_s_recent:
         parts.append(f"{status.sample_steps_per_s_recent:.3g} sample-steps/s")
     return ", ".join(parts)
 

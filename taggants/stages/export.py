@@ -24,16 +24,16 @@ from taggants.storage import Root
 
 @dataclass(frozen=True)
 class ExportResult:
-    """signed: the export. quality: of the taggants as read from it. largest_change: the same, in 8-bit levels; above
-    epsilon only where JPEG was between. alignment, alignment_before: means over keys, in [-1, 1]."""
+    """signed: the export. quality: of the taggants as read from it. largest_change: the same, in 8-bit levels; above epsilon only
+    where JPEG was between. alignment, alignment_before: means over keys, in [-1, 1]; None where nothing was optimised."""
 
     signed: Root
     manifest: ExportManifest
     num_taggants: int
     quality: ImageQuality
     largest_change: int
-    alignment: float
-    alignment_before: float
+    alignment: float | None
+    alignment_before: float | None
 
 
 def export(run: Run, plan: Plan) -> ExportResult:
@@ -70,8 +70,8 @@ def export(run: Run, plan: Plan) -> ExportResult:
         num_taggants=len(ids),
         quality=quality,
         largest_change=max(_largest_change(*pair) for pair in zip(originals, signed, strict=True)),
-        alignment=float(np.mean([s.alignment for s in sets])),
-        alignment_before=float(np.mean([s.alignment_before for s in sets])),
+        alignment=_mean([s.alignment for s in sets]),
+        alignment_before=_mean([s.alignment_before for s in sets]),
     )
 
 
@@ -88,6 +88,11 @@ def read_signed_sets(run: Run, plan: Plan) -> list[SignedSet]:
             f"shard {missing[0]} of run {run.root.uri} is not committed; run `taggants craft` again to finish it"
         )
     return [read_signed_table(run.folder.read_attempt(commits[shard.index])) for shard in plan.shards]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _largest_change(original: NDArray[np.uint8], signed: NDArray[np.uint8]) -> int:

@@ -64,7 +64,7 @@ def training_job(
 
 
 def surrogate_jobs(run: Run, signed_run: Run | None = None) -> list[TrainingJob]:
-    """Returns the trainings of the configured surrogates; of other seeds than every victim.
+    """Returns the trainings of the configured surrogates, none where none is needed; of other seeds than every victim.
 
     signed_run: an exported run whose signed data they learn from; None: the clean data.
     """
@@ -82,7 +82,7 @@ def surrogate_jobs(run: Run, signed_run: Run | None = None) -> list[TrainingJob]
             hash_seed(run.config.seed, 0, index),
             tuple(sorted({max(1, round(p * training.num_epochs)) for p in run.config.surrogate.checkpoints[:-1]})),
         )
-        for index, training in enumerate(run.config.surrogate.trainings)
+        for index, training in enumerate(run.config.surrogate_trainings)
     ]
 
 

@@ -70,7 +70,7 @@ def _question_of(run: Run) -> Question | None:
     if section is None:
         return None
     covers = run.sources[1].index()
-    num_classes, num_references = run.index.num_classes, len(run.config.surrogate.trainings) + section.num_references
+    num_classes, num_references = run.index.num_classes, len(run.config.surrogate_trainings) + section.num_references
     # Each amplitude, and the bare key, weigh alike: the bare key as much as all covers of one amplitude.
     weight = max(1, section.num_covers)
     groups = (len(section.amplitudes) if section.num_covers else 0) + section.bare_key

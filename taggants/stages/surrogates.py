@@ -8,7 +8,7 @@ from taggants.training.job import TrainedModel
 
 
 def train_surrogates(run: Run, signed_run: Run | None = None) -> list[TrainedModel]:
-    """Trains the configured surrogates, of other seeds than every victim, or finds them.
+    """Trains the surrogates that the run needs, of other seeds than every victim, or finds them.
 
     signed_run: an exported run whose signed data they learn from (Sleeper Agent, Souri et al., NeurIPS 2022, section 3);
     None: the clean data.

@@ -55,7 +55,7 @@ class Cell:
         num_images: rows of the dataset.
         settings: the `section.field=value` that make this cell of the sweep's configuration.
         run: path of its run folder from the sweep's output root.
-        alignment: mean over keys, in [-1, 1].
+        alignment: mean over keys, in [-1, 1]; None where nothing was optimised.
         psnr_db, ssim, lpips: of the taggants; lpips None where it was not measured.
         sample_steps: images x views x steps x surrogates of its signing sets, crafted for this cell or found.
         crafting_seconds: worker seconds of the same.
@@ -77,7 +77,7 @@ class Cell:
     num_images: int
     settings: tuple[str, ...]
     run: str
-    alignment: float
+    alignment: float | None
     psnr_db: float
     ssim: float
     lpips: float | None

@@ -151,7 +151,7 @@ def _note_speed(sweep: Sweep, run: Run) -> None:
     if not run.root.exists(STATUS_PATH):
         return
     status = run.root.read_json(STATUS_PATH)
-    if status["sample_steps_per_s"] is None:
+    if not status["sample_steps_per_s"]:
         return
     path = f"crafting/{run.config.hash}.json"
     if sweep.root.exists(path):
@@ -239,7 +239,8 @@ def run_cell(sweep: Sweep, cell: CellSpec, on_victim: Callable[[Standing], None]
     optimisation = optimisation_of(cell.config, run.model_size[1])
     num_surrogates = sum(len(surrogate.checkpoints) for surrogate in surrogates)
     craftings = 1 + cell.config.surrogate.retrainings
-    sample_steps = craftings * exported.num_taggants * optimisation.sample_steps_per_image(num_surrogates)
+    per_image = optimisation.sample_steps_per_image(num_surrogates)
+    sample_steps = craftings * round(cell.config.crafting.optimised_share * exported.num_taggants) * per_image
     record = Cell(
         name=cell.name,
         images_per_key=exported.num_taggants // cell.config.keys.num_keys,

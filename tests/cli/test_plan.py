@@ -32,7 +32,7 @@ def test_work_is_counted_before_anything_is_done(tmp_path, capsys):
     assert "found     nothing done yet" in shown
     assert "1,297 training images of 1x8x8 px, 10 classes of 120 to 144 images each" in shown
     assert "3 block keys of 3 images each: 9 images signed (0.69%)" in shown
-    assert "72 sample-steps on 1 surrogate\n" in shown  # 9 images x 4 steps x 2 views
+    assert "crafting  matching, 72 sample-steps on 1 surrogate\n" in shown  # 9 images x 4 steps x 2 views
     assert " at $2.00 an hour" in shown
     assert not (tmp_path / "secrets").exists()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["datasets"]

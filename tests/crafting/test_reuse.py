@@ -16,6 +16,7 @@ from taggants.alignment import ENGINES
 from taggants.augmentation import Compose, MixAugment, ThreeAugment
 from taggants.crafting.driver import DriveResult, drive
 from taggants.crafting.inline_pool import InlinePool
+from taggants.crafting.methods import Imprint
 from taggants.crafting.plan import Commit, Plan, RunFolder, Shard
 from taggants.crafting.reuse import CraftedShards, described, shard_addresses
 from taggants.crafting.shard import Companions, CraftingJob, Hardware, Perception
@@ -44,11 +45,14 @@ def job_in(folder: Path) -> CraftingJob:
         companions=Companions(MixAugment(10), (1, 2), (3, 4)),
         key_images=KEYS.images,
         key_labels=KEYS.labels,
+        key_ids=KEYS.ids,
+        method="mixed",
+        imprint=Imprint(0.5, 0.7, 2),
     )
 
 
-def address(job: CraftingJob, shard: Shard = SHARD, fingerprint: str = "f", ids: tuple[str, ...] = KEYS.ids) -> str:
-    (found,) = shard_addresses(job, fingerprint, ids, [shard]).values()
+def address(job: CraftingJob, shard: Shard = SHARD, fingerprint: str = "f") -> str:
+    (found,) = shard_addresses(job, fingerprint, [shard]).values()
     return found
 
 
@@ -84,12 +88,13 @@ def other_values(value: object) -> list[object]:
 def test_every_setting_that_a_worker_reads_is_in_the_address(tmp_path: Path) -> None:
     job = job_in(tmp_path)
     jobs = [job]
-    for section in ("optimisation", "hardware", "companions"):
+    for section in ("optimisation", "hardware", "companions", "imprint"):
         jobs += [dataclasses.replace(job, **{section: other}) for other in other_values(getattr(job, section))]
     for perception in (None, Perception("lpips", 0.02, job.perception.weights_uri), Perception("ssim", 0.01, "")):  # type: ignore[union-attr]
         jobs.append(dataclasses.replace(job, perception=perception))
     jobs += [
         dataclasses.replace(job, companions=None),
+        *(dataclasses.replace(job, method=method) for method in ("matching", "imprint")),
         dataclasses.replace(job, image_size=9),
         dataclasses.replace(job, source=dataclasses.replace(job.source, channels=1)),  # type: ignore[type-var]
         dataclasses.replace(job, surrogates=job.surrogates[::-1]),
@@ -118,6 +123,8 @@ def test_an_address_stays_where_only_places_and_plans_differ(tmp_path: Path) -> 
         key_labels=np.zeros_like(KEYS.labels),
     )
     assert address(moved, dataclasses.replace(SHARD, index=5)) == address(job)
+    matched = dataclasses.replace(job, method="matching")
+    assert address(dataclasses.replace(matched, imprint=Imprint())) == address(matched)
     (tmp_path / "elsewhere" / "lpips.safetensors").write_bytes(b"other weights")
     assert address(moved) != address(job)
 
@@ -125,8 +132,8 @@ def test_an_address_stays_where_only_places_and_plans_differ(tmp_path: Path) -> 
 def test_an_address_depends_on_the_keys_before_but_not_on_those_after(tmp_path: Path) -> None:
     job = job_in(tmp_path)
     more = derive_keys(bytes(range(32)), dataclasses.replace(KEYS.spec, num_keys=6))
-    assert address(job, ids=more.ids) == address(job)
-    assert address(job, ids=derive_keys(bytes(32), KEYS.spec).ids) != address(job)
+    assert address(dataclasses.replace(job, key_ids=more.ids)) == address(job)
+    assert address(dataclasses.replace(job, key_ids=derive_keys(bytes(32), KEYS.spec).ids)) != address(job)
 
 
 def test_described_settings_are_the_same_in_every_process() -> None:

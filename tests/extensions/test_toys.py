@@ -1,4 +1,4 @@
-"""A statistic, a key family and a kind of suspect that are defined here, registered, and used from craft to verify.
+"""A statistic, a key family, a method and a kind of suspect, defined here, registered, and used from craft to verify.
 
 Each is one definition and one registration: what else would have to change for it is a fault.
 """
@@ -18,6 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from taggants.config import load_config
+from taggants.crafting.methods import METHODS, Method, SetToSign
+from taggants.crafting.signing_set import CraftedSet
 from taggants.detection import STATISTICS, Certificate, Evidence, Registration, certify, exact_p_value
 from taggants.errors import InputError
 from taggants.export import verify_export
@@ -32,7 +34,7 @@ from tests.keys import test_families
 
 @pytest.fixture(autouse=True)
 def tables_are_left_as_they_were() -> Iterator[None]:
-    tables: list[Registry[Any]] = [STATISTICS, KEY_FAMILIES, SUSPECT_KINDS]
+    tables: list[Registry[Any]] = [STATISTICS, KEY_FAMILIES, METHODS, SUSPECT_KINDS]
     before = [dict(table) for table in tables]
     yield
     for table, entries in zip(tables, before, strict=True):
@@ -146,6 +148,25 @@ def test_a_key_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ):
         assert exit_code("keys", settings_in(tmp_path, "keys.family=stripes", setting)) == 2
         assert sentence in capsys.readouterr().err
+
+
+def brightened(given: SetToSign) -> CraftedSet:
+    images = given.signing_set.images
+    signed = (images.int() + given.optimisation.levels).clamp(max=255).to(images.dtype)
+    return CraftedSet(signed, signed, alignment=None, alignment_before=None, history=())
+
+
+def test_a_method(tmp_path: Path) -> None:
+    METHODS.register("brighten", Method("all pixels brighter", lambda imprint: 0.0, brightened))
+    run = crafted(tmp_path, "crafting.method=brighten", "signing.selection=random", "crafting.epsilon=8/255")
+    (certificate,) = certificates_of(run, "control-0")
+    assert not certificate.is_detected
+    signed = [i for shard in run.folder.read_plan().shards for i in shard.sample_ids]
+    before, after = (
+        source.read_images(signed).astype(int)
+        for source in (run.sources[0], run.sources[0].at(run.root.child("signed")))
+    )
+    assert (after == np.minimum(before + 8, 255)).all()
 
 
 class AlwaysDescription(SuspectDescription):

@@ -67,7 +67,8 @@ def test_an_image_is_the_stated_formula(channels: int, num_gratings: int, colour
     words = stream.view(">u2").tolist()
     assert len(words) == num_gratings * (3 + channels) + colour * channels
     image = FAMILY.image(stream, channels, size, **parameters)
-    assert (image.dtype, image.shape) == (np.uint8, (channels, size, size))
+    assert image.dtype == np.uint8
+    assert image.shape == (channels, size, size)
     for c, y, x in np.random.default_rng(seed).integers(0, image.shape, (20, 3)).tolist():
         assert image[c, y, x] == exact_pixel(words, channels, c, y, x, num_gratings, colour)
     # Half a level by rounding; the table's sine is off by 7.6e-5, which turns a wave, so that its phase drifts over the image.

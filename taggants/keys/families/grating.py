@@ -68,7 +68,8 @@ SINE: Final = np.array([*_HALF, *(-value for value in _HALF), 0], dtype=np.int64
 def sine(phase: NDArray[np.int64]) -> NDArray[np.int64]:
     """sin of a phase in 2^-16 turns, in units of 2^-23 (see the module's text)."""
     n, r = np.divmod(phase % 2**16, 256)
-    return (256 - r) * SINE[n] + r * SINE[n + 1]
+    value: NDArray[np.int64] = (256 - r) * SINE[n] + r * SINE[n + 1]
+    return value
 
 
 def _num_bytes(channels: int, image_size: int, num_gratings: int, random_colour: int) -> int:
@@ -92,7 +93,8 @@ def _image(
     if random_colour:
         means = 2 * (40 + (176 * drawn[-channels:] >> 16))
     levels = (means[:, None, None] * 2**38 + 255 * total + 2**38) >> 39
-    return np.clip(levels, 0, 255).astype(np.uint8)
+    image: NDArray[np.uint8] = np.clip(levels, 0, 255).astype(np.uint8)
+    return image
 
 
 GRATING: Final = KeyFamily(
