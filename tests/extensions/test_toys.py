@@ -143,7 +143,7 @@ def test_a_key_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "3 stripes keys" in capsys.readouterr().out
     assert load_config(None, settings_in(tmp_path, "keys.family=stripes")).keys.parameters == {"period": 2}
     for setting, sentence in (
-        ("keys.cell_size=1", "'cell_size' does not exist with family stripes; use"),
+        ("keys.cell_size=1", "'cell_size' does not exist with family stripes; `taggants config keys`"),
         ("keys.period=9", r"period is 9 but must be an integer in 1..8"),
     ):
         assert exit_code("keys", settings_in(tmp_path, "keys.family=stripes", setting)) == 2
