@@ -79,7 +79,10 @@ def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     from taggants.cli.main import build_parser
 
     (subparsers,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    yield from subparsers.choices.items()
+    for name, parser in subparsers.choices.items():
+        yield name, parser
+        for nested in (action for action in parser._actions if isinstance(action, argparse._SubParsersAction)):
+            yield from ((f"{name} {inner}", action) for inner, action in nested.choices.items())
 
 
 def command_section(name: str, parser: argparse.ArgumentParser) -> str:
@@ -87,7 +90,7 @@ def command_section(name: str, parser: argparse.ArgumentParser) -> str:
     rows = [
         (", ".join(f"`{form}`" for form in forms(action)), (action.help or "").replace("|", "\\|"))
         for action in parser._actions
-        if not isinstance(action, argparse._HelpAction)
+        if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
     ]
     table = ["| argument | meaning |", "| --- | --- |", *(f"| {argument} | {meaning} |" for argument, meaning in rows)]
     description = re.sub(r"^For example: (.*)$", r"\n    \1\n", parser.description or "", flags=re.MULTILINE)

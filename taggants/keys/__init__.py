@@ -1,6 +1,7 @@
 """Secret keys: images and labels from a secret, and their private file."""
 
-from taggants.keys.key_file import create_key_file, load_key_set
+from taggants.keys.commitment import KeysCommitment
+from taggants.keys.key_file import commit_to_keys, create_key_file, draw_labels, load_key_set, load_secret
 from taggants.keys.key_set import KeySet, KeySpec, derive_keys, key_leaf
 from taggants.keys.numbering import registration_number
 from taggants.keys.randomness import Randomness
@@ -8,10 +9,14 @@ from taggants.keys.randomness import Randomness
 __all__ = [
     "KeySet",
     "KeySpec",
+    "KeysCommitment",
     "Randomness",
+    "commit_to_keys",
     "create_key_file",
     "derive_keys",
+    "draw_labels",
     "key_leaf",
     "load_key_set",
+    "load_secret",
     "registration_number",
 ]

@@ -47,6 +47,7 @@ None of these depends on the number of keys: the first 10 of 100 keys are the 10
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import struct
 from typing import Final
@@ -54,6 +55,9 @@ from typing import Final
 from taggants.errors import InputError
 
 SECRET_SIZE_BYTES: Final = 32
+DEMONSTRATION_SECRET: Final = hashlib.sha256(
+    b"Data Taggants demonstration secret: public, so worthless as evidence"
+).digest()
 IMAGE_LABEL: Final = b"taggants/v1/key-image"
 LABEL_LABEL: Final = b"taggants/v1/key-label"
 PUBLIC_LABEL_LABEL: Final = b"taggants/v2/key-label"

@@ -5,19 +5,20 @@ The key file is drawn once and kept; the registration in the run folder fixes ke
 
 from __future__ import annotations
 
-import hashlib
+from typing import Final
 
 from taggants.crafting.selection import check_capacity
 from taggants.detection import Registration
 from taggants.errors import InputError
-from taggants.keys import create_key_file, derive_keys
+from taggants.keys import KeysCommitment, commit_to_keys, create_key_file, derive_keys, draw_labels
+from taggants.keys.derivation import DEMONSTRATION_SECRET
 from taggants.reporting.contact_sheet import draw_keys
 from taggants.reporting.progress import say
 from taggants.run import Run, read_registration, registration_paths, signing_size
 from taggants.stages.questions import registration_of
 from taggants.storage import encode_json
 
-DEMONSTRATION_SECRET = hashlib.sha256(b"Data Taggants demonstration secret: public, so worthless as evidence").digest()
+COMMITMENT_PATH: Final = "commitment.json"
 
 
 def prepare_keys(run: Run) -> Registration:
@@ -37,7 +38,8 @@ def prepare_keys(run: Run) -> Registration:
             if not run.keys_root.exists(path):
                 raise
             # else another driver drew it meanwhile: its keys are the keys
-    is_public = run.keys.commitment == derive_keys(DEMONSTRATION_SECRET, run.key_spec).commitment
+    public = derive_keys(DEMONSTRATION_SECRET, run.key_spec, run.keys.randomness)
+    is_public = run.keys.commitment == public.commitment
     if is_public != keys.demonstration:
         found = "the public demonstration secret" if is_public else "a secret of its own"
         raise InputError(
@@ -50,6 +52,34 @@ def prepare_keys(run: Run) -> Registration:
     # After the keys are drawn and kept: drawing until they fit would leave labels that are not i.i.d. uniform.
     check_capacity(run.index.labels[run.fitness.is_fit], run.keys.labels, signing_size(run))
     return register(run)
+
+
+def commit_keys(run: Run, source: str, round_: str) -> KeysCommitment:
+    """Draws the secret unless there is one, and writes the commitment to it into the run folder: to be published before the
+    source gives out the value of the round.
+
+    Raises:
+        InputError: keys.demonstration is set, or the key file exists and is committed to nothing or to another round.
+    """
+    keys = run.config.keys
+    if keys.demonstration:
+        raise InputError("keys.demonstration is true, and a public secret cannot be committed to; set it to false")
+    commitment = commit_to_keys(run.keys_root, f"{keys.name}.json", run.key_spec, source, round_)
+    run.root.create_bytes(COMMITMENT_PATH, encode_json(commitment.to_json()))
+    return commitment
+
+
+def draw_keys_labels(run: Run, value: str) -> Registration:
+    """Draws the labels from the secret and the public value, and registers the test as `prepare_keys` does.
+
+    Raises:
+        InputError: there is no commitment, or the labels were drawn from another value.
+    """
+    path = f"{run.config.keys.name}.json"
+    if not run.keys_root.exists(path):
+        raise InputError(f"{run.keys_root.uri_of(path)} does not exist; commit to keys first: taggants keys commit")
+    draw_labels(run.keys_root, path, value)
+    return prepare_keys(run)
 
 
 def register(run: Run) -> Registration:

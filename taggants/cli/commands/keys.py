@@ -1,6 +1,10 @@
 """Creates the secret keys of a configuration and registers the test, without crafting anything.
 
 The registration is public: publish it, or its SHA-256, before the signed dataset.
+
+So that nobody can say you tried secrets until their labels suited, let public randomness draw the labels: `taggants keys commit`
+names a source and a round that is still to come, and writes a commitment to publish; `taggants keys draw` takes the value once it
+is known, and registers the test.
 """
 
 from __future__ import annotations
@@ -25,23 +29,74 @@ class KeysResult:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION")
+    commit = actions.add_parser(
+        "commit",
+        help="draw the secret, and commit to it before public randomness draws the labels",
+        description="Draws the secret, and writes a commitment to publish before the source gives out the value of the round.",
+    )
+    _add_config_arguments(commit)
+    commit.add_argument(
+        "--source", required=True, help="who gives out the value, such as 'drand mainnet' or 'NIST beacon'"
+    )
+    commit.add_argument("--round", required=True, help="which of its values: a number or date that is still to come")
+    commit.set_defaults(run=run_commit)
+    draw = actions.add_parser(
+        "draw",
+        help="draw the labels from the secret and the public value, and register the test",
+        description="Draws the labels from the secret and the value that the source gave out, once, and registers the test.",
+    )
+    _add_config_arguments(draw)
+    draw.add_argument("value", metavar="VALUE", help="as the source publishes it")
+    draw.set_defaults(run=run_draw)
+
+
+def _add_config_arguments(action: argparse.ArgumentParser) -> None:
+    """Those of the command, which may stand before the name of the action, too: no default of the action overrides them."""
+    add_config_arguments(action)
+    for argument in action._actions:
+        argument.default = argparse.SUPPRESS
 
 
 def run(given: argparse.Namespace) -> int:
     return main(read_config(given)).exit_code
 
 
-def main(config: Config) -> KeysResult:
-    """Creates the key file unless it exists; a second call changes nothing."""
+def main(config: Config, value: str | None = None) -> KeysResult:
+    """Creates the key file unless it exists, or draws its labels from a public value; a second call changes nothing."""
     from taggants.reporting import summaries
     from taggants.reporting.progress import say
     from taggants.run import Run
     from taggants.stages.check import check
-    from taggants.stages.keys import prepare_keys
+    from taggants.stages.keys import draw_keys_labels, prepare_keys
 
     run = Run(config)
     check(run)
     run.write_config()
-    registration = prepare_keys(run)
+    registration = prepare_keys(run) if value is None else draw_keys_labels(run, value)
     say(summaries.registered(run, registration))
     return KeysResult(run.root.uri, registration)
+
+
+def run_draw(given: argparse.Namespace) -> int:
+    return main(read_config(given), given.value).exit_code
+
+
+def run_commit(given: argparse.Namespace) -> int:
+    from taggants.reporting.progress import say
+    from taggants.run import Run
+    from taggants.stages.check import check
+    from taggants.stages.keys import COMMITMENT_PATH, commit_keys
+
+    run = Run(read_config(given))
+    check(run)
+    run.write_config()
+    commitment = commit_keys(run, given.source, given.round)
+    say(
+        f"keys    secret in {run.keys_root.uri_of(run.config.keys.name + '.json')}; labels wait for {commitment.source}, round "
+        f"{commitment.round}\n"
+        f"publish {run.root.uri_of(COMMITMENT_PATH)} before that round, where it gets a date, or this number in it:\n"
+        f"        {commitment.sha256}\n"
+        "then    taggants keys draw VALUE, with the same configuration"
+    )
+    return 0
