@@ -6,7 +6,7 @@ code. Where a configuration is all that the work needs, `main(config)` does it a
 
 from types import ModuleType
 
-from taggants.cli.commands import config, craft, demo, export, harm, init, keys, plan, sweep, train, verify
+from taggants.cli.commands import config, craft, demo, export, harm, init, keys, plan, report, sweep, train, verify
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -17,6 +17,7 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "train": train,
     "verify": verify,
+    "report": report,
     "harm": harm,
     "sweep": sweep,
     "config": config,
