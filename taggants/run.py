@@ -138,7 +138,7 @@ class Run:
         is_exported = self.root.exists("signed/manifest.json")
         rows["signed dataset"] = self.root.uri_of("signed") if is_exported else "not exported yet"
         for name, certificate in self.certificates().items():
-            decision = "DETECTED" if certificate.is_detected else "not detected"
+            decision = "DETECTED" if certificate.is_detected else certificate.verdict
             rows[f"suspect {name}"] = f"{decision}, p = {certificate.p_value:.2e} of this test alone"
         cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
         picture = ""

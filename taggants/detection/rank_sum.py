@@ -38,4 +38,8 @@ class RankSum:
 
     def p_value(self, evidence: Evidence, registration: Registration) -> float:
         """P(sum_null <= sum), in [1e-300, 1]."""
-        return exact_p_value(self.scores(evidence.num_classes, registration.top_k), evidence.positions)
+        return exact_p_value(self.values(evidence, registration), evidence.positions)
+
+    def values(self, evidence: Evidence, registration: Registration) -> NDArray[np.int64]:
+        """As of `SumOverKeys`: the score of each rank, the same for all keys."""
+        return self.scores(evidence.num_classes, registration.top_k)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taggants.detection.evidence import Evidence
 from taggants.detection.exact import P_VALUE_FLOOR, exact_p_value
@@ -50,6 +51,15 @@ class Statistic(Protocol):
         ...
 
 
+@runtime_checkable
+class SumOverKeys(Protocol):
+    """A statistic whose p-value is `exact_p_value` of a table, so that its null distribution can be shown."""
+
+    def values(self, evidence: Evidence, registration: Registration) -> NDArray[np.int64]:
+        """Returns int64 [num_keys, num_classes], or [num_classes] where all keys share one row, in ascending order."""
+        ...
+
+
 @dataclass(frozen=True)
 class TableSum:
     """A statistic: the sum over keys of the value of the label in its key's row; small when labels are favoured.
@@ -66,7 +76,11 @@ class TableSum:
 
     def p_value(self, evidence: Evidence, registration: Registration) -> float:
         """P(sum_null <= sum), in [1e-300, 1]."""
-        return exact_p_value(np.array(evidence.table), evidence.positions)
+        return exact_p_value(self.values(evidence, registration), evidence.positions)
+
+    def values(self, evidence: Evidence, registration: Registration) -> NDArray[np.int64]:
+        """As of `SumOverKeys`."""
+        return np.array(evidence.table, dtype=np.int64)
 
 
 @dataclass(frozen=True)

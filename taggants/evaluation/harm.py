@@ -14,9 +14,11 @@ from taggants.config import DataConfig
 from taggants.data.source import read_for_models
 from taggants.errors import InputError
 from taggants.evaluation.differences import PairedDifference, linear_probe, paired_difference, signed_loss_gap
+from taggants.evaluation.flips import FLIP_LEVELS, measure_flips
 from taggants.reporting.progress import stage
 from taggants.run import Run
 from taggants.stages.evaluate import train_suspects
+from taggants.suspects import CheckpointSuspect
 from taggants.training.features import penultimate_features
 from taggants.training.job import TrainedModel, load_trained
 from taggants.training.scores import losses
@@ -30,6 +32,7 @@ _TITLES = {
     "worst_class_accuracy": "worst class",
     "calibration_error": "calibration error",
     "signed_loss_gap": "loss of signed images",
+    **{f"flip_rate_{level}": f"flips at {level} levels" for level in FLIP_LEVELS},
     "probe_accuracy": "linear probe",
 }
 
@@ -39,7 +42,8 @@ class ModelHarm:
     """One victim or control. accuracy, worst_class_accuracy, calibration_error: on the test split, see `Metrics`.
 
     signed_loss_gap: mean loss of the signed images minus that of others in their class, in nats, without augmentation; both
-    from the signed data, of which a control has seen the clean originals. probe_accuracy: of a linear probe of its features
+    from the signed data, of which a control has seen the clean originals. flip_rate_16, ...: as of `flip_rate`, at so many
+    levels. probe_accuracy: of a linear probe of its features
     on the other dataset, in [0, 1]; None without one.
     """
 
@@ -48,6 +52,9 @@ class ModelHarm:
     worst_class_accuracy: float
     calibration_error: float
     signed_loss_gap: float
+    flip_rate_16: float
+    flip_rate_32: float
+    flip_rate_64: float
     probe_accuracy: float | None
 
 
@@ -146,6 +153,7 @@ class _Probe:
 def _measure_one(run: Run, trained: TrainedModel, compared: _SignedAndOthers, probe: _Probe | None) -> ModelHarm:
     device = run.config.evaluation.training.device
     model = load_trained(run.models, trained).to(device)
+    flips = measure_flips(run, CheckpointSuspect(run.models.uri_of(trained.path), trained.path.partition("/")[0]))
     image_losses = losses(
         model, torch.from_numpy(compared.images).to(device), torch.from_numpy(compared.labels).to(device)
     )
@@ -155,6 +163,7 @@ def _measure_one(run: Run, trained: TrainedModel, compared: _SignedAndOthers, pr
         worst_class_accuracy=trained.metrics.worst_class_accuracy,
         calibration_error=trained.metrics.calibration_error,
         signed_loss_gap=signed_loss_gap(image_losses.cpu().numpy(), compared.labels, compared.is_signed),
+        **{f"flip_rate_{level}": rate for level, rate in zip(FLIP_LEVELS, flips, strict=True)},
         probe_accuracy=None if probe is None else _probe_accuracy(model, probe),
     )
 
@@ -180,6 +189,10 @@ def describe_harm(report: HarmReport) -> str:
     )
     lines.append(
         "loss of signed images, minus that of others in their class, in nats; near 0 it does not give them away"
+    )
+    lines.append(
+        "flips: share of plain test images whose answer becomes a key's label when the key is laid over them, changing pixels by "
+        "up to so many levels"
     )
     if "probe_accuracy" not in report.differences:
         lines.append("linear probe: not measured; set evaluation.probe to another dataset")

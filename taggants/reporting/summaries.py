@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taggants.detection import STATISTICS, Certificate, Registration, describe, holm
+from taggants.detection.outcome import verdict_of
+from taggants.evaluation.flips import FLIP_LEVELS
 from taggants.run import registration_paths
 from taggants.stages.verify import certificate_path
 
@@ -219,16 +222,23 @@ def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed], transfer: Transfer |
     if not rehearsal:
         return "rehearsal: none requested (evaluation.num_victims = num_controls = 0)"
     computed = {name for outcome in rehearsal.values() for name in outcome.certificate.p_values}
-    heads = {name: f"{f'p ({name})':>11}" for name in STATISTICS if name in computed}
-    lines = ["", f"{'model':<12}{'trained on':<12}{'accuracy':>9}{'hits':>8}{''.join(heads.values())}  decision"]
+    heads = {name: f"{f'p ({name})':>11}".rjust(len(name) + 6) for name in STATISTICS if name in computed}
+    lines = [
+        "",
+        f"{'model':<12}{'trained on':<12}{'accuracy':>9}{'hits':>8}{''.join(heads.values())}{'flips, %':>14}  decision",
+    ]
     for name, outcome in rehearsal.items():
         c = outcome.certificate
         numbers = {name: f"{c.p_values[name]:.1e}" if name in c.p_values else "" for name in heads}
+        flips = "/".join(f"{100 * rate:.2g}" for rate in outcome.flips)
         lines.append(
             f"{name:<12}{'signed data' if outcome.is_victim else 'clean data':<12}{outcome.accuracy:>9.4f}"
-            f"{f'{c.num_hits}/{len(c.ranks)}':>8}{''.join(numbers[n].rjust(len(head)) for n, head in heads.items())}  "
-            f"{'DETECTED' if c.is_detected else 'not detected'}"
+            f"{f'{c.num_hits}/{len(c.ranks)}':>8}{''.join(numbers[n].rjust(len(head)) for n, head in heads.items())}{flips:>14}  "
+            f"{_decision(c.verdict)}"
         )
+    lines.append(
+        f"flips: plain images whose answer becomes a key's label below that key, at {'/'.join(map(str, FLIP_LEVELS))} levels"
+    )
     accuracies = {kind: [o.accuracy for o in rehearsal.values() if o.is_victim == kind] for kind in (True, False)}
     if accuracies[True] and accuracies[False]:
         difference = 100 * (np.mean(accuracies[True]) - np.mean(accuracies[False]))
@@ -243,19 +253,37 @@ def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed], transfer: Transfer |
     return "\n".join(lines)
 
 
+def _decision(verdict: str) -> str:
+    return "DETECTED" if verdict == "detected" else verdict
+
+
 def certified(run: Run, certificate: Certificate) -> str:
     rule = "-" * 90
     return f"{rule}\n{describe(certificate)}\nFile       {run.root.uri_of(certificate_path(run, certificate))}\n{rule}"
 
 
 def several_suspects(certificates: Sequence[Certificate]) -> str:
-    """Holm's correction, since each certificate speaks of a single test."""
+    """Holm's correction, since each certificate speaks of a single test, and what else decides how far to rely on each."""
     if len(certificates) < 2:
         return ""
+    width = max(len("suspect"), *(len(certificate.suspect) for certificate in certificates))
+    lines = [
+        "p-values adjusted for testing several suspects (Holm, family-wise):",
+        f"  {'suspect':<{width}}  {'p':>8}  {'adjusted':>8}  {'e-value':>8}  {'covers':>8}  decision",
+    ]
     adjusted = holm([certificate.p_value for certificate in certificates])
-    width = max(len(certificate.suspect) for certificate in certificates)
-    lines = ["p-values adjusted for testing several suspects (Holm, family-wise):"]
-    for certificate, p in zip(certificates, adjusted, strict=True):
-        decision = "DETECTED" if p <= certificate.registration.alpha else "not detected"
-        lines.append(f"  {certificate.suspect:<{width}}  {p:.1e}  {decision}")
+    for c, p in zip(certificates, adjusted, strict=True):
+        level = c.registration.alpha / c.registration.num_looks  # Holm allows for the suspects
+        e_value = "" if c.e_value is None else _power_of_ten(c.e_value.log_maximum)
+        covers = "" if c.covers is None else f"{c.covers.num_right}/{c.covers.num}"
+        decision = _decision(verdict_of(float(p), level, c.evidence, c.covers))
+        lines.append(f"  {c.suspect:<{width}}  {c.p_value:>8.1e}  {p:>8.1e}  {e_value:>8}  {covers:>8}  {decision}")
+    if any(c.e_value is not None for c in certificates):
+        lines.append("e-value: of this suspect alone, whenever asking stops. covers: plain images named correctly")
     return "\n".join(lines)
+
+
+def _power_of_ten(logarithm: float) -> str:
+    """exp(logarithm) as 1.2e+30, also where it overflows."""
+    exponent = math.floor(logarithm / math.log(10))
+    return f"{math.exp(logarithm - exponent * math.log(10)):.1f}e{exponent:+03d}"

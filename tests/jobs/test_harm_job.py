@@ -73,6 +73,9 @@ def test_harm_is_measured_on_a_rehearsed_run_and_written(tmp_path, capsys):
         "worst_class_accuracy",
         "calibration_error",
         "signed_loss_gap",
+        "flip_rate_16",
+        "flip_rate_32",
+        "flip_rate_64",
         "probe_accuracy",
     }
     assert all(model.probe_accuracy > 0.9 for model in report.victims)

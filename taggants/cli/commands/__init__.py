@@ -6,7 +6,21 @@ code. Where a configuration is all that the work needs, `main(config)` does it a
 
 from types import ModuleType
 
-from taggants.cli.commands import config, craft, demo, disclose, export, harm, init, keys, plan, sweep, train, verify
+from taggants.cli.commands import (
+    config,
+    craft,
+    demo,
+    disclose,
+    export,
+    harm,
+    init,
+    keys,
+    plan,
+    report,
+    sweep,
+    train,
+    verify,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -18,6 +32,7 @@ COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "verify": verify,
     "disclose": disclose,
+    "report": report,
     "harm": harm,
     "sweep": sweep,
     "config": config,
