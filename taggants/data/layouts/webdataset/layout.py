@@ -269,7 +269,7 @@ def _beside(root: Root, name: str, start: int) -> dict[str, Any]:
 
 def _hash_changes(source: WebDataset, name: str, rows: Replacements, destination: Root) -> dict[bytes, bytes]:
     """Returns: the changes of hashes that the images of a tar make in what it was exported to."""
-    if not any(new.treatment.hashes != "refuse" for new in rows.values()):
+    if not any(new.storage.hashes != "refuse" for new in rows.values()):
         return {}
     first = source.file_offsets[source.file_names.index(name)]
     ids, exported = [first + row for row in rows], source.at(destination)
