@@ -12,11 +12,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from taggants.data.file_names import IMAGE_SUFFIXES
 from taggants.data.layouts.layout import FILE_NAME, Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
 from taggants.data.layouts.webdataset.source import BoundedHeader, HashedFile, WebDataset
 from taggants.data.signed_images import Replacements, is_replaced, replaced
-from taggants.data.source import IMAGE_SUFFIXES, PIECE_BYTES, DatasetIndex
+from taggants.data.source import PIECE_BYTES, DatasetIndex
 from taggants.data.stored_hashes import end_of_words, with_hashes
 from taggants.errors import InputError
 from taggants.limits import MOST_TEXT_BYTES
