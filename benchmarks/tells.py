@@ -41,7 +41,7 @@ from taggants.data import open_source
 from taggants.data.image_codec import decode_image, is_jpeg
 from taggants.data.jpeg import _DHT, _SOS, _huffman_tables, _segments, jpeg_layout
 from taggants.data.png import PILLOW_DEFAULT, chunks
-from taggants.data.signed_images import Treatment
+from taggants.data.signed_images import ImageStorage
 from taggants.data.source import ImageSource
 from taggants.export import export_dataset
 from taggants.storage import Attributes, Root
@@ -227,7 +227,7 @@ def as_before() -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in {
             "taggants.data.signed_images.png_setting": lambda *_: PILLOW_DEFAULT,
-            "taggants.export.dataset.treatment_of": lambda *_: Treatment(),
+            "taggants.export.dataset.image_storage_of": lambda *_: ImageStorage(),
             "taggants.data.layouts.parquet.layout.ParquetLayout.leaves_traces": lambda *_: False,
             "taggants.storage.s3.S3Store.attributes": lambda *_: Attributes(),
         }.items():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from taggants.errors import InputError
 
@@ -54,10 +56,10 @@ def preset_path(name: str) -> str:
     return str(_PRESETS / f"{name}.yaml")
 
 
-def read_config(given: argparse.Namespace, settings: Sequence[str] = ()) -> Config:
+def read_config(given: argparse.Namespace, fields: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """Returns the configuration that the arguments of `add_config_arguments` name, and prints in its form from now on.
 
-    settings: as those of --set, after them.
+    fields: what arguments of the command's own say, by dotted field, after those of --set; None: the argument was not given.
 
     Raises:
         InputError: as `load_config` and `load_run_config`; or a run folder and a file are given.
@@ -68,7 +70,7 @@ def read_config(given: argparse.Namespace, settings: Sequence[str] = ()) -> Conf
     run_folder = getattr(given, "run_folder", None)
     if run_folder is not None and run_folder.endswith((".yaml", ".yml")):
         given.config, run_folder = run_folder, None
-    settings = [*given.set, *settings]
+    settings = given.set + [f"{field}={json.dumps(value)}" for field, value in fields.items() if value is not None]
     path = given.config if given.preset is None else preset_path(given.preset)
     if run_folder is not None and path is not None:
         raise InputError(f"run folder {run_folder} knows its configuration; leave --config and --preset out")

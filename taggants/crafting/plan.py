@@ -14,7 +14,7 @@ import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +31,41 @@ _ATTEMPT_PATH = re.compile(rf"{_ATTEMPTS}/(\d+)-(\d+)\.parquet")
 _NUM_READERS = 16  # commits are small: reading them is waiting for S3
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
-_Record = TypeVar("_Record", "Plan", "Commit")
+
+
+@functools.cache  # to build one takes a hundred times as long as to read a commit with it
+def _adapter(kind: type[_Record]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is stored as canonical JSON (sorted keys, no spaces); equal records give equal text."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    def to_json(self) -> str:
+        return canonical_json(dataclasses.asdict(self)).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str | None = None) -> Self:
+        """Returns: the record that `to_json` wrote; name: of its file, for the error.
+
+        Raises:
+            InputError: the text is not whole, or is another record.
+        """
+        kind = cls.__name__.lower()
+        try:
+            record: Self = _adapter(cls).validate_json(text)
+            return record
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            reason = f"{field} is missing, unknown or of another type" if field else first["msg"]
+            raise InputError(
+                f"{name or f'The {kind}'} is not a complete {kind} ({reason}); restore it, or delete it and run the command "
+                "again."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -54,7 +88,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(_Record):
     """All that a run is to do, fixed before it starts.
 
     Attributes:
@@ -64,8 +98,6 @@ class Plan:
         surrogate_sha256: of the surrogate's weights.
         shards: the work, each index once.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     config_hash: str
     dataset_fingerprint: str
@@ -82,22 +114,9 @@ class Plan:
         """SHA-256, as 64 hex digits, of `to_json()`, so of the bytes of plan.json."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def to_json(self) -> str:
-        """Returns: the plan as canonical JSON text (sorted keys, no spaces); equal plans give equal text."""
-        return canonical_json(dataclasses.asdict(self)).decode()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Plan:
-        """Returns: the plan that `to_json` wrote.
-
-        Raises:
-            InputError: the text is not whole, or no plan.
-        """
-        return _parse(cls, text, "The plan")
-
 
 @dataclass(frozen=True)
-class Commit:
+class Commit(_Record):
     """The only proof that a shard is done: which attempt file holds its result.
 
     Attributes:
@@ -109,27 +128,12 @@ class Commit:
         num_rows: of its table.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
     plan_hash: str
     shard_index: int
     path: str
     size_bytes: int
     sha256: str
     num_rows: int
-
-    def to_json(self) -> str:
-        """Returns: the commit as canonical JSON text (sorted keys, no spaces)."""
-        return canonical_json(dataclasses.asdict(self)).decode()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Commit:
-        """Returns: the commit that `to_json` wrote.
-
-        Raises:
-            InputError: the text is not whole, or no commit.
-        """
-        return _parse(cls, text, "The commit")
 
 
 class RunFolder:
@@ -159,7 +163,7 @@ class RunFolder:
         Raises:
             InputError: there is none, or it is damaged.
         """
-        return _parse(Plan, self.root.read_bytes(_PLAN), self.root.uri_of(_PLAN))
+        return Plan.from_json(self.root.read_bytes(_PLAN), self.root.uri_of(_PLAN))
 
     def write_attempt(self, plan_hash: str, shard: Shard, attempt: int, table: pa.Table) -> Commit:
         """Writes the result of one attempt at a shard; only `commit` makes it count.
@@ -228,7 +232,7 @@ class RunFolder:
         commits: dict[int, Commit] = {}
         for path, content in zip(paths, contents, strict=True):
             uri = self.root.uri_of(path)
-            commit = _parse(Commit, content, uri)
+            commit = Commit.from_json(content, uri)
             if commit.plan_hash != plan.plan_hash:
                 raise InputError(
                     f"{uri} belongs to plan {commit.plan_hash}, but this run has {plan.plan_hash}; delete it, or move "
@@ -275,20 +279,3 @@ class RunFolder:
 
 def _commit_path(shard_index: int) -> str:
     return f"{_COMMITS}/{shard_index:05d}.json"
-
-
-# Once: to build one takes a hundred times as long as to read a commit with it.
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Plan, Commit)}
-
-
-def _parse(kind: type[_Record], text: str | bytes, name: str) -> _Record:
-    try:
-        record: _Record = _ADAPTERS[kind].validate_json(text)
-        return record
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        raise InputError(
-            f"{name} is not a complete {kind.__name__.lower()} ({where}{first['msg']}); "
-            "restore it, or delete it and run the command again."
-        ) from None

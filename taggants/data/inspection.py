@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from taggants.data import open_source
+from taggants.data.file_names import IMAGE_SUFFIXES, suffix_of
 from taggants.data.image_codec import open_picture
 from taggants.data.layouts import LAYOUTS
 from taggants.data.layouts.parquet.source import ParquetSource, json_metadata, label_feature_of
-from taggants.data.source import IMAGE_SUFFIXES, ImageSource, suffix_of
+from taggants.data.source import ImageSource
 from taggants.errors import InputError
 from taggants.storage import Root, damage_named
 

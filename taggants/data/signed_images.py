@@ -28,8 +28,8 @@ Signed: TypeAlias = Mapping[int, NDArray[np.uint8]]  # images [C, H, W] by sampl
 
 
 @dataclass(frozen=True)
-class Treatment:
-    """What an export does to images and what lies beside them, so that those which are signed do not stand out.
+class ImageStorage:
+    """How an export stores images and what lies beside them, so that those which are signed do not stand out.
 
     Attributes:
         png_settings: of the encoders that wrote the dataset's PNG, the likeliest first.
@@ -56,11 +56,11 @@ class Replacement:
     """What takes the place of one image: pixels, uint8 [C, H, W], or None for its own, and how they are stored."""
 
     pixels: NDArray[np.uint8] | None
-    treatment: Treatment
+    storage: ImageStorage
 
     def hash_changes(self, original: bytes, data: bytes) -> dict[bytes, bytes]:
         """Returns: by hash of the original what stands for it beside `data`, which takes its place."""
-        return changed_hashes(original, data, self.treatment.hashes)
+        return changed_hashes(original, data, self.storage.hashes)
 
 
 Replacements: TypeAlias = Mapping[int, Replacement]  # by row in a file
@@ -68,25 +68,25 @@ Replacements: TypeAlias = Mapping[int, Replacement]  # by row in a file
 
 def replaced(original: bytes, new: Replacement) -> bytes:
     """Returns: the file that takes the place of its original: like it, and in the channels of that."""
-    treatment = new.treatment
-    like = without_credentials(original) if treatment.strips_credentials else original
+    storage = new.storage
+    like = without_credentials(original) if storage.strips_credentials else original
     is_png = plain_png_shape(like) is not None
     if new.pixels is None:
-        if not (treatment.reencodes_png and is_png):
+        if not (storage.reencodes_png and is_png):
             return like
         return encode_png(decode_image(like), like, PILLOW_DEFAULT)
     setting = None
     if is_png:
-        setting = PILLOW_DEFAULT if treatment.reencodes_png else png_setting(original, treatment.png_settings)
+        setting = PILLOW_DEFAULT if storage.reencodes_png else png_setting(original, storage.png_settings)
     return encode_like(new.pixels[: replaceable_shape(like)[0]], like, setting)
 
 
 def is_replaced(original: bytes, data: bytes, new: Replacement) -> bool:
-    """Returns: whether `data` is the original but for the pixels and what the treatment changes, and reads as the image does
+    """Returns: whether `data` is the original but for the pixels and what `new.storage` changes, and reads as the image does
     once it is stored there."""
     try:
-        like = without_credentials(original) if new.treatment.strips_credentials else original
-        if new.pixels is None and not (new.treatment.reencodes_png and plain_png_shape(like) is not None):
+        like = without_credentials(original) if new.storage.strips_credentials else original
+        if new.pixels is None and not (new.storage.reencodes_png and plain_png_shape(like) is not None):
             return data == like
         # By pixels, not bytes: another version of the encoder may write the same pixels otherwise.
         expected = decode_image(like) if new.pixels is None else new.pixels[: replaceable_shape(like)[0]]

@@ -7,20 +7,20 @@ readers of a JPEG see is therefore not the signed image itself but its decoded f
 from __future__ import annotations
 
 from taggants.export.dataset import export_dataset, read_signed
+from taggants.export.image_storage import PNG_WRITTEN_ANEW, StoragePolicy, image_storage_of
 from taggants.export.manifest import MANIFEST_PATH, ExportedFile, ExportManifest, read_manifest, verify_export
 from taggants.export.originals import originals_of
-from taggants.export.treatment import PNG_WRITTEN_ANEW, Disguise, treatment_of
 
 __all__ = [
     "MANIFEST_PATH",
     "PNG_WRITTEN_ANEW",
-    "Disguise",
     "ExportManifest",
     "ExportedFile",
+    "StoragePolicy",
     "export_dataset",
+    "image_storage_of",
     "originals_of",
     "read_manifest",
     "read_signed",
-    "treatment_of",
     "verify_export",
 ]

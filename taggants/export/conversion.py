@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 
 from taggants.data.image_codec import encoding_of, is_jpeg
 from taggants.data.layouts import Layout, Sample
-from taggants.data.signed_images import Replacement, Signed, Treatment, replaced
+from taggants.data.signed_images import ImageStorage, Replacement, Signed, replaced
 from taggants.data.source import DatasetIndex, ImageSource
 from taggants.errors import InputError
 from taggants.export.manifest import ExportedFile
@@ -27,7 +27,7 @@ _NUM_THREADS = 16
 def convert(
     source: ImageSource,
     signed: Signed,
-    treatment: Treatment,
+    storage: ImageStorage,
     destination: Root,
     layout: Layout[Any],
     advance: Callable[[int], None],
@@ -47,7 +47,7 @@ def convert(
         RuntimeError: a file does not read back as intended.
     """
     index = source.index()
-    files = layout.new_files(index, _samples(source, index, signed, treatment))
+    files = layout.new_files(index, _samples(source, index, signed, storage))
     one_time = Attributes(modified_ns=time.time_ns())  # of all files: signed images take longer
     present = {} if only_hash else destination.sizes()
 
@@ -85,12 +85,12 @@ def convert(
     return tuple(sorted(exported, key=lambda file: layout.reading_order(file.path)))
 
 
-def _samples(source: ImageSource, index: DatasetIndex, signed: Signed, treatment: Treatment) -> Iterator[Sample]:
+def _samples(source: ImageSource, index: DatasetIndex, signed: Signed, storage: ImageStorage) -> Iterator[Sample]:
     """Yields: every sample with its image signed or as it is, by sample id."""
     for sample_id, original in enumerate(source.encoded_in_order()):
         data = original
-        if sample_id in signed or treatment.of_all_rows:
-            data = replaced(original, Replacement(signed.get(sample_id), treatment))
+        if sample_id in signed or storage.of_all_rows:
+            data = replaced(original, Replacement(signed.get(sample_id), storage))
         suffix = "jpg" if is_jpeg(data) else _SUFFIXES.get(encoding_of(data))
         if suffix is None:
             raise InputError(

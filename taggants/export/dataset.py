@@ -14,6 +14,7 @@ from taggants.data.signed_images import Signed
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
 from taggants.export.conversion import convert
+from taggants.export.image_storage import DEFAULT, StoragePolicy, image_storage_of
 from taggants.export.manifest import (
     MANIFEST_PATH,
     ExportedFile,
@@ -25,7 +26,6 @@ from taggants.export.manifest import (
 )
 from taggants.export.originals import check_signed
 from taggants.export.rewriting import check_complete, refuse_unsigned_files, write_files
-from taggants.export.treatment import DEFAULT, Disguise, treatment_of
 from taggants.storage import Root
 
 
@@ -36,7 +36,7 @@ def export_dataset(
     *,
     layout: str | None = None,
     private: bool = False,
-    disguise: Disguise = DEFAULT,
+    policy: StoragePolicy = DEFAULT,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ExportManifest:
     """Writes a dataset with its signed images in place of the originals, reads every file back, then writes the manifest.
@@ -57,7 +57,7 @@ def export_dataset(
         destination: the folder to write, without other files.
         layout: a name in `LAYOUTS`; None for that of the source.
         private: list the signed sample ids in the manifest, and let only the owner read that (mode 0600, local only).
-        disguise: what may be done so that signed images do not stand out.
+        policy: how images may be stored, so that signed ones do not stand out.
         on_progress: called with (rows done, all rows) after each row group, copied file or few images.
 
     Returns: the manifest.
@@ -79,7 +79,7 @@ def export_dataset(
     check_signed(source, signed)
     advance = _counter(source.num_rows, on_progress)
     source_fingerprint = source.index().fingerprint
-    treatment = treatment_of(source, sorted(int(i) for i in signed), disguise, new_name)
+    storage = image_storage_of(source, sorted(int(i) for i in signed), policy, new_name)
     class_names = source.index().class_names if new_layout is not old_layout else None
     files: tuple[ExportedFile, ...]
     if is_complete:
@@ -93,16 +93,16 @@ def export_dataset(
         if is_complete:
             # Unsigned originals beside it, say, would be read as a part of it.
             _refuse_other_files(destination, own_names)
-            check_complete(source, signed, treatment, destination, files)
+            check_complete(source, signed, storage, destination, files)
         else:
             _refuse_other_files(destination, own_names)
             refuse_unsigned_files(source, signed, destination)
-            files = write_files(source, signed, treatment, destination, advance)
+            files = write_files(source, signed, storage, destination, advance)
     else:
         new_layout.check_can_hold(source.index())
         if is_complete:
             _refuse_other_files(destination, lambda: {file.path for file in files})
-            if convert(source, signed, treatment, destination, new_layout, advance, only_hash=True) != files:
+            if convert(source, signed, storage, destination, new_layout, advance, only_hash=True) != files:
                 raise InputError(
                     f"{destination.uri} holds an export with other signed images or of other versions of Pillow or "
                     "pyarrow; give an empty folder."
@@ -112,7 +112,7 @@ def export_dataset(
             _refuse_other_files(
                 destination, lambda: {path for path in destination.list() if new_layout.is_new_file(path)}
             )
-            files = convert(source, signed, treatment, destination, new_layout, advance)
+            files = convert(source, signed, storage, destination, new_layout, advance)
             _refuse_other_files(destination, lambda: {file.path for file in files})
     manifest = ExportManifest(
         layout=new_name,
@@ -121,7 +121,7 @@ def export_dataset(
         num_rows=sum(file.num_rows for file in files),
         files=files,
         class_names=class_names,
-        written_anew=treatment.of_all_rows,
+        written_anew=storage.of_all_rows,
         signed_sample_ids=tuple(sorted(int(i) for i in signed)) if private else None,
     )
     destination.remove_leftovers("")

@@ -41,7 +41,7 @@ class ExportManifest:
         files: the files, in the order of the sample ids.
         class_names: names by label of an export to another layout than the source's, if the source has names: tars have
             no place of their own for them.
-        written_anew: what was done to all images, signed or not: "png", "credentials", "hashes"; see `Treatment`.
+        written_anew: what was done to all images, signed or not: "png", "credentials", "hashes"; see `ImageStorage`.
         signed_sample_ids: which rows of the source were changed, rising. Only in a private manifest: who has it can undo
             the signing.
     """

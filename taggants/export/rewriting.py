@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, TypeAlias, cast
 
 from taggants.data.layouts import layout_of
-from taggants.data.signed_images import Replacement, Replacements, Signed, Treatment
+from taggants.data.signed_images import ImageStorage, Replacement, Replacements, Signed
 from taggants.data.source import ImageSource, dataset_fingerprint, hash_now
 from taggants.errors import InputError
 from taggants.export.manifest import ExportedFile
@@ -50,13 +50,13 @@ class HashedSink(io.RawIOBase):
 class _RowsOfFile(Mapping[int, Replacement]):
     """The new images of one file by row, each fetched when it is asked for."""
 
-    def __init__(self, signed: Signed, treatment: Treatment, sample_ids: Iterable[int], first: int) -> None:
+    def __init__(self, signed: Signed, storage: ImageStorage, sample_ids: Iterable[int], first: int) -> None:
         self._signed = signed
-        self._treatment = treatment
+        self._storage = storage
         self._sample_ids = {sample_id - first: sample_id for sample_id in sample_ids}
 
     def __getitem__(self, row: int) -> Replacement:
-        return Replacement(self._signed.get(self._sample_ids[row]), self._treatment)
+        return Replacement(self._signed.get(self._sample_ids[row]), self._storage)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._sample_ids)
@@ -65,7 +65,7 @@ class _RowsOfFile(Mapping[int, Replacement]):
         return len(self._sample_ids)
 
 
-def files_with_rows(source: ImageSource, signed: Signed, treatment: Treatment, *, every: bool) -> Iterator[_Task]:
+def files_with_rows(source: ImageSource, signed: Signed, storage: ImageStorage, *, every: bool) -> Iterator[_Task]:
     """Yields: per file its name, number of rows and new images by row in it; every: of all rows."""
     sample_ids: Sequence[int] = sorted(int(i) for i in signed)
     if every:
@@ -73,14 +73,14 @@ def files_with_rows(source: ImageSource, signed: Signed, treatment: Treatment, *
     first = 0
     for name, num_rows in layout_of(source).files(source):
         start, end = (bisect.bisect_left(sample_ids, edge) for edge in (first, first + num_rows))
-        yield name, num_rows, _RowsOfFile(signed, treatment, sample_ids[start:end], first)
+        yield name, num_rows, _RowsOfFile(signed, storage, sample_ids[start:end], first)
         first += num_rows
 
 
 def write_files(
     source: ImageSource,
     signed: Signed,
-    treatment: Treatment,
+    storage: ImageStorage,
     destination: Root,
     advance: Callable[[int], None],
 ) -> tuple[ExportedFile, ...]:
@@ -113,8 +113,8 @@ def write_files(
         advance(num_rows)
         return exported, exported.sha256
 
-    every = bool(treatment.of_all_rows) or layout_of(source).leaves_traces(source)
-    tasks = files_with_rows(source, signed, treatment, every=every)
+    every = bool(storage.of_all_rows) or layout_of(source).leaves_traces(source)
+    tasks = files_with_rows(source, signed, storage, every=every)
     layout = layout_of(source)
     if layout.is_written_in_order:
         answers = map_in_order(finish, map(begin, tasks), num_threads=layout.num_threads)
@@ -190,7 +190,7 @@ def refuse_unsigned_files(source: ImageSource, signed: Signed, destination: Root
     InputError: a file to be rewritten is there unsigned: the destination is the source by another name.
     """
     present = destination.sizes()
-    for name, _, rows in files_with_rows(source, signed, Treatment(), every=False) if present else ():
+    for name, _, rows in files_with_rows(source, signed, ImageStorage(), every=False) if present else ():
         if (
             rows
             and name in present
@@ -201,7 +201,7 @@ def refuse_unsigned_files(source: ImageSource, signed: Signed, destination: Root
 
 
 def check_complete(
-    source: ImageSource, signed: Signed, treatment: Treatment, destination: Root, files: tuple[ExportedFile, ...]
+    source: ImageSource, signed: Signed, storage: ImageStorage, destination: Root, files: tuple[ExportedFile, ...]
 ) -> None:
     """Checks that the files of a complete export, which are as its manifest says, are those of this one.
 
@@ -212,7 +212,7 @@ def check_complete(
     originals: list[tuple[str, str, int]] = []
     expected = list(
         files_with_rows(
-            source, signed, treatment, every=bool(treatment.of_all_rows) or layout_of(source).leaves_traces(source)
+            source, signed, storage, every=bool(storage.of_all_rows) or layout_of(source).leaves_traces(source)
         )
     )
     if [(name, num_rows) for name, num_rows, _ in expected] != [(file.path, file.num_rows) for file in files]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from taggants.evaluation.transfer import Transfer
     from taggants.export import ExportManifest
     from taggants.run import Run
-    from taggants.stages.export import ExportResult
+    from taggants.stages.export import ExportCopy, ExportResult
     from taggants.sweep.stages import Sweep
     from taggants.training.job import TrainedModel
 
@@ -188,12 +188,12 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def exported_again(destination: str, manifest: ExportManifest, num_signed: int, left_out: Sequence[str] = ()) -> str:
-    """left_out: columns or members of the source that the layout has no place for."""
-    dropped = f"\nexport: left out, as this layout has no place for them: {', '.join(left_out)}" if left_out else ""
+def exported_again(copy: ExportCopy) -> str:
+    manifest, left_out = copy.manifest, ", ".join(copy.left_out)
+    dropped = f"\nexport: left out, as this layout has no place for them: {left_out}" if left_out else ""
     return (
-        f"export: {destination}, {manifest.num_rows:,} rows in {len(manifest.files):,} files ({manifest.layout}), "
-        f"{num_signed:,} signed, re-read and checked{_written_anew(manifest)}\n"
+        f"export: {copy.destination.uri}, {manifest.num_rows:,} rows in {len(manifest.files):,} files ({manifest.layout}), "
+        f"{copy.num_signed:,} signed, re-read and checked{_written_anew(manifest)}\n"
         f"export: fingerprint {manifest.fingerprint}{dropped}"
     )
 

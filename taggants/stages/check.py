@@ -15,11 +15,11 @@ from taggants.data.fitness import fit_in_words
 from taggants.data.layouts import layout_of
 from taggants.data.source import DatasetIndex
 from taggants.errors import InputError
-from taggants.export import PNG_WRITTEN_ANEW, treatment_of
+from taggants.export import PNG_WRITTEN_ANEW, image_storage_of
 from taggants.models import check_model
 from taggants.reporting.progress import say
 from taggants.run import Run, model_spec, signing_size
-from taggants.stages.crafting_settings import augmentation_of, disguise_of
+from taggants.stages.crafting_settings import augmentation_of, storage_policy_of
 from taggants.storage import Root
 
 _NUM_SIZES_CHECKED = 16
@@ -50,7 +50,7 @@ def check(run: Run) -> None:
         say(f"data    left out by their names, as torchvision and WebDataset do: {listed}")
     for line in fit_in_words(run.fitness, run.index.num_rows):
         say(f"data    {line}")
-    if treatment_of(source, None, disguise_of(config), source.layout).reencodes_png:
+    if image_storage_of(source, None, storage_policy_of(config), source.layout).reencodes_png:
         say(f"check: {PNG_WRITTEN_ANEW}")
     check_class_sizes(run.index.labels, run.index.num_classes, signing_size(run), run.fitness.is_fit)
     assert run.key_spec.num_classes == run.index.num_classes

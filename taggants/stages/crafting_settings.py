@@ -15,7 +15,7 @@ from taggants.augmentation import (
 from taggants.config import Config, CraftingConfig
 from taggants.crafting.shard import Hardware, Perception
 from taggants.crafting.signing_set import Optimisation
-from taggants.export import Disguise
+from taggants.export import StoragePolicy
 from taggants.perturbation import epsilon_levels
 
 
@@ -69,9 +69,9 @@ def optimisation_of(config: Config, image_size: int) -> Optimisation:
     )
 
 
-def disguise_of(config: Config) -> Disguise:
-    """Returns what the export may do so that signed images do not stand out."""
-    return Disguise(config.export.png, config.export.hashes, config.export.credentials)
+def storage_policy_of(config: Config) -> StoragePolicy:
+    """Returns how the export may store images, so that signed ones do not stand out."""
+    return StoragePolicy(config.export.png, config.export.hashes, config.export.credentials)
 
 
 def hardware_of(crafting: CraftingConfig) -> Hardware:

@@ -18,7 +18,7 @@ from taggants.perturbation.perceptual import ImageQuality, image_quality
 from taggants.reporting.contact_sheet import draw_contact_sheet
 from taggants.reporting.progress import stage
 from taggants.run import Run
-from taggants.stages.crafting_settings import disguise_of
+from taggants.stages.crafting_settings import storage_policy_of
 from taggants.storage import Root
 
 
@@ -38,20 +38,10 @@ class ExportResult:
 
 def export(run: Run, plan: Plan) -> ExportResult:
     """Writes and checks `signed/`, the dataset to publish, and draws the contact sheet beside it."""
-    sets = read_signed_sets(run, plan)
-    images: dict[int, NDArray[np.uint8]] = {}
-    for signed_set in sets:
-        images |= signed_set.images
+    sets = _read_signed_sets(run, plan)
+    images = _images_in(sets)
     destination = run.root.child("signed")
-    with stage("export", run.index.num_rows, "rows") as advance:
-        manifest = export_dataset(
-            run.sources[0],
-            images,
-            destination,
-            private=run.config.output.private_manifest,
-            disguise=disguise_of(run.config),
-            on_progress=lambda done, total: advance(done, ""),
-        )
+    manifest = _write(run, images, destination, layout=None)
     ids = sorted(images)
     originals = run.sources[0].read_sized(ids)
     levels = max(_largest_change(original, images[i]) for original, i in zip(originals, ids, strict=True))
@@ -75,7 +65,56 @@ def export(run: Run, plan: Plan) -> ExportResult:
     )
 
 
-def read_signed_sets(run: Run, plan: Plan) -> list[SignedSet]:
+@dataclass(frozen=True)
+class ExportCopy:
+    """left_out: columns or members of the source that the layout of the copy has no place for."""
+
+    destination: Root
+    manifest: ExportManifest
+    num_signed: int
+    left_out: tuple[str, ...]
+
+
+def export_copy(run: Run) -> ExportCopy:
+    """Writes and checks the signed dataset once more, at `export.destination` and in `export.layout`; crafts nothing.
+
+    Raises:
+        InputError: no destination is set, a shard is not crafted yet, or the dataset changed since.
+    """
+    settings, source = run.config.export, run.sources[0]
+    if settings.destination is None:
+        raise InputError("export.destination is not set; name an empty folder: --to s3://bucket/prefix")
+    destination = Root(settings.destination)
+    if not run.root.exists("plan.json"):
+        raise InputError(f"run folder {run.root.uri} has no plan; run `taggants craft` with this configuration first")
+    plan = run.folder.read_plan()
+    images = _images_in(_read_signed_sets(run, plan))
+    if run.index.fingerprint != plan.dataset_fingerprint:
+        raise InputError(f"the dataset in {source.root.uri} changed since it was signed; restore it")
+    manifest = _write(run, images, destination, settings.layout)
+    left_out = () if manifest.layout == source.layout else source.extras
+    return ExportCopy(destination, manifest, len(images), tuple(left_out))
+
+
+def _write(run: Run, images: Mapping[int, NDArray[np.uint8]], destination: Root, layout: str | None) -> ExportManifest:
+    with stage("export", run.index.num_rows, "rows") as advance:
+        return export_dataset(
+            run.sources[0],
+            images,
+            destination,
+            layout=layout,
+            private=run.config.output.private_manifest,
+            policy=storage_policy_of(run.config),
+            on_progress=lambda done, total: advance(done, ""),
+        )
+
+
+def _images_in(sets: Sequence[SignedSet]) -> dict[int, NDArray[np.uint8]]:
+    """By sample id."""
+    return {sample_id: image for signed_set in sets for sample_id, image in signed_set.images.items()}
+
+
+def _read_signed_sets(run: Run, plan: Plan) -> list[SignedSet]:
     """Returns the crafted sets of all shards in plan order, each checked against its commit.
 
     Raises:

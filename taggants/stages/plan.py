@@ -13,13 +13,13 @@ from taggants.crafting.plan import Plan, Shard
 from taggants.crafting.selection import drawn_from_top, random_priorities, signing_sets
 from taggants.data.fitness import problem_of
 from taggants.data.image_codec import replaceable_shape
-from taggants.export import originals_of, treatment_of
+from taggants.export import image_storage_of, originals_of
 from taggants.keys import KeySet
 from taggants.limits import MOST_CANVAS_BYTES
 from taggants.reporting.progress import say, stage
 from taggants.run import Run, signing_size
 from taggants.seeds import hash_seed
-from taggants.stages.crafting_settings import disguise_of
+from taggants.stages.crafting_settings import storage_policy_of
 from taggants.stages.model_training import all_checkpoints
 from taggants.storage import Root
 from taggants.training.job import TrainedModel
@@ -41,7 +41,9 @@ def make_plan(
     priorities = _priorities(run, surrogates if clean_surrogates is None else clean_surrogates)
     sets = _fit_signing_sets(run, priorities)
     signed = np.sort(np.concatenate(sets)).tolist()
-    treatment_of(run.sources[0], signed, disguise_of(config), run.sources[0].layout)  # before the work of crafting
+    image_storage_of(
+        run.sources[0], signed, storage_policy_of(config), run.sources[0].layout
+    )  # before the work of crafting
     shards = tuple(
         Shard(index, index, tuple(int(i) for i in ids), seed=hash_seed(config.seed, 1, index))
         for index, ids in enumerate(sets)

@@ -50,8 +50,8 @@ def test_run_knows_its_configuration_wherever_it_is_named_from(made, run_folder,
     assert "p-values adjusted for testing several suspects" in shown
     assert main(["train", str(run_folder), "--role", "control", "--index", "0"]) == 0
     assert "found done" in capsys.readouterr().out
-    assert main(["export", str(run_folder), "--to", str(elsewhere / "again"), "--layout", "webdataset"]) == 0
-    assert list((elsewhere / "again").glob("*.tar"))
+    assert main(["export", str(run_folder), "--to", str(elsewhere / "no: 1 #"), "--layout", "webdataset"]) == 0
+    assert list((elsewhere / "no: 1 #").glob("*.tar"))
     assert main(["harm", str(run_folder)]) == 0
     assert (run_folder / "harm.json").exists()
     assert not (elsewhere / "runs").exists()

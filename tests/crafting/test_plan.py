@@ -221,7 +221,7 @@ def test_commit_of_another_form_is_refused(run_folder: RunFolder, tmp_path: Path
     run_folder.commit(attempt(run_folder, PLAN.shards[0]))
     path = tmp_path / "commits" / "00000.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "num_rows": "2"}))
-    with pytest.raises(InputError, match=r"commits/00000\.json is not a complete commit \(num_rows: "):
+    with pytest.raises(InputError, match=r"commits/00000\.json is not a complete commit \(num_rows is missing"):
         run_folder.read_commits()
 
 

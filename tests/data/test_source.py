@@ -17,8 +17,9 @@ import torchvision.transforms.v2.functional as reference
 from PIL import Image
 
 from taggants.data import open_source
+from taggants.data.file_names import files_or_prefix
 from taggants.data.image_codec import encode_png
-from taggants.data.source import ImageSource, dataset_fingerprint, files_or_prefix, resize_and_crop
+from taggants.data.source import ImageSource, dataset_fingerprint, resize_and_crop
 from taggants.errors import InputError
 from taggants.storage import Root
 from tests.s3_server import S3Server

@@ -20,7 +20,7 @@ from taggants.data.layouts.parquet.delta import read_delta, write_delta
 from taggants.data.layouts.parquet.layout import ParquetLayout
 from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.layouts.parquet.thrift import read_struct, write_struct
-from taggants.data.signed_images import Replacement, Treatment
+from taggants.data.signed_images import ImageStorage, Replacement
 from taggants.errors import InputError
 from taggants.export import export_dataset
 from taggants.storage import Root
@@ -245,7 +245,7 @@ def test_long_images_lose_their_bounds_as_arrow_leaves_them_out(tmp_path: Path) 
     sink = io.BytesIO()
     layout, parquet = ParquetLayout(), ParquetSource(root, "")
     noise = np.random.default_rng(0).integers(0, 256, (3, 4, 4), dtype=np.uint8)
-    list(layout.rewrite(parquet, "a.parquet", {1: Replacement(noise, Treatment())}, sink))
+    list(layout.rewrite(parquet, "a.parquet", {1: Replacement(noise, ImageStorage())}, sink))
     assert pq.ParquetFile(sink).metadata.row_group(0).column(0).statistics.has_min_max
 
 

@@ -22,7 +22,7 @@ from taggants.data import open_source
 from taggants.data.image_codec import decode_image
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
-from taggants.export import Disguise, export_dataset, verify_export
+from taggants.export import StoragePolicy, export_dataset, verify_export
 from taggants.storage import Root
 from tests.export.datasets import pixels, tar_of
 from tests.s3_server import S3Server
@@ -91,7 +91,7 @@ def images_of(source: ImageSource) -> list[bytes]:
 def test_png_of_an_unknown_encoder_are_all_written_alike(tmp_path: Path, destination: Root) -> None:
     source = folder_of(Root(str(tmp_path / "source")), [*SEARCHED[:6], *LIBPNG[6:]])
     with pytest.raises(InputError, match=r"PNG of an encoder that cannot be imitated.*set export.png=auto"):
-        export_dataset(source, SIGNED, destination, disguise=Disguise(png="like_original"))
+        export_dataset(source, SIGNED, destination, policy=StoragePolicy(png="like_original"))
     manifest = export_dataset(source, SIGNED, destination)
     assert manifest.written_anew == ("png",)
     assert verify_export(destination) == manifest
@@ -103,8 +103,8 @@ def test_png_of_an_unknown_encoder_are_all_written_alike(tmp_path: Path, destina
     assert export_dataset(source, SIGNED, destination) == manifest
     known = folder_of(Root(str(tmp_path / "known")), LIBPNG)
     assert export_dataset(known, SIGNED, Root(str(tmp_path / "like"))).written_anew == ()
-    anew = Disguise(png="reencode_all")
-    assert export_dataset(known, SIGNED, Root(str(tmp_path / "anew")), disguise=anew).written_anew == ("png",)
+    anew = StoragePolicy(png="reencode_all")
+    assert export_dataset(known, SIGNED, Root(str(tmp_path / "anew")), policy=anew).written_anew == ("png",)
 
 
 def with_box(png_or_jpeg: bytes) -> bytes:
@@ -123,15 +123,15 @@ def test_content_credentials_are_refused_or_removed_from_all(
     source = folder_of(Root(str(tmp_path / "source")), list(map(with_box, plain)))
     with pytest.raises(InputError, match=r"content credentials .*set export.credentials=strip"):
         export_dataset(source, SIGNED, destination, layout=layout)
-    strip = Disguise(credentials="strip")
-    manifest = export_dataset(source, SIGNED, destination, layout=layout, disguise=strip)
+    strip = StoragePolicy(credentials="strip")
+    manifest = export_dataset(source, SIGNED, destination, layout=layout, policy=strip)
     assert manifest.written_anew == ("credentials",)
     exported = open_source(layout or "imagefolder", destination, "", channels=3)
     clean = folder_of(Root(str(tmp_path / "clean")), plain)
     without = Root(str(tmp_path / "without"))
     export_dataset(clean, SIGNED, without, layout=layout)
     assert images_of(exported) == images_of(open_source(layout or "imagefolder", without, "", channels=3))
-    assert export_dataset(source, SIGNED, destination, layout=layout, disguise=strip) == manifest
+    assert export_dataset(source, SIGNED, destination, layout=layout, policy=strip) == manifest
 
 
 def forms(data: bytes) -> dict[str, Any]:
@@ -164,15 +164,15 @@ def test_hashes_in_columns_are_recomputed_or_blanked(policy: Any, tmp_path: Path
     source = open_source("parquet", root, "", channels=3)
     with pytest.raises(InputError, match=r"column \w+ of Row 0 .* holds the image's .*set export.hashes to recompute"):
         export_dataset(source, SIGNED, destination)
-    disguise = Disguise(hashes=policy)
-    manifest = export_dataset(source, SIGNED, destination, disguise=disguise)
+    allowed = StoragePolicy(hashes=policy)
+    manifest = export_dataset(source, SIGNED, destination, policy=allowed)
     assert manifest.written_anew == (("hashes",) if policy == "strip" else ())
     for row in destination.read_table("a.parquet").to_pylist() + destination.read_table("b.parquet").to_pylist():
         data = row["image"]["bytes"]
         wanted = forms(data) if policy == "recompute" else ZEROS
         assert {key: row[key] for key in ZEROS} == wanted
         assert row["image"]["path"].startswith(hashlib.sha1(data).hexdigest() if policy == "recompute" else "0" * 40)
-    assert export_dataset(source, SIGNED, destination, disguise=disguise) == manifest
+    assert export_dataset(source, SIGNED, destination, policy=allowed) == manifest
     # In another layout nothing that lies beside the images is kept.
     assert export_dataset(source, SIGNED, Root(str(tmp_path / "tar")), layout="webdataset").written_anew == ()
 
@@ -202,7 +202,7 @@ def test_hashes_in_tars_are_recomputed_or_blanked(policy: Any, place: str, tmp_p
         InputError, match=r"holds the image's sha256, which signed images would fail; set export.hashes"
     ):
         export_dataset(source, SIGNED, destination)
-    manifest = export_dataset(source, SIGNED, destination, disguise=Disguise(hashes=policy))
+    manifest = export_dataset(source, SIGNED, destination, policy=StoragePolicy(hashes=policy))
     assert verify_export(destination) == manifest
     exported = source.at(destination)
     images = images_of(exported)
@@ -214,7 +214,7 @@ def test_hashes_in_tars_are_recomputed_or_blanked(policy: Any, place: str, tmp_p
             text = archive.extractfile(f"{i}.sha256").read().decode()  # type: ignore[union-attr]
             pax = archive.getmember(f"{i}.png").pax_headers
             assert {"json": beside["sha256"], "text": text, "pax": pax.get("sha")}[place] == wanted
-    assert export_dataset(source, SIGNED, destination, disguise=Disguise(hashes=policy)) == manifest
+    assert export_dataset(source, SIGNED, destination, policy=StoragePolicy(hashes=policy)) == manifest
 
 
 def test_names_made_of_hashes_are_refused(tmp_path: Path, destination: Root) -> None:
@@ -224,7 +224,7 @@ def test_names_made_of_hashes_are_refused(tmp_path: Path, destination: Root) -> 
     source = open_source("imagefolder", root, "", channels=3)
     for hashes in ("refuse", "strip"):
         with pytest.raises(InputError, match=r"the file name of .* holds the image's md5.*name the images otherwise"):
-            export_dataset(source, SIGNED, destination, disguise=Disguise(hashes=hashes))
+            export_dataset(source, SIGNED, destination, policy=StoragePolicy(hashes=hashes))
     assert export_dataset(source, SIGNED, destination, layout="parquet").written_anew == ()
     names = [
         (f"{hashlib.md5(data).hexdigest()}.{end}", content)

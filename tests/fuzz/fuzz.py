@@ -105,14 +105,14 @@ def _jpegs() -> list[bytes]:
 def _read_image(data: bytes, folder: Path) -> object:
     from taggants.data.fitness import problem_of
     from taggants.data.image_codec import decode_image
-    from taggants.data.signed_images import Replacement, Treatment, is_replaced, replaced
+    from taggants.data.signed_images import ImageStorage, Replacement, is_replaced, replaced
 
     for channels in (1, 3):
         decode_image(data, channels)
     if problem_of(data, None) is None:
         pixels = 255 - decode_image(data)
-        for treatment in (Treatment(), Treatment(reencodes_png=True, strips_credentials=True)):
-            new = Replacement(pixels, treatment)
+        for storage in (ImageStorage(), ImageStorage(reencodes_png=True, strips_credentials=True)):
+            new = Replacement(pixels, storage)
             is_replaced(data, replaced(data, new), new)
     return None
 
@@ -160,7 +160,7 @@ def _read_dataset(layout_name: str, suffix: str) -> Callable[[bytes, Path], obje
         from taggants.data import open_source
         from taggants.data.fitness import fitness_of
         from taggants.data.layouts import layout_of
-        from taggants.data.signed_images import Replacement, Treatment
+        from taggants.data.signed_images import ImageStorage, Replacement
         from taggants.storage import Root
 
         root = Root(str(folder))
@@ -172,7 +172,7 @@ def _read_dataset(layout_name: str, suffix: str) -> Callable[[bytes, Path], obje
         fit = np.flatnonzero(fitness_of(source).is_fit).tolist()
         for sample_id in fit[:1]:
             image = source.read_sized([sample_id])[0]
-            rows = {sample_id: Replacement(255 - image, Treatment(hashes="recompute"))}
+            rows = {sample_id: Replacement(255 - image, ImageStorage(hashes="recompute"))}
             with (folder / "out").open("wb") as sink:
                 for _ in layout.rewrite(source, f"a{suffix}", rows, sink):
                     pass

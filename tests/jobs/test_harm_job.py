@@ -47,13 +47,12 @@ def test_harm_is_measured_on_a_rehearsed_run_and_written(tmp_path, capsys):
     write_stripes(tmp_path / "stripes")
     probe = f"evaluation.probe={{source: parquet, root: {tmp_path / 'stripes'}, channels: 1}}"
     capsys.readouterr()
-    result = load_job("harm").main(load([*settings, probe]))
+    report = load_job("harm").main(load([*settings, probe]))
     printed = capsys.readouterr().out
     run = Run(load(settings))
     written = run.root.read_json("harm.json")
-    assert written == json.loads(json.dumps(result.report.to_json()))
+    assert written == json.loads(json.dumps(report.to_json()))
 
-    report = result.report
     assert [model.name for model in (*report.victims, *report.controls)] == [
         "victim-0",
         "victim-1",

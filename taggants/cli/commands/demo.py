@@ -7,6 +7,7 @@ this process; with --ray by two actors of a Ray that it starts.
 from __future__ import annotations
 
 import argparse
+import json
 
 from taggants.cli.commands import craft
 
@@ -23,12 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    from taggants.config import Config, load_config
+    from taggants.config import load_config
 
     pool = "ray" if given.ray else "inline"
-    config: Config = load_config(None, [*SETTINGS, f"execution.pool={pool}"])
-    places = {
-        section: getattr(config, section).model_copy(update={"root": f"{given.root.rstrip('/')}/{folder}"})
-        for section, folder in (("output", "runs"), ("keys", "secrets"))
-    }
-    return craft.main(config.model_copy(update=places)).exit_code
+    folder = given.root.rstrip("/")
+    places = (f"output.root={json.dumps(f'{folder}/runs')}", f"keys.root={json.dumps(f'{folder}/secrets')}")
+    return craft.main(load_config(None, [*SETTINGS, f"execution.pool={pool}", *places])).exit_code

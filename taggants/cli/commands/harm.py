@@ -7,7 +7,6 @@ Models that are not trained yet are trained first. The figures are printed, and 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taggants.cli.configuration import add_config_arguments, read_config
@@ -17,21 +16,16 @@ if TYPE_CHECKING:
     from taggants.evaluation.harm import HarmReport
 
 
-@dataclass(frozen=True)
-class HarmResult:
-    report: HarmReport
-    exit_code: int = 0
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser, run_folder=True)
 
 
 def run(given: argparse.Namespace) -> int:
-    return main(read_config(given)).exit_code
+    main(read_config(given))
+    return 0
 
 
-def main(config: Config) -> HarmResult:
+def main(config: Config) -> HarmReport:
     from taggants.evaluation.harm import describe_harm, measure_harm
     from taggants.reporting.progress import say
     from taggants.run import Run
@@ -42,4 +36,4 @@ def main(config: Config) -> HarmResult:
         report = measure_harm(run)
     say(describe_harm(report))
     say(f"written to {run.root.uri_of('harm.json')}")
-    return HarmResult(report)
+    return report

@@ -6,7 +6,6 @@ For example: taggants train RUN --role control --index 7
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taggants.cli.configuration import add_config_arguments, read_config
@@ -16,15 +15,6 @@ if TYPE_CHECKING:
     from taggants.training.job import TrainedModel
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """checkpoint: uri of the model.safetensors file, to give to `taggants verify`."""
-
-    model: TrainedModel
-    checkpoint: str
-    exit_code: int = 0
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser, run_folder=True)
     parser.add_argument("--role", help="victim or control (train.role)")
@@ -32,12 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    chosen = {"train.role": given.role, "train.index": given.index}
-    settings = [f"{field}={value}" for field, value in chosen.items() if value is not None]
-    return main(read_config(given, settings)).exit_code
+    main(read_config(given, {"train.role": given.role, "train.index": given.index}))
+    return 0
 
 
-def main(config: Config) -> TrainResult:
+def main(config: Config) -> TrainedModel:
     """Trains, resumes or finds the model."""
     from taggants.reporting import summaries
     from taggants.reporting.progress import say
@@ -48,6 +37,5 @@ def main(config: Config) -> TrainResult:
     run = Run(config)
     with ray_cluster(config):
         model = train_suspect(run, config.train.role, config.train.index)
-    checkpoint = run.models.uri_of(model.path)
-    say(summaries.trained(model, checkpoint))
-    return TrainResult(model, checkpoint)
+    say(summaries.trained(model, run.models.uri_of(model.path)))
+    return model

@@ -17,17 +17,10 @@ from typing import Any, BinaryIO, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from taggants.data.file_names import IMAGE_SUFFIXES, suffix_of
 from taggants.data.layouts.layout import FILE_NAME, Layout, Sample
 from taggants.data.signed_images import Replacements, is_replaced, replaced
-from taggants.data.source import (
-    IMAGE_SUFFIXES,
-    DatasetIndex,
-    ImageSource,
-    dataset_fingerprint,
-    read_side_by_side,
-    sha256_of,
-    suffix_of,
-)
+from taggants.data.source import DatasetIndex, ImageSource, dataset_fingerprint, read_side_by_side, sha256_of
 from taggants.errors import InputError
 from taggants.storage import Root
 

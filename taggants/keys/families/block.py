@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants.keys.families.cells import CELL_SIZE, cells_of, num_cells
-from taggants.keys.families.family import KeyFamily, TestVector
+from taggants.keys.families.cells import noise_family
+from taggants.keys.families.family import TestVector
 
 
 def block_image(cells: NDArray[np.uint8], cell_size: int, image_size: int) -> NDArray[np.uint8]:
@@ -26,16 +26,10 @@ def block_image(cells: NDArray[np.uint8], cell_size: int, image_size: int) -> ND
     return np.ascontiguousarray(enlarged[:, :image_size, :image_size])
 
 
-def _image(stream: NDArray[np.uint8], channels: int, image_size: int, cell_size: int) -> NDArray[np.uint8]:
-    return block_image(cells_of(stream, channels, image_size, cell_size), cell_size, image_size)
-
-
-BLOCK: Final = KeyFamily(
-    description="uniform noise in cells of one colour, as in the paper",
-    parameters={"cell_size": CELL_SIZE},
-    num_bytes=num_cells,
-    image=_image,
-    test_vectors=(
+BLOCK: Final = noise_family(
+    "uniform noise in cells of one colour, as in the paper",
+    block_image,
+    (
         TestVector(3, 32, {"cell_size": 4}, "ef3312ffdeada24c4d637e93de0bed79508f1ec9e6d1d34334ef164b2cb02aa3"),
         TestVector(1, 10, {"cell_size": 4}, "bb447aa09651ca76090094dedd0e83912547b9e33c3713bac0aa5a70ef09c998"),
     ),

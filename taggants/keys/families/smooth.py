@@ -7,8 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants.keys.families.cells import CELL_SIZE, cells_of, num_cells
-from taggants.keys.families.family import KeyFamily, TestVector
+from taggants.keys.families.cells import noise_family
+from taggants.keys.families.family import TestVector
 
 
 def smooth_image(cells: NDArray[np.uint8], cell_size: int, image_size: int) -> NDArray[np.uint8]:
@@ -53,16 +53,10 @@ def _catmull_rom(num_cells: int, cell_size: int, image_size: int) -> tuple[NDArr
     return taps, weights, 2 * d**3
 
 
-def _image(stream: NDArray[np.uint8], channels: int, image_size: int, cell_size: int) -> NDArray[np.uint8]:
-    return smooth_image(cells_of(stream, channels, image_size, cell_size), cell_size, image_size)
-
-
-SMOOTH: Final = KeyFamily(
-    description="the same noise, interpolated bicubically",
-    parameters={"cell_size": CELL_SIZE},
-    num_bytes=num_cells,
-    image=_image,
-    test_vectors=(
+SMOOTH: Final = noise_family(
+    "the same noise, interpolated bicubically",
+    smooth_image,
+    (
         TestVector(3, 32, {"cell_size": 4}, "4e00d639c12f22d5cb93501e2cd1ae9bdba09e5968d64544b2a406c365a348c2"),
         TestVector(1, 50, {"cell_size": 7}, "da71b6ded3626d649c0ac048927dbf5bdba539cdf7dbdc9d145d326c25811c63"),
     ),

@@ -84,7 +84,7 @@ class ParquetLayout(Layout[ParquetSource]):
             return bytes(with_hashes(value, hash_changes(row)))
 
         edits = [ColumnEdit(column, max_level, rows, edit)]
-        hashed = [row for row, new in rows.items() if new.treatment.hashes != "refuse"]
+        hashed = [row for row, new in rows.items() if new.storage.hashes != "refuse"]
         for i, leaf in enumerate(leaves if hashed else ()):
             if i != column and leaf.physical_type == "BYTE_ARRAY" and leaf.max_repetition_level == 0:
                 edits.append(ColumnEdit(i, leaf.max_definition_level, hashed, edit_hashes))
@@ -241,7 +241,7 @@ def _hash_changes(rows: Replacements, old: Any, new: Any) -> dict[int, dict[byte
     return {
         row: changes
         for row, replacement in rows.items()
-        if replacement.treatment.hashes != "refuse"
+        if replacement.storage.hashes != "refuse"
         and (changes := replacement.hash_changes(_split(old[row].as_py())[0], _split(new[row].as_py())[0]))
     }
 

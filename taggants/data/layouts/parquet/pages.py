@@ -5,7 +5,6 @@ Field numbers and encodings after github.com/apache/parquet-format (parquet.thri
 
 from __future__ import annotations
 
-import itertools
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -14,13 +13,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from taggants.data.layouts.parquet.delta import read_delta, write_delta
+from taggants.data.layouts.parquet.delta import write_delta
 from taggants.data.layouts.parquet.thrift import Incomplete, Struct, read_struct, write_struct
+from taggants.data.layouts.parquet.values import (
+    DELTA_LENGTH,
+    PLAIN,
+    join_plain,
+    read_hybrid,
+    read_indices,
+    split_plain,
+    split_values,
+    write_indices,
+)
 from taggants.data.source import PIECE_BYTES
 from taggants.errors import InputError
 
 _CODECS = {0: None, 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
-_PLAIN, _RLE, _DELTA_LENGTH, _DICTIONARY = 0, 3, 6, (2, 8)
+_RLE, _DICTIONARY = 3, (2, 8)  # encodings
 _DATA, _DICTIONARY_PAGE, _DATA_V2 = 0, 2, 3
 _MOST_PAGE_BYTES = 2**31 - 1
 LONGEST_BOUND = 4096  # bytes of a minimum or maximum, as Arrow stores them
@@ -100,7 +109,7 @@ class ImageChunk:
         for page in self._pages():
             if page.kind == _DICTIONARY_PAGE and dictionary is not None and rows:
                 # Also if it is as before: what compressing it again changes would tell the others.
-                yield self._packed(page, b"", _join_plain(dictionary), num_values=len(dictionary))
+                yield self._packed(page, b"", join_plain(dictionary), num_values=len(dictionary))
                 continue
             if page.kind not in (_DATA, _DATA_V2):
                 yield self._same(page)
@@ -115,21 +124,21 @@ class ImageChunk:
             if page.encoding in _DICTIONARY:
                 assert dictionary is not None
                 assert uses is not None
-                coded = _read_indices(body, int(valid.sum()))
+                coded = read_indices(body, int(valid.sum()))
                 changed = coded.copy()
                 for position, i in enumerate(np.flatnonzero(valid).tolist()):
                     changed[position] = indices.get(start + i, coded[position])
                 values = [dictionary[i] for i in changed.tolist()]
                 old_size = sum(len(uses[i]) for i in coded.tolist())
-                body = body if np.array_equal(coded, changed) else _write_indices(changed, len(dictionary))
+                body = body if np.array_equal(coded, changed) else write_indices(changed, len(dictionary))
             else:
-                values, lengths = _split(body, int(valid.sum()), page.encoding)
+                values, lengths = split_values(body, int(valid.sum()), page.encoding)
                 old_size = sum(map(len, values))
                 for position, i in enumerate(np.flatnonzero(valid).tolist()):
                     if start + i in rows:
                         values[position] = edit(start + i, values[position])
                 body = (
-                    _join_plain(values)
+                    join_plain(values)
                     if lengths is None
                     else write_delta([*map(len, values)], lengths) + b"".join(values)
                 )
@@ -148,12 +157,12 @@ class ImageChunk:
         row = 0
         for page in self._pages(only_dictionary=True):
             if page.kind == _DICTIONARY_PAGE:
-                old = _split_plain(self._unpack(page)[1], page.num_rows)
+                old = split_plain(self._unpack(page)[1], page.num_rows)
                 counts = np.zeros(len(old), np.int64)
                 continue
             start, row = row, row + page.num_rows
             if page.encoding not in _DICTIONARY:
-                if page.encoding not in (_PLAIN, _DELTA_LENGTH):
+                if page.encoding not in (PLAIN, DELTA_LENGTH):
                     raise InputError(
                         f"its images are stored in Parquet's encoding number {page.encoding}; write them as PLAIN or with a "
                         "dictionary"
@@ -161,7 +170,7 @@ class ImageChunk:
                 continue
             levels, body = self._unpack(page)
             valid = self._valid(page, levels)
-            coded = _read_indices(body, int(valid.sum()))
+            coded = read_indices(body, int(valid.sum()))
             if old is None or (len(coded) and coded.max() >= len(old)):
                 raise pa.ArrowInvalid("an index beyond the dictionary")
             counts += np.bincount(coded, minlength=len(old))
@@ -243,7 +252,7 @@ class ImageChunk:
         if not self._max_level:
             return np.ones(page.num_rows, bool)
         stored = levels if page.kind == _DATA_V2 else levels[4:]
-        found: NDArray[np.bool_] = _read_hybrid(stored, self._max_level.bit_length(), page.num_rows) == self._max_level
+        found: NDArray[np.bool_] = read_hybrid(stored, self._max_level.bit_length(), page.num_rows) == self._max_level
         return found
 
     def _packed(
@@ -328,80 +337,3 @@ def bound_within(bound: bytes, longest: int, *, is_largest: bool) -> bytes | Non
         return short
     short = short.rstrip(b"\xff")
     return short[:-1] + bytes([short[-1] + 1]) if short else None
-
-
-def _split(body: bytes, count: int, encoding: int) -> tuple[list[bytes], tuple[int, int] | None]:
-    """Returns: the values of a page without a dictionary; of lengths apart from their values, the shape of their blocks."""
-    if encoding == _PLAIN:
-        return _split_plain(body, count), None
-    lengths, shape, start = read_delta(body, count)
-    ends = [start, *(start + end for end in itertools.accumulate(lengths))]
-    if len(lengths) != count or min(lengths, default=0) < 0 or ends[-1] > len(body):
-        raise pa.ArrowInvalid("a value beyond its page")
-    return [body[first:end] for first, end in itertools.pairwise(ends)], shape
-
-
-def _split_plain(body: bytes, count: int) -> list[bytes]:
-    values, position = [], 0
-    for _ in range(count):
-        end = position + 4 + int.from_bytes(body[position : position + 4], "little")
-        if position + 4 > len(body) or end > len(body):
-            raise pa.ArrowInvalid("a value beyond its page")
-        values.append(body[position + 4 : end])
-        position = end
-    return values
-
-
-def _join_plain(values: list[bytes]) -> bytes:
-    return b"".join(len(value).to_bytes(4, "little") + value for value in values)
-
-
-def _read_indices(body: bytes, count: int) -> NDArray[np.int64]:
-    if not count:
-        return np.zeros(0, np.int64)
-    if not body or body[0] > 32:
-        raise pa.ArrowInvalid("indices of no width")
-    return _read_hybrid(body[1:], body[0], count)
-
-
-def _write_indices(indices: NDArray[np.int64], num_values: int) -> bytes:
-    """Returns: one bit-packed run."""
-    width = max((num_values - 1).bit_length(), 1)
-    padded = np.concatenate([indices, np.zeros(-len(indices) % 8, np.int64)])
-    bits = (padded[:, None] >> np.arange(width)) & 1
-    head, groups = bytearray([width]), len(padded) // 8 << 1 | 1
-    while groups > 127:
-        head.append(groups & 127 | 128)
-        groups >>= 7
-    return bytes([*head, groups]) + np.packbits(bits.astype(np.uint8), bitorder="little").tobytes()
-
-
-def _read_hybrid(data: bytes, width: int, count: int) -> NDArray[np.int64]:
-    """Returns: so many integers of a width in bits, in the hybrid of runs and bit-packed groups."""
-    parts: list[NDArray[np.int64]] = []
-    position = num_read = 0
-    while num_read < count:
-        head = shift = 0
-        while True:
-            if position >= len(data) or shift > 35:
-                raise pa.ArrowInvalid("integers cut off")
-            head |= (data[position] & 127) << shift
-            shift += 7
-            position += 1
-            if data[position - 1] < 128:
-                break
-        length = min((head >> 1) * (8 if head & 1 else 1), count - num_read + 7)
-        if head & 1:
-            size = (head >> 1) * width
-            bits = np.unpackbits(np.frombuffer(data[position : position + size], np.uint8), bitorder="little")
-            length = min(length, len(bits) // width if width else length)
-            integers = bits[: length * width].reshape(length, width).astype(np.int64) @ (1 << np.arange(width))
-        else:
-            size = (width + 7) // 8
-            integers = np.full(length, int.from_bytes(data[position : position + size], "little"), np.int64)
-        if not length:
-            raise pa.ArrowInvalid("a run of no integers")
-        position += size
-        parts.append(integers)
-        num_read += length
-    return np.concatenate(parts)[:count] if parts else np.zeros(0, np.int64)

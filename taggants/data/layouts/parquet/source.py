@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from taggants.data.file_names import files_or_prefix
 from taggants.data.source import (
     PIECE_BYTES,
     DatasetIndex,
@@ -27,7 +28,6 @@ from taggants.data.source import (
     ImageSource,
     SampleError,
     dataset_fingerprint,
-    files_or_prefix,
     read_side_by_side,
     sha256_of,
 )

@@ -12,11 +12,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from taggants.data.file_names import IMAGE_SUFFIXES
 from taggants.data.layouts.layout import FILE_NAME, Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
 from taggants.data.layouts.webdataset.source import BoundedHeader, HashedFile, WebDataset
 from taggants.data.signed_images import Replacements, is_replaced, replaced
-from taggants.data.source import IMAGE_SUFFIXES, PIECE_BYTES, DatasetIndex
+from taggants.data.source import PIECE_BYTES, DatasetIndex
 from taggants.data.stored_hashes import end_of_words, with_hashes
 from taggants.errors import InputError
 from taggants.limits import MOST_TEXT_BYTES
@@ -269,7 +270,7 @@ def _beside(root: Root, name: str, start: int) -> dict[str, Any]:
 
 def _hash_changes(source: WebDataset, name: str, rows: Replacements, destination: Root) -> dict[bytes, bytes]:
     """Returns: the changes of hashes that the images of a tar make in what it was exported to."""
-    if not any(new.treatment.hashes != "refuse" for new in rows.values()):
+    if not any(new.storage.hashes != "refuse" for new in rows.values()):
         return {}
     first = source.file_offsets[source.file_names.index(name)]
     ids, exported = [first + row for row in rows], source.at(destination)

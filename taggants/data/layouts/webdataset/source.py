@@ -23,16 +23,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from taggants.data.file_names import IMAGE_SUFFIXES, files_or_prefix, suffix_of
 from taggants.data.source import (
-    IMAGE_SUFFIXES,
     PIECE_BYTES,
     DatasetIndex,
     FileHash,
     ImageSource,
     dataset_fingerprint,
-    files_or_prefix,
     read_side_by_side,
-    suffix_of,
 )
 from taggants.errors import InputError
 from taggants.limits import MOST_CLASSES, MOST_MEMBER_BYTES, MOST_TEXT_BYTES, check_label

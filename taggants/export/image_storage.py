@@ -1,4 +1,4 @@
-"""What an export has to do so that signed images do not stand out; found out from the source, before any crafting."""
+"""How an export has to store images so that signed ones do not stand out; found out from the source, before any crafting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from taggants.data.image_codec import common_png_settings, is_jpeg, plain_png_shape, png_setting, without_credentials
 from taggants.data.layouts import layout_of
 from taggants.data.layouts.layout import FILE_NAME
-from taggants.data.signed_images import Treatment
+from taggants.data.signed_images import ImageStorage
 from taggants.data.source import ImageSource, SampleError
 from taggants.data.stored_hashes import HashPolicy, algorithm_in
 from taggants.errors import InputError
@@ -25,8 +25,8 @@ _LOOKED_AT_BYTES = 8 * 2**20  # encoded; to find a setting takes tens of trials
 
 
 @dataclass(frozen=True)
-class Disguise:
-    """What may be done to keep signed images from standing out.
+class StoragePolicy:
+    """What the owner allows, so that signed images do not stand out.
 
     Attributes:
         png: store signed PNG as the encoder of their originals would ("like_original", refused where it cannot be found
@@ -39,31 +39,33 @@ class Disguise:
     credentials: Literal["refuse", "strip"] = "refuse"
 
 
-DEFAULT = Disguise()
+DEFAULT = StoragePolicy()
 PNG_WRITTEN_ANEW = (
     "some PNG are of an encoder that cannot be imitated; if one of them is signed, the export writes all PNG anew, with the "
     "same pixels, or signed ones would stand out"
 )
 
 
-def treatment_of(source: ImageSource, sample_ids: Sequence[int] | None, disguise: Disguise, layout: str) -> Treatment:
-    """Returns: what an export with those signed images has to do; a function of the source and the arguments.
+def image_storage_of(
+    source: ImageSource, sample_ids: Sequence[int] | None, policy: StoragePolicy, layout: str
+) -> ImageStorage:
+    """Returns: how an export with those signed images has to store them; a function of the source and the arguments.
 
     Args:
         sample_ids: of the signed images; None while they are not chosen, for some over the whole source.
         layout: of the export; in another than the source's, nothing that lies beside the images is kept.
 
     Raises:
-        InputError: they would stand out, and `disguise` does not allow what would help; the sentence names it.
+        InputError: they would stand out, and `policy` does not allow what would help; the sentence names it.
     """
     spread = _spread(source)
     settings = common_png_settings(spread.values())
     sample_ids = sorted(spread) if sample_ids is None else sample_ids
-    reencodes = disguise.png == "reencode_all"
+    reencodes = policy.png == "reencode_all"
     strips = False
     for sample_id, original in itertools.chain(spread.items(), originals_of(source, sample_ids)):
         if not strips and without_credentials(original) != original:
-            if disguise.credentials == "refuse":
+            if policy.credentials == "refuse":
                 raise InputError(
                     f"{source.place_of(sample_id)} has content credentials (C2PA), which signed images would fail; set "
                     "export.credentials=strip to remove them from all images."
@@ -72,7 +74,7 @@ def treatment_of(source: ImageSource, sample_ids: Sequence[int] | None, disguise
     for sample_id, original in originals_of(source, sample_ids if not reencodes else ()):
         if is_jpeg(original) or plain_png_shape(original) is None or png_setting(original, settings) is not None:
             continue
-        if disguise.png == "like_original":
+        if policy.png == "like_original":
             raise InputError(
                 f"{source.place_of(sample_id)} is PNG of an encoder that cannot be imitated, so it would stand out; set "
                 "export.png=auto to write all PNG anew with the same pixels."
@@ -82,7 +84,7 @@ def treatment_of(source: ImageSource, sample_ids: Sequence[int] | None, disguise
     place = _stored_hash(source) if layout == source.layout else None
     if place is not None:
         where, algorithm, sample_id = place
-        if where == FILE_NAME or disguise.hashes == "refuse":
+        if where == FILE_NAME or policy.hashes == "refuse":
             fix = "set export.hashes to recompute or strip"
             if where == FILE_NAME:
                 fix = "name the images otherwise, or export in another layout"
@@ -90,7 +92,7 @@ def treatment_of(source: ImageSource, sample_ids: Sequence[int] | None, disguise
                 f"{where} of {source.place_of(sample_id)} holds the image's {algorithm}, which signed images would fail; "
                 f"{fix}."
             )
-    return Treatment(settings, reencodes, strips, disguise.hashes if place is not None else "refuse")
+    return ImageStorage(settings, reencodes, strips, policy.hashes if place is not None else "refuse")
 
 
 def _spread(source: ImageSource) -> dict[int, bytes]:
