@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from taggants.config import load_config
-from taggants.crafting import shard as shard_module
+from taggants.crafting import methods
 from taggants.data.source import SampleError
 from taggants.run import Run
 from taggants.seeds import hash_seed
@@ -72,6 +72,6 @@ def test_a_shard_that_fails_for_good_before_a_retraining_ends_the_job_with_1(
     def fail(*_: object, **__: object) -> None:
         raise SampleError("image 7 cannot be read")
 
-    monkeypatch.setattr(shard_module, "craft_signing_set", fail)
+    monkeypatch.setattr(methods, "craft_signing_set", fail)
     assert exit_code("craft", settings_in(tmp_path, "surrogate.retrainings=1")) == 1
     assert "failed for good" in capsys.readouterr().err
