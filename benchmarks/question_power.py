@@ -2,10 +2,10 @@
 
     python benchmarks/question_power.py runs/aab40e726aa3daec runs/...
 
-Every run was crafted with `detection.question`; each line is one suspect whose certificate lies in the run folder. `old` is the rank
-statistic on the answers to the bare key images, as without a question; the others are the registered question with none, one, ... of
-its references, and with all of them by the five best labels or the best one only, all against the labels of the run's keys. At the
-end: the geometric mean of each p over that of `old`, where `old` lies between 1e-4 and 0.5, and the largest such ratio of all victims.
+Every run was crafted with `detection.question`; each line is one suspect with a certificate in the run folder. `old` is the rank
+statistic on the answers to the bare key images, as without a question; the others are the registered question with none, one,
+... of its references, and with all of them by the five best labels or the best one only. At the end: the geometric mean of
+each p over `old`, where `old` lies between 1e-4 and 0.5, and the largest such ratio of all victims.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from taggants.detection.question import Question, answer_values
-from taggants.detection.ranks import key_ranks
+from taggants.detection.question import Question
 from taggants.detection.rank_statistic import rank_p_value
+from taggants.detection.ranks import key_ranks
 from taggants.detection.statistics import TableSum
 from taggants.run import Run
 from taggants.stages.questions import read_answers, read_signing
@@ -38,7 +38,6 @@ def p_values_of(
 
     def asked(references: Sequence[Answers], top_m: int | None = None) -> float:
         cut = question if top_m is None else replace(question, top_m=top_m)
-        # Evidence is in steps that were registered for all references; finer steps keep the same sum.
         evidence = question_evidence(cut, suspect, references, labels)
         return TableSum().p_value(evidence, None)  # type: ignore[arg-type]  # which it does not use
 
@@ -63,7 +62,8 @@ def main() -> None:
         _, references = read_signing(run, run.registration)
         question = run.registration.question
         for name, certificate in run.certificates().items():
-            assert question is not None and certificate.answers_sha256 is not None
+            assert question is not None
+            assert certificate.answers_sha256 is not None
             suspect = read_answers(run, run.registration, certificate.answers_sha256)
             found = p_values_of(question, suspect, references, run.keys.labels)
             rows.append((f"{Path(folder).name[:6]} {name[:9]}", name.startswith("victim"), found))
@@ -74,7 +74,10 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{found[column]:.1e}" for column in names) + " |")
     victims = [found for _, is_victim, found in rows if is_victim]
     between = [found for found in victims if BETWEEN[0] <= found["old"] <= BETWEEN[1]]
-    for label, chosen in (("geometric mean over old, where old is in 1e-4 to 0.5", between), ("largest over old", victims)):
+    for label, chosen in (
+        ("geometric mean over old, where old is in 1e-4 to 0.5", between),
+        ("largest over old", victims),
+    ):
         if chosen:
             ratios = {column: np.log([found[column] / found["old"] for found in chosen]) for column in names}
             shown = [np.exp(np.mean(r) if chosen is between else np.max(r)) for r in ratios.values()]
