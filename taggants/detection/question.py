@@ -7,6 +7,7 @@ images, a key shows what it moves, and clean models show what it moves in any ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
@@ -21,6 +22,9 @@ from taggants.errors import InputError, check_integer, check_text
 AMPLITUDE_UNIT: Final = 256  # amplitudes are whole 256ths, so that overlays need no floating point
 REFUSED: Final = -1  # stands for every label of a row where the suspect gave no answer
 SCORE: Final = "floor(64 ln(rank) + 1/2)"
+COMPARISON: Final = (
+    "row - slope * references, slope by least squares over this and earlier keys; then row / root mean square"
+)
 _MAX_QUERIES: Final = 100_000
 
 
@@ -36,7 +40,6 @@ class Question:
         bare_shift: the bare key is asked in (2 bare_shift + 1)^2 copies, shifted cyclically by up to so many pixels, 0..3.
         bare_weight: weight of one answer to a copy of the bare key; 0: it is not asked.
         top_m: no rank behind this counts: answers are cut to their best top_m classes, at least 1.
-        step: values of the evidence table are rounded down to multiples of it, and divided by it, at least 1.
 
     Raises:
         InputError: a value is out of its range.
@@ -49,13 +52,11 @@ class Question:
     bare_shift: int
     bare_weight: int
     top_m: int
-    step: int
 
     def __post_init__(self) -> None:
         check_integer("bare_shift", self.bare_shift, 0, 3)
         check_integer("bare_weight", self.bare_weight, 0, 2**20)
         check_integer("top_m", self.top_m, 1, 2**24)
-        check_integer("step", self.step, 1, 2**40)
         for row in self.cover_ids:
             check_integer("a row of cover_ids", row, 0, 2**40)
         for amplitude in self.amplitudes:
@@ -129,20 +130,25 @@ class Question:
         """
         shape = (-1, self.num_queries, suspect.shape[-1])
         return evidence_table(
-            suspect.reshape(shape), [reference.reshape(shape) for reference in references], self.weights, self.step
+            suspect.reshape(shape), [reference.reshape(shape) for reference in references], self.weights
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {"score": SCORE, **{name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}}
+        return {
+            "score": SCORE,
+            "comparison": COMPARISON,
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()},
+        }
 
     @classmethod
     def from_json(cls, value: object) -> Question:
         """Returns the question in a JSON object as `to_json` writes it; InputError otherwise."""
         names = [question_field.name for question_field in fields(cls)]
-        if not isinstance(value, dict) or set(value) != {"score", *names}:
-            raise InputError(f"A question must be a JSON object with only score, {', '.join(names)}.")
-        if value["score"] != SCORE:
-            raise InputError(f"The question's score is {value['score']!r} but must be {SCORE!r}.")
+        if not isinstance(value, dict) or set(value) != {"score", "comparison", *names}:
+            raise InputError(f"A question must be a JSON object with only score, comparison, {', '.join(names)}.")
+        for name, rule in (("score", SCORE), ("comparison", COMPARISON)):
+            if value[name] != rule:
+                raise InputError(f"The question's {name} is {value[name]!r} but must be {rule!r}.")
         for name in ("cover_ids", "amplitudes", "overlay_weights"):
             if not isinstance(value[name], list):
                 raise InputError(f"The question's {name} must be a JSON list.")
@@ -239,36 +245,53 @@ def evidence_table(
     suspect: NDArray[np.int64],
     references: Iterable[NDArray[np.int64]],
     weights: ArrayLike,
-    step: int = 1,
 ) -> NDArray[np.int64]:
-    """Returns E[key, class]: the weighted sum over a key's queries of the suspect's value minus the references' mean.
+    """Returns E[key, class], in 256ths of the standard deviation of a key's row, small where the suspect favours a class more
+    than the references do.
 
-    Multiplied by the number of references, so that it is an integer, then divided by `step` and rounded down, so that sums
-    over many keys stay in the range that can be convolved. A query on which the suspect's values are alike counts for nothing:
-    else the references alone would decide.
+    A key's row begins as the weighted sum over its queries of the suspect's values, about their mean over the classes. What the
+    references say of the row is taken off by least squares: their own summed row times the slope over all classes of this key
+    and those before it, in 256ths, 0..1. Clean models explain part of any model's habits on the keys, and the slope says how
+    much; with a slope of 1, what they do not share would be added. Only keys up to a row decide it, so that a test that stops
+    early has the same rows. Then each row is divided by its root mean square, so that no key outweighs the others, and rounded
+    down. All is exact in integers, whatever the platform.
+
+    A query on which the suspect's values are alike counts for nothing: else the references alone would decide.
 
     Args:
         suspect: int64 [num_keys, num_queries, num_classes], of `answer_values`.
-        references: tables like `suspect`; none: the suspect's values count as they are.
+        references: tables like `suspect`; none: the suspect's rows count as they are.
         weights: int [num_queries].
-        step: at least 1.
 
     Returns:
-        int64 [num_keys, num_classes].
+        int64 [num_keys, num_classes]; a row of zeros where the suspect says nothing.
 
     Raises:
         InputError: a reference has another shape than the suspect.
     """
-    tables = list(references)
-    difference = max(1, len(tables)) * suspect
-    for table in tables:
+    usable = np.ptp(suspect, axis=2) != 0
+    summed = _about_the_mean(suspect, usable, weights)
+    habits = np.zeros_like(summed)
+    num_references = 0
+    for table in references:
         if table.shape != suspect.shape:
             raise InputError(
                 f"a reference has values of shape {table.shape} but the suspect's have {suspect.shape}: ask both the same "
                 "queries, and take references with the suspect's classes."
             )
-        difference -= table
-    difference[np.ptp(suspect, axis=2) == 0] = 0
-    summed = np.einsum("kqc,q->kc", difference, np.asarray(weights, dtype=np.int64))
-    table_of_keys: NDArray[np.int64] = np.floor_divide(summed, step)
-    return table_of_keys
+        habits = habits + _about_the_mean(table, usable, weights)
+        num_references += 1
+    rows, product, square = [], 0, 0
+    for row, habit in zip(summed, habits, strict=True):  # of Python's integers, which do not overflow
+        product, square = product + int(row @ habit), square + int(habit @ habit)
+        slope = min(256, max(0, (512 * num_references * product + square) // (2 * square))) if square else 0
+        left = 256 * max(1, num_references) * row - slope * habit
+        root_mean_square = math.isqrt(int(left @ left) // len(left))
+        rows.append(256 * left // max(1, root_mean_square))
+    return np.array(rows, dtype=np.int64).reshape(len(summed), -1)
+
+
+def _about_the_mean(values: NDArray[np.int64], usable: NDArray[np.bool_], weights: ArrayLike) -> NDArray[Any]:
+    """Returns C times the weighted sum over usable queries, less its mean over the C classes: Python's integers, [keys, C]."""
+    summed = np.einsum("kqc,kq->kc", values, usable * np.asarray(weights, dtype=np.int64)).astype(object)
+    return summed.shape[1] * summed - summed.sum(axis=1, keepdims=True)

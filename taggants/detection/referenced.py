@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from taggants.detection.evidence import Evidence
 from taggants.detection.exact import exact_p_value
-from taggants.detection.question import answer_values, evidence_table
+from taggants.detection.question import answer_values
 from taggants.detection.ranks import key_ranks
 from taggants.errors import InputError
 
@@ -48,6 +48,13 @@ def referenced_p_value(scores: ArrayLike, labels: ArrayLike, references: Sequenc
     key_ranks(scores, labels)  # checks both
     num_classes = np.shape(scores)[1]
     suspect, *others = (answer_values(table, None, num_classes, num_classes)[0] for table in (scores, *references))
-    values = evidence_table(suspect[:, None], [other[:, None] for other in others], [1])
+    values = len(others) * suspect
+    for other in others:
+        if other.shape != suspect.shape:
+            raise InputError(
+                f"a reference has values of shape {other.shape} but the suspect's have {suspect.shape}: ask both the same keys."
+            )
+        values = values - other
+    values[np.ptp(suspect, axis=1) == 0] = 0
     evidence = Evidence.of_table(values, labels)
     return exact_p_value(np.array(evidence.table), evidence.positions)

@@ -70,10 +70,9 @@ def _question_of(run: Run) -> Question | None:
     if section is None:
         return None
     covers = run.sources[1].index()
-    num_classes, num_references = run.index.num_classes, len(run.config.surrogate_trainings) + section.num_references
+    num_classes = run.index.num_classes
     # Each amplitude, and the bare key, weigh alike: the bare key as much as all covers of one amplitude.
     weight = max(1, section.num_covers)
-    groups = (len(section.amplitudes) if section.num_covers else 0) + section.bare_key
     return Question(
         covers_fingerprint=covers.fingerprint if section.num_covers else "",
         cover_ids=balanced_covers(covers.labels, section.num_covers, num_classes) if section.num_covers else (),
@@ -82,7 +81,6 @@ def _question_of(run: Run) -> Question | None:
         bare_shift=0,
         bare_weight=weight if section.bare_key else 0,
         top_m=section.top_m or num_classes,
-        step=max(1, max(1, num_references) * weight * groups // 4),  # so that a step is 1/256 of a nat of log rank
     )
 
 

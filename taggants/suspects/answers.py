@@ -177,10 +177,10 @@ def question_evidence(
             columns = np.array([label_map.classes[c] for c in known]) if answers is suspect else known
             answers = answers.restricted(columns)
         values = answer_values(answers.scores, answers.labels, answers.num_classes, cut)[0]
-        tables.append(values[num_covers : num_covers + num_asked])
+        of_keys = values[num_covers : num_covers + num_asked].reshape(len(key_labels), -1, values.shape[1])
+        tables.append(of_keys[kept].reshape(-1, values.shape[1]))
     labels = key_labels if known is None else np.searchsorted(known, key_labels[kept])
-    table = question.evidence(tables[0], tables[1:])
-    return Evidence.of_table(table[kept], labels)
+    return Evidence.of_table(question.evidence(tables[0], tables[1:]), labels)
 
 
 def is_kept(key_labels: NDArray[np.int64], label_map: LabelMap | None) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import calibration
 from taggants.detection.question import Question
 
-QUESTION = Question("covers", tuple(range(8)), (32, 64, 128), (1, 1, 1), 0, 8, 10, 8)
+QUESTION = Question("covers", tuple(range(8)), (32, 64, 128), (1, 1, 1), 0, 8, 10)
 NUM_KEYS = 6
 
 

@@ -38,7 +38,7 @@ def question_certificate(
     **changes: Any,
 ) -> Certificate:
     """effect: by how many standard deviations the labels are favoured. changes: of the registration."""
-    question = Question("fe" * 32, tuple(range(64)), (32, 64, 128), (1, 1, 1), 0, 64, num_classes, 1)
+    question = Question("fe" * 32, tuple(range(64)), (32, 64, 128), (1, 1, 1), 0, 64, num_classes)
     fields: dict[str, Any] = {"statistic": "question", "top_k": 1, "alpha": 1e-3, "number": 2, "keys_root": "cd" * 32}
     registration = Registration(
         keys_commitment="ab" * 32,

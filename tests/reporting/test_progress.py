@@ -14,7 +14,7 @@ from taggants.reporting.progress import say, show, stage, write_json_lines
 @pytest.fixture
 def printed(monkeypatch):
     out = io.StringIO()
-    monkeypatch.setattr(progress.console, "file", out)
+    monkeypatch.setattr(progress.console, "_file", out)  # the property would be put back as a file of this test
     monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
     yield out
     write_json_lines(False)

@@ -10,7 +10,7 @@ import torch
 
 from taggants.detection import exact_p_value, rank_scores
 from taggants.detection.outcome import LabelMap
-from taggants.detection.question import Question
+from taggants.detection.question import Question, evidence_table
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model, checkpoint_bytes
 from taggants.storage import encode_table
@@ -99,22 +99,21 @@ def test_a_damaged_file_of_answers_is_named() -> None:
 
 def test_evidence_in_answers_to_a_question_is_the_sum_over_its_queries() -> None:
     """One cover, one amplitude and the bare key for two keys: the covers' answers do not count, the rest by their weights."""
-    question = Question("covers", (5,), (64,), (1,), 0, 3, 3, 1)
+    question = Question("covers", (5,), (64,), (1,), 0, 3, 3)
     suspect = [[0, 1, 2], [0, 1, 2], [1, 0, 2], [2, 1, 0], [-1, -1, -1]]
     reference = [[2, 1, 0], [0, 2, 1], [0, 1, 2], [0, 1, 2], [0, 1, 2]]
     score = {0: 0, 1: 44, 2: 70}
-    expected = [
+    sums = [
         [
-            3 * (score[suspect[1].index(c)] - score[reference[1].index(c)])
-            + score[suspect[2].index(c)]
-            - score[reference[2].index(c)]
-            for c in range(3)
-        ],
-        [3 * (score[suspect[3].index(c)] - score[reference[3].index(c)]) for c in range(3)],
+            [3 * score[answers[1].index(c)] + score[answers[2].index(c)] for c in range(3)],
+            [3 * score[answers[3].index(c)] for c in range(3)],
+        ]
+        for answers in (suspect, reference)
     ]
+    expected = evidence_table(np.array(sums[0])[:, None], [np.array(sums[1])[:, None]], [1])
     asked, compared = Answers.of(suspect, 5, 3), Answers.of(reference, 5, 3)
     found = question_evidence(question, asked, [compared], np.array([1, 2]))
-    assert found.table == tuple(tuple(sorted(row)) for row in expected)
+    assert found.table == tuple(tuple(sorted(row)) for row in expected.tolist())
     assert [row[rank - 1] for row, rank in zip(found.table, found.ranks, strict=True)] == [
         expected[0][1],
         expected[1][2],
@@ -241,7 +240,7 @@ def test_a_checkpoint_in_a_folder_with_accents_has_a_name_for_its_file(tmp_path:
 def test_a_suspect_that_knows_more_and_fewer_classes_is_asked_for_those_it_shares() -> None:
     """Against a suspect that had just these classes, and keys of these classes alone."""
     rng = np.random.default_rng(3)
-    question = Question("", (), (), (), 0, 1, 9, 1)
+    question = Question("", (), (), (), 0, 1, 9)
     wide, reference = rng.random((6, 7)), rng.random((6, 4))
     label_map = LabelMap("names", (5, None, 0, 3))
     labels = np.array([0, 1, 2, 3, 1, 0])
