@@ -31,11 +31,8 @@ _ATTEMPT_PATH = re.compile(rf"{_ATTEMPTS}/(\d+)-(\d+)\.parquet")
 _NUM_READERS = 16  # commits are small: reading them is waiting for S3
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
-
-
-@functools.cache  # to build one takes a hundred times as long as to read a commit with it
-def _adapter(kind: type[_Record]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+# To build one takes a hundred times as long as to read a commit with it.
+_adapter: Any = functools.cache(TypeAdapter)
 
 
 @dataclass(frozen=True)

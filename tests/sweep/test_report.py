@@ -10,9 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,154 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taggants.detection import rank_p_value
 from taggants.errors import InputError
 from taggants.reporting.contact_sheet import draw_contact_sheet
 from taggants.storage import Root
 from taggants.sweep.power import cell_power, false_positives, recommend
 from taggants.sweep.report import MAX_IMAGE_WIDTH, render, write_report
-from taggants.sweep.results import Cell, SweepResults, Trained
+from taggants.sweep.results import SweepResults
 from taggants.sweep.views import repeat_command
-
-NUM_CLASSES = 100
-NUM_IMAGES = 50_000
-
-
-def trained(kind: str, index: int, cell: str, hit_rate: float, num_keys: int, seed: int) -> Trained:
-    random = np.random.default_rng(seed)
-    hit = random.random(num_keys) < hit_rate
-    ranks = np.where(hit, 1, random.integers(1, NUM_CLASSES + 1, num_keys))
-    return Trained(
-        name=f"{kind}-{index}-{seed:04x}",
-        index=index,
-        accuracy=0.74 + 0.01 * float(random.standard_normal()) - (0.004 if kind == "victim" else 0.0),
-        num_hits=int((ranks == 1).sum()),
-        p_value=rank_p_value(ranks, NUM_CLASSES),
-        certificate=f"{cell}/certificates/{kind}-{index}-{seed:04x}.json",
-        seconds=310.0 + 10 * index,
-        worst_class_accuracy=0.41 + 0.02 * float(random.standard_normal()),
-    )
-
-
-def made_up(num_victims: int = 3, num_controls: int = 8) -> SweepResults:
-    """4 budgets, 3 key counts, 2 kinds of victim: power rises with both, and more for the first kind."""
-    cells = []
-    for kind, (victim, ease) in enumerate([("timm/resnet18", 1.0), ("timm/vit_tiny_patch16_224", 0.55)]):
-        for m, images_per_key in enumerate([5, 10, 20, 40]):
-            for num_keys in (5, 10, 20):
-                run = f"{images_per_key:04x}{num_keys:04x}"
-                hit_rate = ease * [0.04, 0.14, 0.32, 0.6][m]
-                seed = 1000 * kind + 100 * m + num_keys
-                controls = [trained("control", i, "c", 0, num_keys, 10 * num_keys + i) for i in range(num_controls)]
-                cells.append(
-                    Cell(
-                        name=f"k{num_keys}-m{images_per_key}-{victim.rpartition('/')[2]}",
-                        images_per_key=images_per_key,
-                        num_keys=num_keys,
-                        epsilon=16 / 255,
-                        engine="double_backward",
-                        surrogate="timm/resnet18",
-                        victim=victim,
-                        recipe="strong" if kind else "simple",
-                        num_images=NUM_IMAGES,
-                        settings=(
-                            f"keys.num_keys={num_keys}",
-                            f"signing.images_per_key={images_per_key}",
-                            f'evaluation.training.model="{victim}"',
-                        ),
-                        run=run,
-                        alignment=0.61 + 0.02 * m,
-                        psnr_db=27.4 - 0.1 * m,
-                        ssim=0.931,
-                        lpips=None if kind else 0.0712,
-                        sample_steps=images_per_key * num_keys * 250,
-                        crafting_seconds=images_per_key * num_keys * 1.7,
-                        victims=tuple(
-                            trained("victim", i, run, hit_rate, num_keys, seed + i) for i in range(num_victims)
-                        ),
-                        controls=tuple(replace(c, name=f"{victim}-{c.name}") for c in controls),
-                        stopped=None,
-                    )
-                )
-    cells[12] = replace(cells[12], victims=cells[12].victims[:2], stopped="p-values of the first 2 above 0.2")
-    return SweepResults(
-        config={"seed": 0, "keys": {"num_keys": 20, "name": "cifar100"}, "crafting": {"epsilon": 16 / 255}},
-        command="python jobs/sweep.py --config taggants/presets/sweep_cifar100.yaml --set 'output.root=/data/my runs'",
-        alphas=(1e-2, 1e-3, 1e-6),
-        wanted_power=0.8,
-        statistic="rank",
-        num_classes=NUM_CLASSES,
-        dataset_fingerprint="0f1e2d3c" * 8,
-        software={"torch": "2.8.0", "ray": "2.60.0", "python": "3.11.9", "taggants": "0.1.0"},
-        created_at="2026-01-02T03:04:05Z",
-        cells=tuple(cells),
-        top_k=1,
-    )
-
-
-@dataclass
-class Element:
-    tag: str
-    attributes: dict[str, str | None]
-    parent: Element | None
-    children: list[Element | str] = field(default_factory=list)
-
-    def text(self) -> str:
-        return "".join(child if isinstance(child, str) else child.text() for child in self.children)
-
-    def walk(self) -> Iterator[Element]:
-        yield self
-        for child in self.children:
-            if isinstance(child, Element):
-                yield from child.walk()
-
-    def all(self, *tags: str) -> list[Element]:
-        return [element for element in self.walk() if element.tag in tags]
-
-    def get(self, name: str) -> str:
-        return self.attributes.get(name) or ""
-
-    def inside(self, tag: str) -> bool:
-        return self.parent is not None and (self.parent.tag == tag or self.parent.inside(tag))
-
-
-class Strict(HTMLParser):
-    """Builds the tree, and fails where a browser would repair: tags left open, closed twice or nested wrongly."""
-
-    VOID = frozenset({"meta", "br", "img", "input", "link", "hr"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.root = Element("#", {}, None)
-        self.open = self.root
-        self.declarations: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open is self.root, f"<{self.open.tag}> is never closed"
-
-    def handle_decl(self, decl: str) -> None:
-        self.declarations.append(decl)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        names = [name for name, _ in attrs]
-        assert len(set(names)) == len(names), f"<{tag}> repeats an attribute"
-        element = Element(tag, dict(attrs), self.open)
-        self.open.children.append(element)
-        if tag not in self.VOID:
-            self.open = element
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        assert self.open.inside("svg"), f"<{tag}/> closes itself only inside SVG"
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.tag == tag, f"</{tag}> meets <{self.open.tag}>"
-        assert self.open.parent is not None
-        self.open = self.open.parent
-
-    def handle_data(self, data: str) -> None:
-        self.open.children.append(data)
+from tests.strict_html import Element, Strict
+from tests.sweep.made_up import made_up
 
 
 @pytest.fixture(scope="module")
