@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from taggants.data.image_codec import DECODE_ERRORS, is_jpeg, open_picture, plain_png_shape, replaceable_shape
+from taggants.data.image_codec import (
+    DECODE_ERRORS,
+    has_alpha,
+    is_jpeg,
+    open_picture,
+    plain_png_shape,
+    replaceable_shape,
+)
 from taggants.data.jpeg import JpegLayout, jpeg_layout
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
@@ -64,6 +71,8 @@ def problem_of(data: bytes, channels: int | None) -> str | None:
     try:
         num_channels = replaceable_shape(data)[0]
         layout = jpeg_layout(data) if is_jpeg(data) else None
+        if layout is None and channels is None and has_alpha(data):
+            return "a PNG with transparency, which only data.channels = 1 or 3 reads"
     except InputError as error:
         return str(error).partition(";")[0].removeprefix("the image is ").rstrip(".")
     return _problem_of_reading(num_channels, layout, channels)
@@ -78,6 +87,8 @@ def _has_fit_header(start: bytes, channels: int | None) -> bool:
         return _problem_of_reading(layout.channels, layout, channels) is None
     shape = plain_png_shape(start)
     if shape is None or _problem_of_reading(shape[0], None, channels) is not None:
+        return False
+    if channels is None and has_alpha(start):
         return False
     position = 8
     while position + 8 <= len(start):  # an animation is announced before the pixels

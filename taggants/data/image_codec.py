@@ -100,8 +100,8 @@ def encode_png(image: NDArray[np.uint8], like: bytes | None = None, setting: Png
 
     Args:
         image: uint8 [C, H, W] with C 1 or 3.
-        like: the plain PNG whose pixels are replaced. Its other chunks (colour profile, gamma, text) stay as they are and
-            where they are, so that the result differs from it in the pixels alone.
+        like: the plain PNG whose pixels are replaced. Its alpha channel, if it has one, and its other chunks (colour
+            profile, gamma, text) stay as they are and where they are, so that the result differs in the colours alone.
         setting: how it is written; None: as `like` was if that is found out, else as Pillow does by default.
 
     Returns: the PNG, a function of the arguments and the versions of Pillow and zlib alone.
@@ -111,7 +111,10 @@ def encode_png(image: NDArray[np.uint8], like: bytes | None = None, setting: Png
     assert image.shape[0] in _MODE_OF_CHANNELS, image.shape
     if setting is None and like is not None:
         setting = png_setting(like)
-    return write_png(_channels_last(image), setting or PILLOW_DEFAULT, like)
+    pixels = _channels_last(image)
+    if like is not None and has_alpha(like):
+        pixels = np.dstack([pixels, alpha_of(like)])
+    return write_png(pixels, setting or PILLOW_DEFAULT, like)
 
 
 def png_setting(data: bytes, preferred: Sequence[PngSetting] = ()) -> PngSetting | None:
@@ -121,7 +124,7 @@ def png_setting(data: bytes, preferred: Sequence[PngSetting] = ()) -> PngSetting
     Raises:
         InputError: it is damaged.
     """
-    return setting_of(data, _channels_last(decode_image(data)), preferred)
+    return setting_of(data, _stored_pixels(data), preferred)
 
 
 def common_png_settings(images: Iterable[bytes]) -> tuple[PngSetting, ...]:
@@ -131,7 +134,33 @@ def common_png_settings(images: Iterable[bytes]) -> tuple[PngSetting, ...]:
         InputError: one is damaged.
     """
     pngs = (data for data in images if plain_png_shape(data) is not None)
-    return common_settings((data, _channels_last(decode_image(data))) for data in pngs)
+    return common_settings((data, _stored_pixels(data)) for data in pngs)
+
+
+def has_alpha(data: bytes) -> bool:
+    """Returns: whether a plain PNG has an alpha channel, by its colour type (PNG, 11.2.1)."""
+    return data[25] in (4, 6)
+
+
+def alpha_of(data: bytes) -> NDArray[np.uint8] | None:
+    """Returns: uint8 [H, W], the alpha channel of a plain PNG; None if it has none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    return _stored_pixels(data)[..., -1] if has_alpha(data) else None
+
+
+def _stored_pixels(data: bytes) -> NDArray[np.uint8]:
+    """Returns: uint8 [H, W] or [H, W, C], what a plain PNG stores, with alpha as the last channel if it has one."""
+    if not has_alpha(data):
+        return _channels_last(decode_image(data))
+    try:
+        with open_picture(data) as picture:
+            picture.load()
+            return np.array(picture)
+    except DECODE_ERRORS as error:
+        raise InputError(f"the image cannot be decoded ({_first_words(error)}); replace it.") from None
 
 
 def _channels_last(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -154,15 +183,15 @@ def encoding_of(data: bytes) -> str:
 
 
 def plain_png_shape(data: bytes) -> tuple[int, int, int] | None:
-    """Returns: (C, H, W) of a PNG whose pixels `encode_png` can replace without any other change: 8 bits per channel,
-    grey or RGB, no palette, no alpha, not interlaced. None for anything else."""
+    """Returns: (C, H, W) of a PNG whose colours `encode_png` can replace without any other change: 8 bits per channel,
+    grey or RGB, no palette, not interlaced. C counts no alpha channel. None for anything else."""
     # The header is always the first chunk; its length and name take the 8 bytes after the signature (PNG, 11.2.1).
     if len(data) < 33 or not data.startswith(SIGNATURE):
         return None
     width, height, bit_depth, colour_type, compression, filtering, interlace = struct.unpack(">IIBBBBB", data[16:29])
-    if (bit_depth, compression, filtering, interlace) != (8, 0, 0, 0) or colour_type not in (0, 2):
+    if (bit_depth, compression, filtering, interlace) != (8, 0, 0, 0) or colour_type not in (0, 2, 4, 6):
         return None
-    return (1 if colour_type == 0 else 3), height, width
+    return (3 if colour_type & 2 else 1), height, width
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -182,7 +211,7 @@ def replaceable_shape(data: bytes) -> tuple[int, int, int]:
     shape = plain_png_shape(data)
     if shape is None:
         found = encoding_of(data)
-        kind = "PNG with a palette, transparency, interlacing or 16 bits" if found == "PNG" else found
+        kind = "PNG with a palette, interlacing or 16 bits" if found == "PNG" else found
         raise InputError(f"the image is {kind}; give 8-bit greyscale or RGB PNG, or 8-bit JPEG.")
     for name, chunk in chunks(data):
         if name == b"acTL":

@@ -68,7 +68,7 @@ def write_png(pixels: NDArray[np.uint8], setting: PngSetting, like: bytes | None
     """Writes an image as an encoder of that setting does.
 
     Args:
-        pixels: uint8 [H, W] or [H, W, 3].
+        pixels: uint8 [H, W] or [H, W, C], C 2 to 4: grey, grey and alpha, RGB, RGBA.
         like: a PNG of the same size and colour type, plain (`plain_png_shape`), whose other chunks are kept where they are.
 
     Returns: the PNG, a function of the arguments and the versions of Pillow and zlib alone.
@@ -90,7 +90,7 @@ def write_png(pixels: NDArray[np.uint8], setting: PngSetting, like: bytes | None
 
 def setting_of(png: bytes, pixels: NDArray[np.uint8], preferred: Sequence[PngSetting] = ()) -> PngSetting | None:
     """Returns: the first setting that reproduces the compressed data and chunks of a plain PNG byte for byte, of the
-    `preferred` ones first; None if none does. pixels: uint8 [H, W] or [H, W, 3], which it holds."""
+    `preferred` ones first; None if none does. pixels: as `write_png` takes them, which it holds."""
     return next(_settings(png, pixels, preferred), None)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taggants.data.image_codec import (
+    alpha_of,
     decode_image,
     encode_like,
     encode_png,
@@ -70,13 +71,13 @@ def replaced(original: bytes, new: Replacement) -> bytes:
     """Returns: the file that takes the place of its original: like it, and in the channels of that."""
     storage = new.storage
     like = without_credentials(original) if storage.strips_credentials else original
-    is_png = plain_png_shape(like) is not None
+    png_shape = plain_png_shape(like)
     if new.pixels is None:
-        if not (storage.reencodes_png and is_png):
+        if not storage.reencodes_png or png_shape is None:
             return like
-        return encode_png(decode_image(like), like, PILLOW_DEFAULT)
+        return encode_png(decode_image(like, png_shape[0]), like, PILLOW_DEFAULT)
     setting = None
-    if is_png:
+    if png_shape is not None:
         setting = PILLOW_DEFAULT if storage.reencodes_png else png_setting(original, storage.png_settings)
     return encode_like(new.pixels[: replaceable_shape(like)[0]], like, setting)
 
@@ -86,12 +87,16 @@ def is_replaced(original: bytes, data: bytes, new: Replacement) -> bool:
     once it is stored there."""
     try:
         like = without_credentials(original) if new.storage.strips_credentials else original
-        if new.pixels is None and not (new.storage.reencodes_png and plain_png_shape(like) is not None):
+        png_shape = plain_png_shape(like)
+        if new.pixels is None and not (new.storage.reencodes_png and png_shape is not None):
             return data == like
         # By pixels, not bytes: another version of the encoder may write the same pixels otherwise.
-        expected = decode_image(like) if new.pixels is None else new.pixels[: replaceable_shape(like)[0]]
+        channels = replaceable_shape(like)[0]
+        expected = decode_image(like, channels) if new.pixels is None else new.pixels[:channels]
         if is_jpeg(like):
             expected = decode_image(encode_like(expected, like=like))
-        return without_pixels(data) == without_pixels(like) and np.array_equal(decode_image(data), expected)
+        if without_pixels(data) != without_pixels(like) or not np.array_equal(decode_image(data, channels), expected):
+            return False
+        return png_shape is None or np.array_equal(alpha_of(data), alpha_of(like))
     except InputError:  # it cannot be read
         return False

@@ -62,10 +62,9 @@ UNFIT = {
         encoded("JPEG", size=(4, 16), subsampling="4:2:0"),
         "a JPEG with subsampled chroma less than 5 px",
     ),
-    "RGBA": (encoded("PNG", "RGBA"), "PNG with a palette, transparency, interlacing or 16 bits"),
-    "palette": (encoded("PNG", "P"), "PNG with a palette, transparency, interlacing or 16 bits"),
-    "1 bit": (encoded("PNG", "1"), "PNG with a palette, transparency, interlacing or 16 bits"),
-    "16 bits": (sixteen_bits(), "PNG with a palette, transparency, interlacing or 16 bits"),
+    "palette": (encoded("PNG", "P"), "PNG with a palette, interlacing or 16 bits"),
+    "1 bit": (encoded("PNG", "1"), "PNG with a palette, interlacing or 16 bits"),
+    "16 bits": (sixteen_bits(), "PNG with a palette, interlacing or 16 bits"),
     "animated": (with_chunk(b"acTL", bytes(8), b"IDAT"), "an animated PNG"),
     "grey PNG": (encode_png(PIXELS[:1]), "a greyscale PNG but data.channels = 3"),
     "WebP": (encoded("WEBP"), "WEBP"),
@@ -75,6 +74,7 @@ UNFIT = {
 FIT = {
     "PNG": encode_png(PIXELS),
     "JPEG": encoded("JPEG"),
+    "RGBA": encoded("PNG", "RGBA"),
     "progressive": encoded("JPEG", progressive=True),
     "grey JPEG": encoded("JPEG", "L"),
     "narrow 4:4:4": encoded("JPEG", size=(4, 16), subsampling="4:4:4"),
@@ -118,6 +118,15 @@ def test_what_cannot_be_signed_is_said_in_words(name: str) -> None:
     assert re.match(reason, problem), problem
 
 
+def test_transparency_can_be_signed_where_readers_drop_it() -> None:
+    for mode, channels in (("RGBA", 3), ("LA", 1)):
+        assert problem_of(encoded("PNG", mode), channels) is None
+        assert (
+            problem_of(encoded("PNG", mode), None) == "a PNG with transparency, which only data.channels = 1 or 3 reads"
+        )
+    assert problem_of(encoded("PNG", "LA"), 3) == "a greyscale PNG but data.channels = 3"
+
+
 @pytest.mark.parametrize("layout", ["imagefolder", "webdataset", "parquet"])
 def test_headers_tell_what_can_be_signed(layout: str, tmp_path: Path) -> None:
     images = [data for data, _ in UNFIT.values()] + list(FIT.values())
@@ -128,11 +137,11 @@ def test_headers_tell_what_can_be_signed(layout: str, tmp_path: Path) -> None:
         problem_of(source.read_encoded([i])[0], 3) is None for i in range(source.num_rows)
     ]
     assert sum(fitness.reasons.values()) == len(UNFIT)
-    assert fitness.reasons["PNG with a palette, transparency, interlacing or 16 bits"] == 4
+    assert fitness.reasons["PNG with a palette, interlacing or 16 bits"] == 3
     turned_ids = [len(UNFIT) + list(FIT).index(name) for name in ("turned", "turned PNG")]
     assert np.flatnonzero(fitness.is_turned).tolist() == turned_ids
     lines = fit_in_words(fitness, source.num_rows)
-    assert lines[0].startswith("13 of 24 images cannot be signed and stay as they are: 4 PNG with a palette")
+    assert lines[0].startswith("12 of 24 images cannot be signed and stay as they are: 3 PNG with a palette")
     assert "4 further reasons" in lines[0]
     assert lines[1].startswith("2 of 24 images have an EXIF orientation")
 
@@ -163,7 +172,7 @@ def test_only_headers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("cmyk.jpg", "a JPEG with 4 colour components (CMYK or YCCK)"),
         ("mpo.jpg", "a JPEG of several pictures (MPO)"),
         ("narrow_4x16.jpg", "a JPEG with subsampled chroma less than 5 px wide"),
-        ("one_bit.png", "PNG with a palette, transparency, interlacing or 16 bits"),
+        ("one_bit.png", "PNG with a palette, interlacing or 16 bits"),
         ("exif6.jpg", None),
     ],
 )

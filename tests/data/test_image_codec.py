@@ -4,6 +4,7 @@ import io
 import struct
 import tracemalloc
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from taggants.data.image_codec import (
     encode_png,
     encoding_of,
     plain_png_shape,
+    png_setting,
     replaceable_shape,
     without_pixels,
 )
+from taggants.data.signed_images import Replacement, ImageStorage, is_replaced, replaced
 from taggants.errors import InputError
 
 SHAPES = st.tuples(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
@@ -107,6 +110,28 @@ def test_transparency_is_dropped_on_demand_and_refused_otherwise() -> None:
         decode_image(data)
 
 
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"compress_level": 1}])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparency_stays_as_it_was(channels: int, options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(channels)
+    stored = rng.integers(0, 256, (9, 7, channels + 1), np.uint8)
+    data = encoded(stored, "PNG", **options)
+    assert replaceable_shape(data) == (channels, 9, 7)
+    image = rng.integers(0, 256, (channels, 9, 7), np.uint8)
+    setting = png_setting(data)
+    assert setting is not None
+    new = encode_like(image, data)
+    assert new == encoded(np.dstack([image.transpose(1, 2, 0), stored[..., -1]]), "PNG", **options)
+    replacement = Replacement(image, ImageStorage())
+    assert replaced(data, replacement) == new
+    assert is_replaced(data, new, replacement)
+    for wrong in (data, encoded(np.dstack([image.transpose(1, 2, 0), stored[..., -1] ^ 1]), "PNG", **options)):
+        assert not is_replaced(data, wrong, replacement)
+    anew = Replacement(None, ImageStorage(reencodes_png=True))
+    assert replaced(data, anew) == encoded(stored, "PNG")
+    assert is_replaced(data, replaced(data, anew), anew)
+
+
 def test_16_bit_is_refused_rather_than_clipped() -> None:
     with pytest.raises(InputError, match="mode I;16"):
         decode_image(encoded(np.full((2, 2), 40000, np.uint16), "PNG"), 1)
@@ -163,6 +188,7 @@ def test_only_plain_png_has_a_plain_shape() -> None:
     grey = np.zeros((4, 5), np.uint8)
     assert plain_png_shape(encoded(grey, "PNG")) == (1, 4, 5)
     assert plain_png_shape(encoded(np.zeros((4, 5, 3), np.uint8), "PNG")) == (3, 4, 5)
+    assert plain_png_shape(encoded(np.zeros((4, 5, 4), np.uint8), "PNG")) == (3, 4, 5)  # and alpha
     palette = io.BytesIO()
     Image.fromarray(grey).convert("P").save(palette, "PNG")
     interlaced = bytearray(encoded(grey, "PNG"))
@@ -171,7 +197,6 @@ def test_only_plain_png_has_a_plain_shape() -> None:
         b"",
         encoded(grey, "JPEG"),
         palette.getvalue(),
-        encoded(np.zeros((4, 5, 4), np.uint8), "PNG"),
         encoded(grey.astype(np.uint16), "PNG"),
         bytes(interlaced),
     ):
@@ -206,7 +231,6 @@ def test_what_is_kept_has_the_metadata() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (encoded(np.zeros((4, 5, 4), np.uint8), "PNG"), "the image is PNG with a palette, transparency"),
         (
             encoded(np.zeros((4, 5), np.uint8), "GIF"),
             "the image is GIF; give 8-bit greyscale or RGB PNG, or 8-bit JPEG",
@@ -240,7 +264,7 @@ def test_16_bit_colour_is_refused_rather_than_cut() -> None:
     for channels in (None, 3, 1):
         with pytest.raises(InputError, match="16 bits or more; give 8 bits per channel"):
             decode_image(data, channels)
-    with pytest.raises(InputError, match="PNG with a palette, transparency, interlacing or 16 bits"):
+    with pytest.raises(InputError, match="PNG with a palette, interlacing or 16 bits"):
         replaceable_shape(data)
 
 

@@ -221,6 +221,59 @@ def test_a_footer_is_written_as_it_was() -> None:
         assert (end, write_struct(struct)) == (len(data) - 8, data[start:-8])
 
 
+def test_a_dictionary_keeps_no_image_that_no_row_holds(tmp_path: Path) -> None:
+    images = [encode_png(image) for image in pixels(3, (3, 5, 4))]
+    cells = pa.array([{"bytes": images[i], "path": ""} for i in (0, 1, 1, 2, 1)], IMAGE_TYPE)
+    options = {"use_dictionary": True, "compression": "none", "write_statistics": False}
+    data = written(pa.table({"image": cells, "label": [0, 1, 0, 1, 0]}), **options)
+    root = Root(str(tmp_path / "source"))
+    root.write_bytes("a.parquet", data)
+    new = dict(zip((1, 2, 4), pixels(3, (3, 5, 4), seed=9), strict=True))
+    export_dataset(ParquetSource(root, ""), new, Root(str(tmp_path / "signed")))
+    after = (tmp_path / "signed" / "a.parquet").read_bytes()
+    assert [data.count(image) for image in images] == [1, 1, 1]
+    assert [after.count(image) for image in images] == [1, 0, 1]
+    held = [cell["bytes"] for cell in pq.read_table(io.BytesIO(after))["image"].to_pylist()]
+    assert held == [images[0], encode_png(new[1]), encode_png(new[2]), images[2], encode_png(new[4])]
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+def test_bloom_filters_of_images_go_from_all_files(says_length: bool, tmp_path: Path) -> None:
+    def offset_and_length(data: bytes, column: int) -> tuple[int | None, int | None]:
+        footer, _ = read_struct(data, len(data) - 8 - int.from_bytes(data[-8:-4], "little"))
+        metadata = footer.elements(4)[0].elements(1)[column].value(3)
+        return metadata.value(14), metadata.value(15)
+
+    filters = {"image.bytes": {"ndv": NUM_ROWS}, "label": {"ndv": NUM_ROWS}}
+    before = written(table(), bloom_filter_options=filters)
+    if not says_length:
+        start = len(before) - 8 - int.from_bytes(before[-8:-4], "little")
+        footer, _ = read_struct(before, start)
+        for group in footer.elements(4):
+            for column in group.elements(1):
+                column.value(3).pop(15, None)
+        changed = write_struct(footer)
+        before = before[:start] + changed + len(changed).to_bytes(4, "little") + b"PAR1"
+    offset, _ = offset_and_length(before, 0)
+    assert offset is not None
+    bits = before[offset : offset + 200]
+    root = Root(str(tmp_path / "source"))
+    for name in "ab":
+        root.write_bytes(f"{name}.parquet", before)
+    export_dataset(ParquetSource(root, ""), signed_images(), Root(str(tmp_path / "signed")))
+    for name in "ab":
+        after = (tmp_path / "signed" / f"{name}.parquet").read_bytes()
+        assert offset_and_length(after, 0) == (None, None)
+        assert bits not in after
+        label = pq.ParquetFile(io.BytesIO(before)).metadata.row_group(0).column(2).path_in_schema
+        assert label == "label"
+        old_place, new_place = (offset_and_length(data, 2)[0] for data in (before, after))
+        assert old_place is not None
+        assert new_place is not None
+        assert before[old_place:][:32] == after[new_place:][:32]
+        assert pq.read_table(io.BytesIO(after)).drop_columns("image").equals(table().drop_columns("image"))
+
+
 def test_an_encoding_that_cannot_be_written_again_is_found_before_crafting(tmp_path: Path) -> None:
     options = {"use_dictionary": False, "column_encoding": {"image.bytes": "DELTA_BYTE_ARRAY"}}
     root = Root(str(tmp_path))

@@ -182,9 +182,11 @@ class ImageChunk:
         if old is None:
             return None, None, {}
         new, indices = list(old), {}
+        num_left = counts.copy()  # rows that still use a value
         for i, k in found.items():
             value = edit(i, old[k])
-            if counts[k] == 1:
+            num_left[k] -= value != old[k] or counts[k] == 1
+            if not num_left[k]:  # else what nobody uses would stay, and show what was there before
                 new[k] = value
             elif value != old[k]:  # other rows hold the same image, and keep it
                 indices[i] = len(new)

@@ -148,8 +148,7 @@ class _Rewriting:
             pages: list[Page] = []
             edit = edits.get(column)
             if edit is not None:
-                for bloom_filter in (14, 15):  # which would not know the new values
-                    metadata.pop(bloom_filter, None)
+                self._drop_bloom_filter(metadata)
                 if edit.rows:
                     images = _chunk(self._handle, group, column, edit.max_level)
                     self._parts.append((start, end, partial(self._write_images, images, edit, pages, group, chunk)))
@@ -204,6 +203,21 @@ class _Rewriting:
             both = (min(b[0] for b in bounds), max(b[1] for b in bounds)) if bounds else None
             metadata.change(12, with_bounds(metadata.value(12), both))
         return iter(())
+
+    def _drop_bloom_filter(self, metadata: Struct) -> None:
+        """Leaves out a chunk's Bloom filter, bytes and all: of the old values it would tell which are no longer there, and
+        for a new one every value of the chunk would have to be read."""
+        start, length = metadata.value(14, 0), metadata.value(15, 0)
+        for field in (14, 15):
+            metadata.pop(field, None)
+        if start <= 0:
+            return
+        if not length:  # older writers do not say
+            header, size = read_struct(bytes(self._handle.read_at(2**10, start)))
+            length = size + int(header.value(1, 0))
+        if length < 0:
+            raise pa.ArrowInvalid("a Bloom filter of negative length")
+        self._parts.append((start, start + length, partial(iter, ())))
 
     def _add_index(self, chunk: Struct, field: int, change: Callable[[Struct], Struct | None]) -> None:
         """Adds a part of the page index, whose place and length are in a chunk's fields `field` and the next."""
