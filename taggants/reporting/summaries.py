@@ -11,6 +11,7 @@ import numpy as np
 from taggants.detection import STATISTICS, Certificate, Registration, describe, holm
 from taggants.detection.outcome import verdict_of
 from taggants.evaluation.flips import FLIP_LEVELS
+from taggants.evaluation.separation import collapse_floor
 from taggants.run import registration_paths
 from taggants.stages.verify import certificate_path
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from taggants.data.inspection import Inspection
     from taggants.estimation.estimate import Estimate
     from taggants.evaluation.rehearsal import Rehearsed
+    from taggants.evaluation.separation import Separation
     from taggants.evaluation.transfer import Transfer
     from taggants.export import ExportManifest
+    from taggants.keys import KeySet
     from taggants.run import Run
     from taggants.stages.export import ExportCopy, ExportResult
     from taggants.sweep.stages import Sweep
@@ -54,6 +57,32 @@ def registered(run: Run, registration: Registration) -> str:
         f"publish {run.root.uri_of(registration_paths(run)[-1])} before the data, or this number in it:\n"
         f"        {registration.registration_sha256}"
     )
+
+
+def keys_inspected(keys: KeySet, found: Sequence[Separation], picture: str, pictured: str, *, are_drawn: bool) -> str:
+    """A line for each network, and what its sight means for p-values; pictured: the network of the picture."""
+    spec = keys.spec
+    kind = "keys" if are_drawn else "examples of keys, since none are drawn yet"
+    lines = [
+        f"keys    {spec.num_keys} {spec.family} {kind}, {spec.num_classes} classes",
+        "",
+        f"{'network':<24}{'mean cosine':>12}{'largest':>9}{'norm':>7}{'classes':>9}{'commonest':>11}",
+    ]
+    for seen in found:
+        lines.append(
+            f"{seen.name[-23:]:<24}{seen.pairs.mean():>12.2f}{seen.pairs.max():>9.2f}{seen.relative_norm:>7.1f}"
+            f"{seen.num_answered:>9}{seen.commonest_share:>11.0%}"
+        )
+    floor = collapse_floor(keys.labels, spec.num_classes)
+    lines += [
+        "cosine: of pairs of keys, by features before the last layer, centred on natural images; 1: all look alike",
+        "norm: of the keys, over that of natural images. classes: how many are the answer to some key",
+        "commonest: share of keys that are answered with the commonest class",
+        "",
+        f"floor   a model that answers all keys alike cannot get below p = {floor:.1e} by ranks, whatever was signed",
+        f"picture {picture}, by {pictured} (secret, as the keys)",
+    ]
+    return "\n".join(lines)
 
 
 def _asked(registration: Registration) -> str:

@@ -36,6 +36,7 @@ cells:
 """
 
 
+@pytest.mark.slow
 def test_cells_are_measured_once_and_stand_in_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from taggants.cli.commands import keys_inspect
 from taggants.cli.configuration import add_config_arguments, read_config
 
 if TYPE_CHECKING:
@@ -49,11 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_config_arguments(draw)
     draw.add_argument("value", metavar="VALUE", help="as the source publishes it")
     draw.set_defaults(run=run_draw)
+    inspect = actions.add_parser(
+        "inspect",
+        help="show how well clean networks tell the keys apart",
+        description=keys_inspect.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_config_arguments(inspect, run_folder=True)
+    keys_inspect.add_arguments(inspect)
+    inspect.set_defaults(run=keys_inspect.run)
 
 
-def _add_config_arguments(action: argparse.ArgumentParser) -> None:
+def _add_config_arguments(action: argparse.ArgumentParser, *, run_folder: bool = False) -> None:
     """Those of the command, which may stand before the name of the action, too: no default of the action overrides them."""
-    add_config_arguments(action)
+    add_config_arguments(action, run_folder=run_folder)
     for argument in action._actions:
         argument.default = argparse.SUPPRESS
 

@@ -1,0 +1,60 @@
+"""Shows how well clean networks tell the keys apart, and how small a p-value can become if they do not.
+
+By the surrogates, references and controls that are trained, or by checkpoints that you name. Without a key file yet, examples of
+the configured family are shown. For example: taggants keys inspect RUN --model other/model.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from taggants.cli.configuration import read_config
+from taggants.errors import InputError
+
+if TYPE_CHECKING:
+    from taggants.config import Config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those beside the configuration's, which `taggants keys` adds."""
+    parser.add_argument(
+        "--model",
+        metavar="CHECKPOINT",
+        action="append",
+        default=[],
+        help="model.safetensors of a clean model, in place of the run's own; may be repeated",
+    )
+
+
+def run(given: argparse.Namespace) -> int:
+    return main(read_config(given), given.model)
+
+
+def main(config: Config, checkpoints: Sequence[str] = ()) -> int:
+    """Prints a line a model and draws the keys with their cosines beside the key file."""
+    import secrets
+
+    from taggants.evaluation.separation import clean_models, inspect_keys
+    from taggants.keys import derive_keys
+    from taggants.reporting import summaries
+    from taggants.reporting.progress import say
+    from taggants.reporting.similarity import draw_similarity
+    from taggants.run import Run
+
+    run = Run(config)
+    models = {uri: uri for uri in checkpoints} or clean_models(run)
+    if not models:
+        raise InputError(
+            "no surrogate, reference or control of this run is trained yet; name clean models with --model, or run "
+            "`taggants craft` first"
+        )
+    are_drawn = run.keys_root.exists(f"{config.keys.name}.json")
+    keys = run.keys if are_drawn else derive_keys(secrets.token_bytes(32), run.key_spec)
+    found = inspect_keys(run, keys, models)
+    worst = max(found, key=lambda seen: float(seen.pairs.mean()))
+    path = f"{config.keys.name}-{'separation' if are_drawn else 'examples'}.png"
+    run.keys_root.write_bytes(path, draw_similarity(keys.images, worst.cosines), private=True)  # as secret as the keys
+    say(summaries.keys_inspected(keys, found, run.keys_root.uri_of(path), worst.name, are_drawn=are_drawn))
+    return 0
