@@ -181,7 +181,10 @@ class QuestionConfig(Section):
     """
 
     num_covers: int = Field(
-        64, ge=0, le=10_000, description="images of the test split, balanced over classes, that each key is laid over"
+        64,
+        ge=0,
+        le=10_000,
+        description="at most so many images of the test split, balanced over classes, that each key is laid over",
     )
     amplitudes: tuple[Annotated[FractionOf, Field(ge=1 / 256, le=1)], ...] = Field(
         (1 / 8, 1 / 4, 1 / 2),
@@ -208,7 +211,7 @@ class QuestionConfig(Section):
 class DetectionConfig(Section):
     """The test, fixed before any suspect is queried and written into the public registration."""
 
-    statistic: Annotated[str, named_in(STATISTICS)] = Field("rank", description="whose exact p-value decides")
+    statistic: Annotated[str, named_in(STATISTICS)] = Field("question", description="whose exact p-value decides")
     top_k: int = Field(1, ge=1, description="a hit is a key label within the suspect's top k")
     alpha: float = Field(1e-3, gt=0, lt=1, description="a suspect with p <= alpha is detected")
     num_suspects: int = Field(
@@ -219,7 +222,7 @@ class DetectionConfig(Section):
     )
     num_looks: int = Field(1, ge=1, le=10_000, description="tests of each suspect that alpha is spent on")
     question: QuestionConfig | None = Field(
-        None,
+        QuestionConfig(),
         description="what is asked about each key beside its own image; null: nothing, and no model is compared with",
     )
 
@@ -227,7 +230,7 @@ class DetectionConfig(Section):
     def _table_for_the_statistic(self) -> DetectionConfig:
         if STATISTICS.find(self.statistic).needs == "table" and self.question is None:
             raise ValueError(
-                f"detection.statistic={self.statistic} needs a question; set fields of detection.question, such as num_covers: 64"
+                f"detection.statistic={self.statistic} needs a question; leave detection.question out, or set statistic to rank"
             )
         if self.question is None and (self.num_suspects, self.num_looks) != (1, 1):
             raise ValueError(

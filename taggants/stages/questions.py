@@ -70,17 +70,17 @@ def _question_of(run: Run) -> Question | None:
     if section is None:
         return None
     covers = run.sources[1].index()
-    num_classes = run.index.num_classes
+    num_covers = 0 if run.config.data.test is None else min(section.num_covers, covers.num_rows)
+    amplitudes = tuple(sorted(round(a * AMPLITUDE_UNIT) for a in section.amplitudes)) if num_covers else ()
     # Each amplitude, and the bare key, weigh alike: the bare key as much as all covers of one amplitude.
-    weight = max(1, section.num_covers)
     return Question(
-        covers_fingerprint=covers.fingerprint if section.num_covers else "",
-        cover_ids=balanced_covers(covers.labels, section.num_covers, num_classes) if section.num_covers else (),
-        amplitudes=tuple(sorted(round(a * AMPLITUDE_UNIT) for a in section.amplitudes)) if section.num_covers else (),
-        overlay_weights=(1,) * len(section.amplitudes) if section.num_covers else (),
+        covers_fingerprint=covers.fingerprint if num_covers else "",
+        cover_ids=balanced_covers(covers.labels, num_covers, run.index.num_classes) if num_covers else (),
+        amplitudes=amplitudes,
+        overlay_weights=(1,) * len(amplitudes),
         bare_shift=0,
-        bare_weight=weight if section.bare_key else 0,
-        top_m=section.top_m or num_classes,
+        bare_weight=max(1, num_covers) if section.bare_key else 0,
+        top_m=section.top_m or run.index.num_classes,
     )
 
 

@@ -19,6 +19,8 @@ TINY = (
     "evaluation.num_controls=0",
     "evaluation.training.num_epochs=1",
     "execution.pool=inline",
+    "detection.statistic=rank",  # tests of the question ask for it
+    "detection.question=null",
 )
 
 

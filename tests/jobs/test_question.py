@@ -183,7 +183,7 @@ def test_a_registration_of_format_1_is_what_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("detection.statistic=question", "needs a question"),
+        ("detection.question=null", "needs a question"),
         ("detection.question={num_covers: 0, bare_key: false}", "nothing is asked"),
         ("detection.question={amplitudes: [0.3]}", "whole 256ths"),
         ("detection.question={amplitudes: []}", "must not be empty"),
