@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taggants.claims.disclosure import DisclosedKeys, read_disclosure
-from taggants.claims.evidence import check_covers, check_evidence, evidence_of
+from taggants.claims.evidence import check_covers, check_evidence
 from taggants.claims.timestamps import Timestamp, check_timestamp
-from taggants.detection import Certificate, Registration
+from taggants.detection import Certificate, Evidence, Registration
 from taggants.detection.statistics import STATISTICS
 from taggants.errors import InputError
-from taggants.suspects.answers import Answers
+from taggants.suspects.answers import Answers, question_evidence
 from taggants.suspects.recorded_answers import decode_answers
 
 _T = TypeVar("_T")
@@ -252,13 +252,22 @@ class _Check:
                 return self.say("suspect", False, text)
             if recorded is None and certificate.registration.question is not None:
                 return self.say("suspect", None, "its answers are compared with the recorded ones: --answers")
-            again = evidence_of(certificate, keys, [answers, *(recorded or [])[1:]], keys.indices)
+            if len(keys.indices) < certificate.registration.num_keys:
+                return self.say(
+                    "suspect", None, "only the disclosure of all keys tells whether it would be judged alike"
+                )
+            again = _evidence(certificate, keys, [answers, *(recorded or [])[1:]])
         except InputError as error:
             return self.say("suspect", False, str(error))
-        if again is None or len(keys.indices) < certificate.registration.num_keys:
-            text = "only the disclosure of all keys tells whether it would be judged alike"
-            return self.say("suspect", None, text)
         p_value = STATISTICS.find(certificate.registration.statistic).p_value(again, certificate.registration)
         is_detected = p_value <= certificate.registration.level
         text = f"asked again, it gives p = {p_value:.3g}; the certificate says {certificate.p_value:.3g}"
         self.say("suspect", is_detected == certificate.is_detected, text)
+
+
+def _evidence(certificate: Certificate, keys: DisclosedKeys, answers: list[Answers]) -> Evidence:
+    """The evidence about all keys in the answers of the suspect, then of the references."""
+    question = certificate.registration.question
+    if question is None:
+        return answers[0].evidence(keys.labels)
+    return question_evidence(question, answers[0], answers[1:], keys.labels, certificate.label_map)

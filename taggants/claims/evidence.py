@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from taggants.claims.disclosure import DisclosedKeys
 from taggants.detection import Certificate, Evidence
 from taggants.errors import InputError
-from taggants.suspects.answers import Answers, is_kept, question_evidence
+from taggants.suspects.answers import Answers, is_kept, question_table
 
 
 def check_evidence(
@@ -43,9 +43,15 @@ def check_evidence(
             False,
             f"num_left_out is {certificate.num_left_out} but {num_left_out} disclosed keys are of classes left out",
         )
-    evidence = evidence_of(certificate, keys, recorded, indices)
-    if evidence is None:
+    if not kept.any():
         return None, "the suspect was not asked about the disclosed keys, or knows the class of none"
+    table = question_table(question, recorded[0], recorded[1:], certificate.label_map)
+    own = (
+        labels
+        if certificate.label_map is None
+        else np.searchsorted(np.array(certificate.label_map.known), labels[kept])
+    )
+    evidence = Evidence.of_table(table[indices[kept]], own)
     for place, index in enumerate(indices[kept].tolist()):
         if not _stands_at(certificate, evidence, place, index):
             return False, f"the answers about key {index} give another row or rank than the certificate holds"
@@ -56,41 +62,6 @@ def check_evidence(
         True,
         f"recomputed from the answers for {what} keys that were asked, by the registered question and references",
     )
-
-
-def evidence_of(
-    certificate: Certificate, keys: DisclosedKeys, recorded: Sequence[Answers], answered: NDArray[np.int64]
-) -> Evidence | None:
-    """Returns the evidence about the disclosed keys in `answered`; None if the suspect knows the class of none.
-
-    Args:
-        recorded: answers of the suspect, then of the references. The suspect's are about the covers and all keys that were asked
-            by the certificate, or about the covers and `answered` alone; the references' are about all keys.
-        answered: indices of keys, rising, all of them disclosed.
-
-    Raises:
-        InputError: answers are too few.
-    """
-    registration, label_map = certificate.registration, certificate.label_map
-    labels = keys.labels[np.isin(keys.indices, answered)]
-    if not is_kept(labels, label_map).any():
-        return None
-    question = registration.question
-    if question is None:
-        return recorded[0].evidence(labels)
-    num_covers, num_queries = len(question.cover_ids), question.num_queries
-    only = np.arange(num_covers + len(answered) * num_queries)
-    rows = _rows(answered, num_covers, num_queries)
-    parts = []
-    for answers in recorded:
-        taken = only if answers.num_images == len(only) else rows
-        if answers.num_images <= int(taken.max()):
-            raise InputError(
-                f"a file holds {answers.num_images} answers, which are too few for the registered question"
-            )
-        scores, lists = (None if table is None else table[taken] for table in (answers.scores, answers.labels))
-        parts.append(Answers(answers.num_classes, scores, lists))
-    return question_evidence(question, parts[0], parts[1:], labels, label_map)
 
 
 def check_covers(certificate: Certificate, suspect: Answers, labels: NDArray[np.int64]) -> tuple[bool | None, str]:
@@ -125,9 +96,3 @@ def _stands_at(certificate: Certificate, evidence: Evidence, place: int, index: 
     candidates = range(max(0, index - certificate.num_left_out), min(index, len(table) - 1) + 1)
     row, rank = evidence.table[place], evidence.ranks[place]
     return any(table[at] == row and certificate.ranks[at] == rank for at in candidates)
-
-
-def _rows(indices: NDArray[np.int64], num_covers: int, num_queries: int) -> NDArray[np.int64]:
-    """Which images the plain covers and the queries of some keys are among the covers and the queries of all keys."""
-    of_keys = num_covers + indices[:, None] * num_queries + np.arange(num_queries)
-    return np.concatenate([np.arange(num_covers), of_keys.reshape(-1)])

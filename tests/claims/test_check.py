@@ -170,7 +170,8 @@ REHASHED: dict[str, Callable[[Any], None]] = {
     "bare_weight": _set(question__bare_weight=1),
     "bare_shift": _set(question__bare_shift=1),
     "top_m": _set(question__top_m=3),
-    "step": _set(question__step=1),
+    "score": _set(question__score="rank"),
+    "comparison": _set(question__comparison="none"),
     "randomness value": _set(randomness__value="00" * 32),
     "randomness round": _set(randomness__round="4000001"),
     "randomness source": _set(randomness__source="NIST beacon"),
@@ -210,9 +211,9 @@ def test_other_answers_references_and_covers_do_not_give_the_evidence(honest: Cl
     original = json.loads(honest.certificate)
     names = [name.removesuffix(".parquet") for name, _ in honest.answers]
     for place, sha256 in enumerate(names):
-        answers = decode_answers(honest.answers[place][1], 10)
-        assert answers.scores is not None
-        other = encode_answers(Answers(10, answers.scores[:, ::-1], None))
+        scores = decode_answers(honest.answers[0][1], 10).scores  # the suspect's: as a reference's they explain all
+        assert scores is not None
+        other = encode_answers(Answers(10, scores[:, ::-1] if place == 0 else 2 * scores, None))
         number = hashlib.sha256(other).hexdigest()
         changed = json.loads(honest.certificate.replace(sha256.encode(), number.encode()))
         forged = rehashed(changed, lambda registration: None)
