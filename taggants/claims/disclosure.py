@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from taggants.detection import Registration
 from taggants.errors import InputError, check_integer, check_sha256
 from taggants.identity import strict_json
-from taggants.keys import KeySet, KeySpec, derive_keys, key_leaf
+from taggants.keys import KeysCommitment, KeySet, KeySpec, derive_keys, key_leaf
 from taggants.keys.derivation import DEMONSTRATION_SECRET
 from taggants.keys.merkle import merkle_proof, root_of_proof
 
@@ -118,6 +118,12 @@ def _derived(secret: object, spec: object, registration: Registration) -> Disclo
         raise InputError("The disclosure's secret and spec are not those that keys_commitment commits to.")
     if registered.keys_root is not None and keys.root != registered.keys_root:
         raise InputError("The disclosure's secret gives another keys_root than the registered one.")
+    drawn = registered.randomness
+    if (
+        drawn is not None
+        and KeysCommitment.of(raw, read_spec, drawn.source, drawn.round).with_value(drawn.value) != drawn
+    ):
+        raise InputError("The secret is not the one that the randomness's commitment_sha256 commits to.")
     if raw == DEMONSTRATION_SECRET and registered.question is not None and not registered.demonstration:
         raise InputError("The secret is the public demonstration secret but the registration does not say so.")
     return DisclosedKeys(np.arange(read_spec.num_keys), keys.images, keys.labels, True)

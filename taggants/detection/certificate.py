@@ -17,7 +17,7 @@ from taggants.detection.outcome import EValue, LabelMap, PlainCovers, Verdict, v
 from taggants.detection.registration import Registration, SigningRecord
 from taggants.detection.statistics import STATISTICS, p_values
 from taggants.errors import InputError, check_integer, check_sha256, check_text
-from taggants.identity import strict_json
+from taggants.identity import identity, strict_json
 
 CERTIFICATE_FORMAT: Final = "taggants-certificate/2"  # of a test that asks the key images alone
 CERTIFICATE_FORMAT_QUESTION: Final = "taggants-certificate/3"
@@ -202,7 +202,8 @@ class Certificate:
             return content
         of_question = {name: getattr(self, name) for name in _OF_A_QUESTION}
         of_question |= {name: value.to_json() for name, value in of_question.items() if hasattr(value, "to_json")}
-        return {**content, "format": CERTIFICATE_FORMAT_QUESTION, **of_question, "verdict": self.verdict}
+        content |= {"format": CERTIFICATE_FORMAT_QUESTION, **of_question, "verdict": self.verdict}
+        return {**content, "certificate_sha256": identity(content)}
 
     @classmethod
     def from_text(cls, text: str | bytes) -> Certificate:
@@ -224,7 +225,7 @@ class Certificate:
             )
         with_question = found == CERTIFICATE_FORMAT_QUESTION
         names = [part.name for part in fields(cls) if with_question or part.name not in _OF_A_QUESTION]
-        expected = [*names, "verdict"] if with_question else names
+        expected = [*names, "verdict", "certificate_sha256"] if with_question else names
         if not isinstance(value, dict) or set(value) != {*expected, "format"}:
             raise InputError(
                 f"The certificate must be a JSON object with only the fields format, {', '.join(expected)}."
@@ -253,6 +254,11 @@ class Certificate:
         if with_question and value["verdict"] != certificate.verdict:
             raise InputError(
                 f"The certificate's verdict is {value['verdict']!r} but its numbers say {certificate.verdict!r}."
+            )
+        rest = {name: field for name, field in value.items() if name != "certificate_sha256"}
+        if with_question and value["certificate_sha256"] != identity(rest):
+            raise InputError(
+                "The certificate does not match its certificate_sha256, so it was changed: use the original."
             )
         return certificate
 

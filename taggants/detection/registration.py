@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 from taggants.detection.question import Question
 from taggants.detection.statistics import STATISTICS
 from taggants.errors import InputError, check_integer, check_sha256, check_text
-from taggants.identity import identity, strict_json
+from taggants.identity import canonical_json, strict_json
 from taggants.keys.key_set import MAX_NUM_CLASSES, MAX_NUM_KEYS
 from taggants.keys.randomness import Randomness
 
@@ -116,7 +117,12 @@ class Registration:
     @property
     def registration_sha256(self) -> str:
         """SHA-256 (hex) over the canonical JSON of the format and every field: the number to publish."""
-        return identity(self._content())
+        return hashlib.sha256(self.canonical).hexdigest()
+
+    @property
+    def canonical(self) -> bytes:
+        """The bytes that `registration_sha256` is of, for who dates or signs them."""
+        return canonical_json(self._content())
 
     def _repr_html_(self) -> str:
         """Returns the fields as a notebook shows them."""
@@ -231,7 +237,12 @@ class SigningRecord:
     @property
     def sha256(self) -> str:
         """SHA-256 (hex) over the canonical JSON of the record: the number to publish."""
-        return identity(self.to_json())
+        return hashlib.sha256(self.canonical).hexdigest()
+
+    @property
+    def canonical(self) -> bytes:
+        """The bytes that `sha256` is of."""
+        return canonical_json(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         content = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from taggants.errors import InputError, check_sha256, check_text
-from taggants.identity import canonical_json, identity, strict_json
+from taggants.identity import canonical_json, strict_json
 from taggants.keys.derivation import check_secret
 from taggants.keys.key_set import KeySpec
 from taggants.keys.randomness import Randomness
@@ -25,7 +25,7 @@ class KeysCommitment:
 
     Attributes:
         secret_commitment: SHA-256("taggants/v1/secret-commitment" || secret || u32 BE length of J || J) with J the canonical
-            JSON of the key spec, 64 hex digits.
+            JSON of the key spec without its num_keys, 64 hex digits.
         source, round: of the value that is to come, as of `Randomness`.
 
     Raises:
@@ -45,14 +45,19 @@ class KeysCommitment:
     def of(cls, secret: bytes, spec: KeySpec, source: str, round_: str) -> KeysCommitment:
         """Returns the commitment to a secret and to what its keys look like."""
         check_secret(secret)
-        look = canonical_json(spec.to_json())
+        look = canonical_json({name: value for name, value in spec.to_json().items() if name != "num_keys"})
         digest = hashlib.sha256(_SECRET_TAG + secret + struct.pack(">I", len(look)) + look)
         return cls(digest.hexdigest(), source, round_)
 
     @property
     def sha256(self) -> str:
         """SHA-256 (hex) over the canonical JSON: the number to publish before the round."""
-        return identity(self.to_json())
+        return hashlib.sha256(self.canonical).hexdigest()
+
+    @property
+    def canonical(self) -> bytes:
+        """The bytes that `sha256` is of."""
+        return canonical_json(self.to_json())
 
     def with_value(self, value: str) -> Randomness:
         """Returns the randomness that the labels are drawn from, once the source has given out the value."""

@@ -25,7 +25,7 @@ from taggants.suspects import Answers, CheckpointSuspect, Suspect
 from taggants.suspects.recorded_answers import decode_answers, encode_answers
 from taggants.training.job import TrainingJob
 
-_SIGNING = "signing.json"
+SIGNING_PATH = "signing.json"
 
 
 def registration_of(run: Run, *, claim_number: bool = False) -> Registration:
@@ -114,7 +114,7 @@ def record_signing(run: Run) -> None:
     Raises:
         InputError: nothing was exported yet.
     """
-    if run.config.detection.question is None or run.root.exists(_SIGNING):
+    if run.config.detection.question is None or run.root.exists(SIGNING_PATH):
         return
     registration = read_registration(run)
     weights, answers = [], []
@@ -126,8 +126,8 @@ def record_signing(run: Run) -> None:
     record = SigningRecord(
         registration.registration_sha256, run.signed_manifest.fingerprint, tuple(weights), tuple(answers)
     )
-    run.root.create_bytes(_SIGNING, encode_json(record.to_json()))
-    say(f"publish {run.root.uri_of(_SIGNING)} with the data, or this number in it:\n        {record.sha256}")
+    run.root.create_bytes(SIGNING_PATH, encode_json(record.to_json()))
+    say(f"publish {run.root.uri_of(SIGNING_PATH)} with the data, or this number in it:\n        {record.sha256}")
 
 
 def read_signing(run: Run, registration: Registration) -> tuple[SigningRecord, list[Answers]]:
@@ -137,13 +137,13 @@ def read_signing(run: Run, registration: Registration) -> tuple[SigningRecord, l
         InputError: there is none, it is of another registration, recorded answers were changed, or it differs from the export
             or the references' weights where these are still there.
     """
-    uri = run.root.uri_of(_SIGNING)
-    if not run.root.exists(_SIGNING):
+    uri = run.root.uri_of(SIGNING_PATH)
+    if not run.root.exists(SIGNING_PATH):
         raise InputError(
             f"{uri} is missing, which names the references' answers; run `taggants craft` again to write it"
         )
     try:
-        record = SigningRecord.from_text(run.root.read_bytes(_SIGNING))
+        record = SigningRecord.from_text(run.root.read_bytes(SIGNING_PATH))
     except InputError as error:
         raise InputError(f"{uri}: {error}") from error
     if record.registration_sha256 != registration.registration_sha256:
@@ -156,7 +156,7 @@ def read_signing(run: Run, registration: Registration) -> tuple[SigningRecord, l
 
 def _check_signing(run: Run, record: SigningRecord) -> None:
     """Compares the record with the files that it is of, where they are still there."""
-    uri, signed = run.root.uri_of(_SIGNING), run.root.child("signed")
+    uri, signed = run.root.uri_of(SIGNING_PATH), run.root.child("signed")
     if signed.exists(MANIFEST_PATH) and read_manifest(signed).fingerprint != record.signed_fingerprint:
         raise InputError(
             f"{uri} has another signed_fingerprint than {signed.uri_of(MANIFEST_PATH)}; restore the record"

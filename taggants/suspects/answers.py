@@ -151,36 +151,53 @@ def question_evidence(
 ) -> Evidence:
     """Returns the evidence in answers to a question: to its plain covers, then to the queries of each key in turn.
 
-    The references' ranks are cut as the suspect's are, at the registered top m or where its lists of labels end. With a label map
-    the evidence is of the classes that the suspect knows and of the keys of these classes (`is_kept`), in their order: given
-    which keys these are, their labels are uniform on the known classes. Where the suspect was asked about the first keys only,
-    key_labels are of these.
+    With a label map the evidence is of the classes that the suspect knows and of the keys of these classes (`is_kept`), in their
+    order: given which keys these are, their labels are uniform on the known classes. Where the suspect was asked about the first
+    keys only, key_labels are of these. Other arguments as of `question_table`.
 
     Raises:
-        InputError: the answers are not as many as the question has images, the references' fewer, or no key is kept.
+        InputError: as `question_table`, the suspect was asked about another number of keys, or no key is kept.
     """
     kept = is_kept(key_labels, label_map)
     if not kept.any():
         raise InputError("the suspect knows the class of no key; test a model that knows more of the dataset's classes")
-    num_covers, num_asked = len(question.cover_ids), len(key_labels) * question.num_queries
-    if suspect.num_images != num_covers + num_asked:
+    table = question_table(question, suspect, references, label_map)
+    if len(table) != len(key_labels):
+        num_images = len(question.cover_ids) + len(key_labels) * question.num_queries
+        raise InputError(f"there are answers to {suspect.num_images} images but the question has {num_images}")
+    labels = key_labels if label_map is None else np.searchsorted(np.array(label_map.known), key_labels[kept])
+    return Evidence.of_table(table[kept], labels)
+
+
+def question_table(
+    question: Question, suspect: Answers, references: Sequence[Answers], label_map: LabelMap | None = None
+) -> NDArray[np.int64]:
+    """Returns the evidence table of all keys that were asked, int64 [num_asked, classes that the suspect knows]: a function of
+    the answers alone, whatever the labels are, so that somebody who knows some of the keys can check the rows of these.
+
+    The references' ranks are cut as the suspect's are, at the registered top m or where its lists of labels end.
+
+    Raises:
+        InputError: the answers are not of whole keys, or the references' are fewer.
+    """
+    num_covers = len(question.cover_ids)
+    num_asked = (suspect.num_images - num_covers) // question.num_queries
+    num_images = num_covers + num_asked * question.num_queries
+    if num_asked < 1 or suspect.num_images != num_images:
         raise InputError(
-            f"there are answers to {suspect.num_images} images but the question has {num_covers + num_asked}"
+            f"there are answers to {suspect.num_images} images but the question has {num_covers} and {question.num_queries} a key"
         )
-    known = None if label_map is None else np.array(label_map.known)
     tables = []
     cut = question.top_m if suspect.labels is None else min(question.top_m, suspect.labels.shape[1])
     for answers in (suspect, *references):
         if answers.num_images < suspect.num_images:
             raise InputError(f"a reference answered {answers.num_images} images but {suspect.num_images} were asked")
-        if known is not None and label_map is not None:
-            columns = np.array([label_map.classes[c] for c in known]) if answers is suspect else known
-            answers = answers.restricted(columns)
+        if label_map is not None:
+            columns = [label_map.classes[own] for own in label_map.known] if answers is suspect else label_map.known
+            answers = answers.restricted(np.array(columns))
         values = answer_values(answers.scores, answers.labels, answers.num_classes, cut)[0]
-        of_keys = values[num_covers : num_covers + num_asked].reshape(len(key_labels), -1, values.shape[1])
-        tables.append(of_keys[kept].reshape(-1, values.shape[1]))
-    labels = key_labels if known is None else np.searchsorted(known, key_labels[kept])
-    return Evidence.of_table(question.evidence(tables[0], tables[1:]), labels)
+        tables.append(values[num_covers:num_images])
+    return question.evidence(tables[0], tables[1:])
 
 
 def is_kept(key_labels: NDArray[np.int64], label_map: LabelMap | None) -> NDArray[np.bool_]:

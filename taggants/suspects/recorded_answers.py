@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,8 @@ from taggants.storage import encode_table
 from taggants.storage.encoding import damage_named
 from taggants.suspects.answers import Answers
 
+_MOST_VALUES: Final = 2**28  # 2 GiB
+
 
 def encode_answers(answers: Answers) -> bytes:
     """Returns one row for each image, in the order asked: a list `scores` (float64), or `labels` (int64), best first."""
@@ -22,10 +24,17 @@ def encode_answers(answers: Answers) -> bytes:
     return encode_table(pa.table({name: column}), compression="zstd")
 
 
-def decode_answers(data: bytes, num_classes: int) -> Answers:
-    """Returns the answers in such bytes, checked as `Answers.of` does; InputError where they are none."""
+def decode_answers(data: bytes, num_classes: int | None) -> Answers:
+    """Returns the answers in such bytes, checked as `Answers.of` does; InputError where they are none.
+
+    num_classes: of the model that answered; None: as many as the answers show.
+    """
     with damage_named("the file of answers"):
-        table = pq.read_table(pa.BufferReader(data))
+        file = pq.ParquetFile(pa.BufferReader(data))
+        sizes = [part.list_size for part in file.schema_arrow.types if pa.types.is_fixed_size_list(part)]
+        if len(sizes) != 1 or file.metadata.num_rows * sizes[0] > _MOST_VALUES:
+            raise InputError(f"The file of answers must have one column of lists, of at most {_MOST_VALUES} values.")
+        table = file.read()
     kinds = {"scores": pa.float64(), "labels": pa.int64()}
     kind = kinds.get(table.column_names[0]) if table.num_columns == 1 else None
     column: Any = table.column(0).combine_chunks() if kind is not None else None
@@ -34,4 +43,6 @@ def decode_answers(data: bytes, num_classes: int) -> Answers:
     if column.null_count or column.values.null_count or not len(column):
         raise InputError("The file of answers is empty or has empty places; use the original file.")
     values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+    if num_classes is None:
+        num_classes = values.shape[1] if kind == pa.float64() else max(2, int(values.max(initial=0)) + 1)
     return Answers.of(values, len(values), num_classes)

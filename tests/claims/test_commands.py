@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from taggants.claims.disclosure import read_disclosure
 from taggants.cli import main
+from taggants.detection.registration import SigningRecord
 from taggants.keys import KeysCommitment
 from taggants.run import Run
 from tests.claims.claims import QUESTION, VALUE, words
@@ -62,3 +64,16 @@ def test_disclosures_are_private_and_never_written_over(signed: Run, files: dict
     assert "is never overwritten" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["disclose", signed.uri])
+
+
+def test_requests_of_timestamps_are_of_the_published_numbers(signed: Run) -> None:
+    assert main(["timestamp", signed.uri]) == 0
+    folder = Path(signed.uri) / "timestamps"
+    numbers = {
+        "registration": signed.registration.registration_sha256,
+        "commitment": KeysCommitment.from_text(Path(signed.uri, "commitment.json").read_bytes()).sha256,
+        "signing": SigningRecord.from_text(Path(signed.uri, "signing.json").read_bytes()).sha256,
+    }
+    for name, number in numbers.items():
+        assert hashlib.sha256((folder / f"{name}.canonical.json").read_bytes()).hexdigest() == number
+        assert bytes.fromhex(number) in (folder / f"{name}.tsq").read_bytes()

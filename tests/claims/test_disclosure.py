@@ -11,7 +11,7 @@ from taggants.claims.disclosure import disclosure_of, read_disclosure
 from taggants.cli.commands.disclose import key_indices
 from taggants.detection import Registration
 from taggants.errors import InputError
-from taggants.keys import KeySpec, Randomness, derive_keys
+from taggants.keys import KeysCommitment, KeySpec, derive_keys
 from taggants.keys.derivation import DEMONSTRATION_SECRET
 from tests.detection.test_registration import QUESTION
 
@@ -51,11 +51,15 @@ def test_the_secret_discloses_all() -> None:
     with pytest.raises(InputError, match="--secret"):
         disclosure_of(plain, KEYS, [1])
     # With labels from public randomness, which stands in the registration.
-    drawn = Randomness("drand", "1", "ab", "00" * 32)
+    drawn = KeysCommitment.of(SECRET, SPEC, "drand", "1").with_value("ab")
     keys = derive_keys(SECRET, SPEC, drawn)
     public = replace(REGISTRATION, keys_commitment=keys.commitment, keys_root=keys.root, randomness=drawn)
     found = read_disclosure(json.dumps(disclosure_of(public, keys, [], SECRET)), public)
     assert found.labels.tolist() == keys.labels.tolist()
+    other = replace(drawn, commitment_sha256="00" * 32)
+    changed = replace(public, randomness=other)
+    with pytest.raises(InputError, match="commitment_sha256 commits to"):
+        read_disclosure(json.dumps(disclosure_of(changed, keys, [], SECRET)), changed)
 
 
 def key(place: int = 0, /, **changes: Any) -> list[dict[str, Any]]:

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from taggants.detection import exact_p_value, rank_scores
+from taggants.detection import Evidence, exact_p_value, rank_scores
 from taggants.detection.outcome import LabelMap
 from taggants.detection.question import Question, evidence_table
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model, checkpoint_bytes
 from taggants.storage import encode_table
 from taggants.suspects import Answers, CallableSuspect, Owner, check_suspect, open_suspect, question_evidence
+from taggants.suspects.answers import question_table
 from taggants.suspects.recorded_answers import decode_answers, encode_answers
 
 LABELS = np.array([2, 0, 1])
@@ -238,16 +239,16 @@ def test_a_checkpoint_in_a_folder_with_accents_has_a_name_for_its_file(tmp_path:
 
 
 def test_a_suspect_that_knows_more_and_fewer_classes_is_asked_for_those_it_shares() -> None:
-    """Against a suspect that had just these classes, and keys of these classes alone."""
+    """Against a suspect that had just these classes."""
     rng = np.random.default_rng(3)
     question = Question("", (), (), (), 0, 1, 9)
     wide, reference = rng.random((6, 7)), rng.random((6, 4))
     label_map = LabelMap("names", (5, None, 0, 3))
     labels = np.array([0, 1, 2, 3, 1, 0])
     kept = np.array([0, 2, 3, 5])
-    narrow = Answers.of(wide[kept][:, [5, 0, 3]], 4, 3)
-    other = Answers.of(reference[kept][:, [0, 2, 3]], 4, 3)
-    expected = question_evidence(question, narrow, [other], np.array([0, 1, 2, 0]))
+    narrow, other = Answers.of(wide[:, [5, 0, 3]], 6, 3), Answers.of(reference[:, [0, 2, 3]], 6, 3)
+    table = question_table(question, narrow, [other])
+    expected = Evidence.of_table(table[kept], [0, 1, 2, 0])
     asked, compared = Answers.of(wide, 6, 7), Answers.of(reference, 6, 4)
     assert question_evidence(question, asked, [compared], labels, label_map) == expected
     lists = Answers.of(np.argsort(-wide, axis=1), 6, 7)

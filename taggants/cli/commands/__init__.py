@@ -7,6 +7,7 @@ code. Where a configuration is all that the work needs, `main(config)` does it a
 from types import ModuleType
 
 from taggants.cli.commands import (
+    check,
     config,
     craft,
     demo,
@@ -18,6 +19,7 @@ from taggants.cli.commands import (
     plan,
     report,
     sweep,
+    timestamp,
     train,
     verify,
 )
@@ -31,8 +33,10 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "train": train,
     "verify": verify,
+    "check": check,
     "disclose": disclose,
     "report": report,
+    "timestamp": timestamp,
     "harm": harm,
     "sweep": sweep,
     "config": config,

@@ -1,0 +1,66 @@
+"""Asking a suspect once more, by somebody who has the disclosed keys and the dataset of the covers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taggants.data import open_source
+from taggants.data.inspection import inspect_dataset
+from taggants.data.source import read_for_models
+from taggants.detection import Registration
+from taggants.errors import InputError
+from taggants.storage import Root
+from taggants.suspects import Answers, Owner, open_suspect
+
+
+def read_covers(uri: str, registration: Registration) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Returns the registered covers, uint8 [num_covers, channels, H, W], and their classes, int64 [num_covers].
+
+    uri: the dataset that they are rows of, a folder or one file, local or on S3.
+
+    Raises:
+        InputError: neither split of that dataset is the registered one.
+    """
+    question, shape = registration.question, registration.image_shape
+    if question is None or shape is None or not question.cover_ids:
+        raise InputError("the registration asks no covers; leave --covers out")
+    found = inspect_dataset(uri)
+    columns = {"image_column": found.image_column, "label_column": found.label_column}
+    for split in dict.fromkeys(name for name in (found.test, found.train) if name is not None):
+        source = open_source(found.layout, Root(found.root), split, channels=shape[0], **columns)
+        if source.index().fingerprint == question.covers_fingerprint:
+            rows = list(question.cover_ids)
+            images = read_for_models(source, rows[:1], None)
+            size = None if images.shape[1:] == shape else shape[1]
+            return read_for_models(source, rows, size), source.labels()[rows]
+    raise InputError(f"{uri} is not the dataset of the registered covers: no split has their covers_fingerprint")
+
+
+def ask(
+    named: str, covers: NDArray[np.uint8] | None, registration: Registration, keys: NDArray[np.uint8]
+) -> tuple[str | None, Answers]:
+    """Returns the SHA-256 of what is known of a suspect, and its answers: to plain covers, then to the queries of each key.
+
+    Args:
+        named: the suspect, as `taggants verify` takes it.
+        covers: as of `read_covers`; None where the registration asks none.
+        keys: images, uint8 [n, channels, H, W].
+
+    Raises:
+        InputError: it cannot be opened, answers in no known form, or the registered covers are missing.
+    """
+    channels, height, width = keys.shape[1:]
+    suspect = open_suspect(named, Owner(registration.num_classes, (channels, height, width), registration.class_names))
+    question = registration.question
+    if question is None:
+        given = np.asarray(suspect.answers(keys))
+        return suspect.sha256, Answers.of(given, len(keys), suspect.num_classes)
+    if covers is None and question.cover_ids:
+        raise InputError("the question lays keys over covers: give their dataset with --covers")
+    plain = np.zeros((0, channels, height, width), dtype=np.uint8) if covers is None else covers
+    parts = [np.asarray(suspect.answers(plain))] if len(plain) else []
+    parts += [np.asarray(suspect.answers(question.queries(key, plain))) for key in keys]
+    if len({(part.shape[1:], part.dtype.kind) for part in parts}) > 1:
+        raise InputError("it answers in several forms; return one shape and type for all images")
+    return suspect.sha256, Answers.of(np.concatenate(parts), sum(map(len, parts)), suspect.num_classes)

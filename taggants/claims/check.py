@@ -1,0 +1,273 @@
+"""Checks a claim line by line from the files that its owner hands over: what holds, what does not, and what stays open.
+
+Nothing here needs torch, Ray or the owner's configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taggants.claims.disclosure import DisclosedKeys, read_disclosure
+from taggants.claims.evidence import check_covers, check_evidence
+from taggants.claims.timestamps import Timestamp, check_timestamp
+from taggants.detection import Certificate, Evidence, Registration
+from taggants.detection.statistics import STATISTICS
+from taggants.errors import InputError
+from taggants.suspects.answers import Answers, question_evidence
+from taggants.suspects.recorded_answers import decode_answers
+
+_T = TypeVar("_T")
+_LONGEST = 400
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a check. holds: False where the claim is refused; None where a file or fact is missing that would tell."""
+
+    subject: str
+    holds: bool | None
+    text: str
+
+
+@dataclass(frozen=True)
+class ClaimFiles:
+    """What a claim is checked by; all but the first two may be missing.
+
+    Attributes:
+        certificate, registration, disclosure: contents of the JSON files.
+        answers: contents of the files of recorded answers, by their paths.
+        timestamps: of the registration or the signing record.
+        published: numbers that the owner published, each the SHA-256 of the registration or of the signing record.
+        cover_labels: class of each registered cover, int64 [num_covers].
+        ask_again: asks the suspect about disclosed keys once more, and returns what is known of its weights, as a SHA-256 or
+            None, and its answers: to the plain covers, then to the queries of each key in turn.
+    """
+
+    certificate: bytes
+    registration: bytes
+    disclosure: bytes | None = None
+    answers: tuple[tuple[str, bytes], ...] = ()
+    timestamps: tuple[Timestamp, ...] = ()
+    published: tuple[str, ...] = ()
+    cover_labels: NDArray[np.int64] | None = None
+    ask_again: Callable[[Registration, NDArray[np.uint8]], tuple[str | None, Answers]] | None = None
+
+
+def check_claim(files: ClaimFiles) -> list[Finding]:
+    """Returns what was found of each part of a claim, in the order in which a reader asks."""
+    check = _Check(files)
+    certificate = check.read("certificate", lambda: Certificate.from_text(files.certificate))
+    if certificate is not None:
+        check.say("certificate", True, _outcome(certificate))
+    registration = check.read("registration", lambda: Registration.from_text(files.registration))
+    if registration is not None and certificate is not None:
+        check.same_registration(certificate.registration, registration)
+    numbers = _numbers(registration, certificate)
+    check.published(numbers)
+    if registration is None:
+        return check.findings
+    check.registered(registration)
+    check.dated(numbers, certificate)
+    keys = check.disclosed(registration)
+    if certificate is None or certificate.registration != registration:
+        return check.findings
+    recorded = None if registration.question is None else check.recorded(certificate)
+    if recorded is not None:
+        check.evidence(certificate, keys, recorded)
+    check.suspect(certificate, keys, recorded)
+    return check.findings
+
+
+def _outcome(certificate: Certificate) -> str:
+    registered, p = certificate.registration, certificate.p_value
+    sign = "<=" if certificate.is_detected else ">"
+    return (
+        f"its evidence gives p ({registered.statistic}) = {p:.3g} {sign} {registered.level:.3g}, the registered level: "
+        f"{certificate.verdict}"
+    )
+
+
+def _numbers(registration: Registration | None, certificate: Certificate | None) -> dict[str, str]:
+    """What the owner publishes, by its name."""
+    numbers = {} if registration is None else {"the registration": registration.registration_sha256}
+    if certificate is not None and certificate.signing is not None:
+        numbers["the signing record"] = certificate.signing.sha256
+    if registration is not None and registration.randomness is not None:
+        numbers["the commitment to the secret"] = registration.randomness.commitment_sha256
+    return numbers
+
+
+@dataclass
+class _Check:
+    """The findings so far."""
+
+    files: ClaimFiles
+    findings: list[Finding] = field(default_factory=list)
+
+    def say(self, subject: str, holds: bool | None, text: str) -> None:
+        self.findings.append(Finding(subject, holds, text))
+
+    def read(self, subject: str, read: Callable[[], _T]) -> _T | None:
+        """Returns what a reader returns; None, and says why, where it refuses."""
+        try:
+            return read()
+        except InputError as error:
+            self.say(subject, False, str(error))
+            return None
+
+    def same_registration(self, embedded: Registration, given: Registration) -> None:
+        for part in fields(Registration):
+            ours, theirs = getattr(embedded, part.name), getattr(given, part.name)
+            if ours != theirs:
+                text = f"{part.name} is {ours!r} in the certificate but {theirs!r} in the registration"
+                text = text if len(text) < _LONGEST else f"{part.name} differs between certificate and registration"
+                return self.say("registration", False, text)
+        self.say("registration", True, f"the certificate holds the same one, {given.registration_sha256}")
+
+    def published(self, numbers: dict[str, str]) -> None:
+        for number in self.files.published:
+            if number in numbers.values():
+                name = next(name for name, found in numbers.items() if found == number)
+                self.say("published", True, f"{number} is the number of {name}")
+            else:
+                self.say("published", False, f"{number} is not the number of {' or '.join(numbers) or 'anything here'}")
+        for name, number in numbers.items():
+            if number not in self.files.published:
+                text = f"files can be made anew: look up that {number} was published as the number of {name}"
+                self.say("published", None, text)
+
+    def registered(self, registration: Registration) -> None:
+        if registration.demonstration:
+            self.say("keys", False, "they come from the public demonstration secret: anybody can make this claim")
+        if registration.number > 1:
+            text = f"it is number {registration.number} of this secret: ask for the others, and for what came of them"
+            self.say("registration", None, text)
+
+    def dated(self, numbers: dict[str, str], certificate: Certificate | None) -> None:
+        tested_at = None if certificate is None else datetime.fromisoformat(certificate.created_at)
+        for timestamp in self.files.timestamps:
+            try:
+                holds, text = check_timestamp(timestamp, numbers, tested_at)
+            except InputError as error:
+                holds, text = False, str(error)
+            self.say("time", holds, f"{timestamp.name}: {text}")
+        if not self.files.timestamps:
+            self.say("time", None, "no timestamp was given: when it was registered is the owner's word")
+
+    def disclosed(self, registration: Registration) -> DisclosedKeys | None:
+        content = self.files.disclosure
+        if content is None:
+            self.say("keys", None, "no disclosure was given: keys and labels are taken on trust")
+            return None
+        keys = self.read("keys", lambda: read_disclosure(content, registration))
+        if keys is None:
+            return None
+        if not keys.by_secret:
+            text = f"{len(keys.indices)} of {registration.num_keys} keys and their labels are proved by keys_root"
+            self.say("keys", True, text)
+            self.say("labels", None, "only the secret shows that they were drawn as they should be")
+            return keys
+        self.say("keys", True, f"the secret gives all {registration.num_keys} keys and keys_commitment")
+        drawn = registration.randomness
+        if drawn is None:
+            text = "derived from the secret alone: nothing shows that secrets were not tried until their labels suited"
+            self.say("labels", None, text)
+            return keys
+        self.say("labels", True, "derived from the secret that was committed to and the registered public value")
+        text = (
+            f"look up that {drawn.source} gave {drawn.value} in round {drawn.round}, after the commitment was published"
+        )
+        self.say("labels", None, text)
+        return keys
+
+    def recorded(self, certificate: Certificate) -> list[Answers] | None:
+        """Returns the recorded answers of the suspect and of the references; None if one is missing."""
+        signing, registration = certificate.signing, certificate.registration
+        assert signing is not None, "checked with the certificate"
+        assert certificate.answers_sha256 is not None, "checked with the certificate"
+        names = dict(zip(signing.reference_answers, registration.references, strict=True))
+        names[certificate.answers_sha256] = "the suspect"
+        found: dict[str, Answers] = {}
+        for path, data in self.files.answers:
+            sha256 = hashlib.sha256(data).hexdigest()
+            if sha256 not in names:
+                self.say("answers", False, f"{path} is not what the certificate names: its SHA-256 is {sha256}")
+                continue
+            own_classes = sha256 == certificate.answers_sha256 and certificate.label_map is not None
+            num_classes = None if own_classes else registration.num_classes
+            answers = self.read("answers", lambda: decode_answers(data, num_classes))  # noqa: B023
+            if answers is not None:
+                found[sha256] = answers
+        missing = [name for sha256, name in names.items() if sha256 not in found]
+        if missing:
+            text = f"those of {', '.join(missing)} are not here: the evidence is taken on trust"
+            self.say("answers", None, text)
+            return None
+        self.say(
+            "answers",
+            True,
+            f"those of the suspect and of {len(registration.references)} references have the hashes named",
+        )
+        return [found[sha256] for sha256 in (certificate.answers_sha256, *signing.reference_answers)]
+
+    def evidence(self, certificate: Certificate, keys: DisclosedKeys | None, recorded: list[Answers]) -> None:
+        suspect, labels = recorded[0], self.files.cover_labels
+        if suspect.num_unusable != certificate.num_refused:
+            text = (
+                f"num_refused is {certificate.num_refused} but {suspect.num_unusable} answers are refused or hold NaN"
+            )
+            self.say("answers", False, text)
+        if certificate.covers is not None:
+            missing = "whether plain covers were answered with their class shows with their dataset: --covers"
+            holds, text = (None, missing) if labels is None else check_covers(certificate, suspect, labels)
+            self.say("covers", holds, text)
+        if keys is None:
+            self.say("evidence", None, "it belongs to the keys, which are not disclosed")
+            return
+        try:
+            holds, text = check_evidence(certificate, keys, recorded)
+        except InputError as error:
+            holds, text = False, str(error)
+        self.say("evidence", holds, text)
+
+    def suspect(self, certificate: Certificate, keys: DisclosedKeys | None, recorded: list[Answers] | None) -> None:
+        """Asks the suspect again, about the disclosed keys."""
+        if self.files.ask_again is None:
+            self.say("suspect", None, "it was not asked again: --suspect")
+            return
+        if keys is None:
+            self.say("suspect", None, "it cannot be asked without keys: --disclosure")
+            return
+        try:
+            sha256, answers = self.files.ask_again(certificate.registration, keys.images)
+            if sha256 != certificate.suspect_sha256:
+                text = f"suspect_sha256 is {certificate.suspect_sha256} but this one's is {sha256}: it is another model"
+                return self.say("suspect", False, text)
+            if recorded is None and certificate.registration.question is not None:
+                return self.say("suspect", None, "its answers are compared with the recorded ones: --answers")
+            if len(keys.indices) < certificate.registration.num_keys:
+                return self.say(
+                    "suspect", None, "only the disclosure of all keys tells whether it would be judged alike"
+                )
+            again = _evidence(certificate, keys, [answers, *(recorded or [])[1:]])
+        except InputError as error:
+            return self.say("suspect", False, str(error))
+        p_value = STATISTICS.find(certificate.registration.statistic).p_value(again, certificate.registration)
+        is_detected = p_value <= certificate.registration.level
+        text = f"asked again, it gives p = {p_value:.3g}; the certificate says {certificate.p_value:.3g}"
+        self.say("suspect", is_detected == certificate.is_detected, text)
+
+
+def _evidence(certificate: Certificate, keys: DisclosedKeys, answers: list[Answers]) -> Evidence:
+    """The evidence about all keys in the answers of the suspect, then of the references."""
+    question = certificate.registration.question
+    if question is None:
+        return answers[0].evidence(keys.labels)
+    return question_evidence(question, answers[0], answers[1:], keys.labels, certificate.label_map)

@@ -1,0 +1,98 @@
+"""The evidence in recorded answers about disclosed keys, compared with what a certificate holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taggants.claims.disclosure import DisclosedKeys
+from taggants.detection import Certificate, Evidence
+from taggants.errors import InputError
+from taggants.suspects.answers import Answers, is_kept, question_table
+
+
+def check_evidence(
+    certificate: Certificate, keys: DisclosedKeys, recorded: Sequence[Answers]
+) -> tuple[bool | None, str]:
+    """Returns whether the certificate's evidence about the disclosed keys is that in the recorded answers, and a sentence.
+
+    None: the suspect was not asked about any of them, or knows the class of none.
+
+    recorded: answers of the suspect, then of the registered references.
+
+    Raises:
+        InputError: the answers are not as many as were asked.
+    """
+    question = certificate.registration.question
+    assert question is not None, "there are recorded answers"
+    num_asked = len(certificate.ranks) + certificate.num_left_out
+    num_images = len(question.cover_ids) + num_asked * question.num_queries
+    if recorded[0].num_images != num_images:
+        raise InputError(
+            f"the suspect answered {recorded[0].num_images} images but {num_images} were asked by the certificate"
+        )
+    asked = keys.indices < num_asked
+    indices, labels = keys.indices[asked], keys.labels[asked]
+    kept = is_kept(labels, certificate.label_map)
+    num_left_out = int(np.count_nonzero(~kept))
+    is_all = len(indices) == num_asked
+    if num_left_out > certificate.num_left_out or (is_all and num_left_out != certificate.num_left_out):
+        return (
+            False,
+            f"num_left_out is {certificate.num_left_out} but {num_left_out} disclosed keys are of classes left out",
+        )
+    if not kept.any():
+        return None, "the suspect was not asked about the disclosed keys, or knows the class of none"
+    table = question_table(question, recorded[0], recorded[1:], certificate.label_map)
+    own = (
+        labels
+        if certificate.label_map is None
+        else np.searchsorted(np.array(certificate.label_map.known), labels[kept])
+    )
+    evidence = Evidence.of_table(table[indices[kept]], own)
+    for place, index in enumerate(indices[kept].tolist()):
+        if not _stands_at(certificate, evidence, place, index):
+            return False, f"the answers about key {index} give another row or rank than the certificate holds"
+    if is_all and evidence != certificate.evidence:
+        return False, "the answers about all keys give other evidence than the certificate holds"
+    what = f"all {num_asked}" if is_all else f"{len(indices)} of {num_asked}"
+    return (
+        True,
+        f"recomputed from the answers for {what} keys that were asked, by the registered question and references",
+    )
+
+
+def check_covers(certificate: Certificate, suspect: Answers, labels: NDArray[np.int64]) -> tuple[bool | None, str]:
+    """Returns whether the plain covers were answered as the certificate says, and a sentence.
+
+    None: the label map was fitted on half of them.
+
+    labels: class of each cover, int64 [num_covers].
+    """
+    label_map, claimed = certificate.label_map, certificate.covers
+    assert claimed is not None, "there are covers"
+    if label_map is not None and label_map.kind == "fitted":
+        return None, "the label map was fitted on some of the plain covers, so their number is taken on trust"
+    wanted = labels
+    if label_map is not None:
+        wanted = np.array([-2 if theirs is None else theirs for theirs in label_map.classes])[labels]
+    counted = wanted >= 0
+    found = int(counted.sum()), int((suspect.best[: len(labels)] == wanted)[counted].sum())
+    if found != (claimed.num, claimed.num_right):
+        return (
+            False,
+            f"covers are {claimed.num_right} of {claimed.num} right but the answers say {found[1]} of {found[0]}",
+        )
+    return True, f"{claimed.num_right} of {claimed.num} plain covers are answered with their class"
+
+
+def _stands_at(certificate: Certificate, evidence: Evidence, place: int, index: int) -> bool:
+    """Whether a key's row and rank stand in the certificate where they can: it does not say which keys before it are left out."""
+    table = certificate.evidence.table
+    if table is None or evidence.table is None:
+        return False
+    candidates = range(max(0, index - certificate.num_left_out), min(index, len(table) - 1) + 1)
+    row, rank = evidence.table[place], evidence.ranks[place]
+    return any(table[at] == row and certificate.ranks[at] == rank for at in candidates)
