@@ -15,6 +15,9 @@ MOST_MEMBER_BYTES = 2**30
 MOST_TEXT_BYTES = 2**20
 """Of a label or an extended header in a tar."""
 
+MOST_WEIGHTS_BYTES = 32 * 2**30
+"""Of a file of weights: of 8 billion parameters in float32. It is read into memory."""
+
 
 def check_pixels(height: int, width: int, what: str = "the image") -> None:
     """Raises:

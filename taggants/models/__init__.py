@@ -1,5 +1,6 @@
 """Surrogates and victims by name, the precision they compute in, and their checkpoints."""
 
+from taggants.models.adaptation import Adaptation
 from taggants.models.architectures import (
     MODEL_SOURCES,
     InputNormalisation,
@@ -15,6 +16,7 @@ from taggants.models.precision import DTYPE_OF_PRECISION, Precision
 __all__ = [
     "DTYPE_OF_PRECISION",
     "MODEL_SOURCES",
+    "Adaptation",
     "InputNormalisation",
     "ModelSource",
     "ModelSpec",

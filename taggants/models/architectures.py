@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import timm
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from taggants.errors import InputError
+from taggants.models.adaptation import Adaptation, adapted
 from taggants.registry import Registry
 
 
@@ -24,6 +25,7 @@ class ModelSpec:
     patch_size: in pixels, of a vision transformer's patches or a ConvNeXt's stem; None: the model's own, made for larger images
     (16 and 4 px). A ConvNeXt with a stem of 2 px halves the map once more after it, so that only 1 px leaves larger maps than 4.
     drop_path: highest rate of stochastic depth while training, in [0, 1).
+    adaptation: of a network that was trained elsewhere, for images or classes unlike ours.
     """
 
     name: str
@@ -32,8 +34,13 @@ class ModelSpec:
     image_size: int
     patch_size: int | None = None
     drop_path: float = 0.0
+    adaptation: Adaptation | None = field(
+        default=None, repr=False
+    )  # never trained: identities of trainings hash the repr
 
     def __post_init__(self) -> None:
+        if isinstance(self.adaptation, Mapping):  # from the header of a checkpoint
+            object.__setattr__(self, "adaptation", Adaptation(**self.adaptation))
         counts = (self.num_classes, self.channels, self.image_size, 1 if self.patch_size is None else self.patch_size)
         if not isinstance(self.name, str) or not all(type(count) is int and 1 <= count <= 10**6 for count in counts):
             raise InputError(f"{self} is not a model: it needs a name and whole numbers from 1 to 1,000,000")
@@ -75,14 +82,23 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     Raises:
         InputError: no such model.
     """
-    source, name = _source_of(spec.name)
+    source, name = source_of(spec.name)
     options = source.options(name)
     for option, value, default in (("patch_size", spec.patch_size, None), ("drop_path", spec.drop_path, 0)):
         if value != default and option not in options:
             raise InputError(f"model {spec.name!r} takes no {option}, but {value} is given; leave it out")
+    own = spec.adaptation
+    inner = spec
+    if own is not None:
+        if len(own.columns or range(own.num_classes)) != spec.num_classes:
+            raise InputError(f"{spec} has {spec.num_classes} classes but its network {own.num_classes}; choose columns")
+        inner = replace(
+            spec, channels=own.channels, image_size=own.image_size, num_classes=own.num_classes, adaptation=None
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return source.build(name, spec)
+        model = source.build(name, inner)
+    return model if own is None else adapted(model, spec.channels, spec.image_size, own)
 
 
 def options_of(model: str) -> frozenset[str]:
@@ -91,12 +107,16 @@ def options_of(model: str) -> frozenset[str]:
     Raises:
         InputError: no such model.
     """
-    source, name = _source_of(model)
+    source, name = source_of(model)
     return source.options(name)
 
 
-def _source_of(model: str) -> tuple[ModelSource, str]:
-    """The source of a model, and its name there."""
+def source_of(model: str) -> tuple[ModelSource, str]:
+    """Returns the source of a model, and its name there.
+
+    Raises:
+        InputError: no such model.
+    """
     parts = re.split("[/:]", model, maxsplit=1)
     prefix, name = parts if len(parts) == 2 else ("built-in", model)
     source = MODEL_SOURCES.get(prefix)
@@ -188,7 +208,8 @@ class TimmModels:
         has_patches = timm.models.is_model_in_modules(name, ["vision_transformer", "deit", "convnext"])
         return frozenset({"drop_path", "patch_size"} if has_patches else {"drop_path"})
 
-    def build(self, name: str, spec: ModelSpec) -> nn.Sequential:
+    def build(self, name: str, spec: ModelSpec, tensors: Mapping[str, Tensor] | None = None) -> nn.Sequential:
+        """tensors: weights under names of the model's authors, which timm knows to translate."""
         options: dict[str, object] = {"num_classes": spec.num_classes, "in_chans": spec.channels}
         if timm.models.is_model_in_modules(name, ["vision_transformer", "deit"]):
             options["img_size"] = spec.image_size
@@ -196,9 +217,13 @@ class TimmModels:
             options["patch_size"] = spec.patch_size
         if spec.drop_path:
             options["drop_path_rate"] = spec.drop_path
+        if tensors is not None:
+            size = (spec.channels, spec.image_size, spec.image_size)
+            given = {"state_dict": dict(tensors), "num_classes": spec.num_classes, "input_size": size}
+            options |= {"pretrained": True, "pretrained_cfg_overlay": given}
         try:
-            network = timm.create_model(name, pretrained=False, **options)
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            network = timm.create_model(name, **options)
+        except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"timm cannot build {name!r} for {spec.channels} channels of {spec.image_size} px ({error}); "
                 "choose a model and options that fit the images"

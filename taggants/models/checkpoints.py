@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import safetensors
 import safetensors.torch
@@ -22,6 +22,8 @@ def checkpoint_bytes(model: nn.Module, spec: ModelSpec) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     values = {part.name: (getattr(spec, part.name), part.default) for part in fields(spec)}
     written = {name: value for name, (value, default) in values.items() if value != default}
+    if spec.adaptation is not None:
+        written["adaptation"] = asdict(spec.adaptation)
     return safetensors.torch.save(tensors, metadata={"taggants_model": json.dumps(written, sort_keys=True)})
 
 

@@ -18,6 +18,9 @@ from taggants.suspects.description import (
     open_suspect,
 )
 from taggants.suspects.preprocessing import Preprocessing
+from taggants.suspects.state_dict import StateDictDescription, fields_of_state_dict
+from taggants.suspects.surrogate_weights import load_weights
+from taggants.suspects.timm_model import TimmDescription, fields_of_timm
 
 __all__ = [
     "SUSPECT_KINDS",
@@ -32,6 +35,7 @@ __all__ = [
     "SuspectKind",
     "check_suspect",
     "describe_suspect",
+    "load_weights",
     "open_suspect",
     "question_evidence",
 ]
@@ -41,6 +45,18 @@ SUSPECT_KINDS.register(
     SuspectKind(
         CheckpointDescription,
         "path or s3:// URI of a model.safetensors that taggants trained",
-        lambda text: {"path": text} if text.endswith(".safetensors") else None,
+        lambda text: {"path": text} if text.endswith(".safetensors") and fields_of_state_dict(text) is None else None,
     ),
+)
+SUSPECT_KINDS.register(
+    "state-dict",
+    SuspectKind(
+        StateDictDescription,
+        "ARCHITECTURE@PATH of a .pth or .safetensors, such as timm/resnet18@weights.pth",
+        fields_of_state_dict,
+    ),
+)
+SUSPECT_KINDS.register(
+    "timm",
+    SuspectKind(TimmDescription, "timm/NAME, hf-hub:ORG/NAME or local-dir:FOLDER of a timm model", fields_of_timm),
 )

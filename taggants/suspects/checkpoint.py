@@ -9,16 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from taggants.errors import InputError
 from taggants.storage import Root
 from taggants.suspects.description import FileUri, Owner, SuspectDescription
 from taggants.suspects.naming import name_from
 from taggants.suspects.preprocessing import Preprocessing
+from taggants.suspects.weights import Weights, read_file
 
 
 class CheckpointDescription(SuspectDescription):
     """A checkpoint of our own trainings: its header says the rest."""
 
     path: FileUri = Field(description="path or s3:// URI of a model.safetensors")
+
+    def load(self, owner: Owner) -> Weights:
+        """As `WeightsDescription.load`."""
+        from torch import nn
+
+        from taggants.models import InputNormalisation, model_from_checkpoint
+        from taggants.models.weights import Network
+
+        data, sha256, origin = read_file(self.path)
+        model, spec = model_from_checkpoint(data, origin)
+        if spec.adaptation is not None:
+            raise InputError(f"{origin} was adapted to a dataset already; give the file that it was made of")
+        assert isinstance(model, nn.Sequential), "as build_model makes them"
+        normalisation = model[0]
+        assert isinstance(normalisation, InputNormalisation)
+        mean, std = (tuple(values.flatten().tolist()) for values in (normalisation.mean, normalisation.std))
+        spoken = PurePosixPath(self.path).parent.name
+        return Weights(Network(model, spec), mean, std, sha256, self.class_names, origin, spoken)
 
     def open(self, owner: Owner) -> CheckpointSuspect:
         return CheckpointSuspect(self.path)
