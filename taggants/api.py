@@ -93,6 +93,7 @@ def verify(
     suspect: Suspect | Predict | nn.Module | Mapping[str, Any] | str | os.PathLike[str],
     *,
     name: str | None = None,
+    label_map: str | None = None,
 ) -> Certificate:
     """Asks a suspect for its answers to the secret keys and returns the certificate, which is also filed in the run folder.
 
@@ -104,6 +105,7 @@ def verify(
             file; the fields of such a description, {"kind": "onnx", "path": ...}; a torch module that takes pixels in [0, 1]
             in the size of the keys; or a `Suspect`, such as a `ModuleSuspect` of a module that takes others.
         name: of the suspect, for the certificate and its file; None: that of the function, or of the checkpoint.
+        label_map: how the suspect's classes are those of the keys: "names", "fitted" or a file; None: they are the same.
 
     Raises:
         InputError: the run has no registration, its keys are missing or others, the suspect has another number of classes or
@@ -113,7 +115,7 @@ def verify(
         run = Run.open(run)
     if not isinstance(run, Run):
         raise InputError(f"a {type(run).__name__} is no run; give what taggants.sign returned, or the folder of a run")
-    return verification.verify(run, _suspect(suspect, name, run))
+    return verification.verify(run, _suspect(suspect, name, run), label_map=label_map)
 
 
 def _configuration(

@@ -14,6 +14,11 @@ class VerifyConfig(Section):
     """What `taggants verify` tests. Not hashed."""
 
     suspects: tuple[Uri, ...] = Field((), description="what to test: model.safetensors, description files and so on")
+    label_map: Uri | None = Field(
+        None,
+        description="which of the suspect's classes are those of the keys: names (equal ones), fitted (on plain covers), or a "
+        ".csv or .json file; null: the same, in the same order",
+    )
 
 
 class ExportConfig(Section):

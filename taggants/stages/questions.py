@@ -5,12 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from taggants.data.source import read_for_models
 from taggants.detection import Registration
-from taggants.detection.outcome import PlainCovers
 from taggants.detection.question import AMPLITUDE_UNIT, Question, balanced_covers
 from taggants.detection.registration import SigningRecord
 from taggants.errors import InputError
@@ -19,10 +14,11 @@ from taggants.keys import registration_number
 from taggants.reporting.progress import say
 from taggants.run import Run, read_registration
 from taggants.seeds import hash_seed
+from taggants.stages.asking import answers_path, ask
 from taggants.stages.model_training import surrogate_jobs, train_model, training_job
 from taggants.storage import encode_json
-from taggants.suspects import Answers, CheckpointSuspect, Suspect
-from taggants.suspects.recorded_answers import decode_answers, encode_answers
+from taggants.suspects import Answers, CheckpointSuspect
+from taggants.suspects.recorded_answers import decode_answers
 from taggants.training.job import TrainingJob
 
 SIGNING_PATH = "signing.json"
@@ -122,7 +118,7 @@ def record_signing(run: Run) -> None:
         trained = train_model(run, job)
         reference = CheckpointSuspect(run.models.uri_of(trained.path), job.name)
         weights.append(trained.sha256)
-        answers.append(ask(run, registration, reference)[1])
+        answers.append(ask(run, registration, reference).sha256)
     record = SigningRecord(
         registration.registration_sha256, run.signed_manifest.fingerprint, tuple(weights), tuple(answers)
     )
@@ -169,45 +165,9 @@ def _check_signing(run: Run, record: SigningRecord) -> None:
             )
 
 
-def ask(run: Run, registration: Registration, suspect: Suspect) -> tuple[Answers, str, PlainCovers | None]:
-    """Asks a suspect the registered question, plain covers first, and records what it says.
-
-    Returns:
-        The answers to the covers, then to the queries of each key in turn; the SHA-256 of their file in answers/; how the plain
-        covers were answered.
-
-    Raises:
-        InputError: it answers in no known form, or in several.
-    """
-    question = registration.question
-    assert question is not None, "registered"
-    channels, size = run.model_size
-    covers: NDArray[np.uint8] = np.zeros((0, channels, size, size), dtype=np.uint8)
-    if question.cover_ids:
-        covers = read_for_models(run.sources[1], list(question.cover_ids), run.config.data.image_size)
-    parts = [suspect.answers(covers)] if len(covers) else []
-    parts += [suspect.answers(question.queries(key, covers)) for key in run.keys.images]  # key by key: memory
-    if len({(part.shape[1:], part.dtype.kind) for part in map(np.asarray, parts)}) > 1:
-        raise InputError("it answers in several forms; return one shape and type for all images")
-    answers = Answers.of(np.concatenate(parts), sum(map(len, parts)), registration.num_classes)
-    data = encode_answers(answers)
-    sha256 = hashlib.sha256(data).hexdigest()
-    run.root.create_bytes(_path(sha256), data, private=True)
-    if not len(covers):
-        return answers, sha256, None
-    labels = run.sources[1].index().labels[list(question.cover_ids)]
-    right = int((answers.best[: len(covers)] == labels).sum())
-    say(f"ask {suspect.name}: {right} of {len(covers)} plain covers answered with their class")
-    return answers, sha256, PlainCovers(len(covers), right)
-
-
 def read_answers(run: Run, registration: Registration, sha256: str) -> Answers:
     """Returns recorded answers; InputError: the file is missing, damaged or was changed."""
-    data = run.root.read_bytes(_path(sha256))
+    data = run.root.read_bytes(answers_path(sha256))
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise InputError(f"{run.root.uri_of(_path(sha256))} was changed after it was recorded; restore it")
+        raise InputError(f"{run.root.uri_of(answers_path(sha256))} was changed after it was recorded; restore it")
     return decode_answers(data, registration.num_classes)
-
-
-def _path(sha256: str) -> str:
-    return f"answers/{sha256}.parquet"

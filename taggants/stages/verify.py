@@ -12,33 +12,48 @@ from taggants.detection import Certificate, Registration, certify, software_vers
 from taggants.errors import InputError
 from taggants.reporting.progress import say
 from taggants.run import Run, read_registration, registration_paths
-from taggants.stages.questions import ask, read_signing, registration_of
+from taggants.stages.asking import ask
+from taggants.stages.query_export import query_names
+from taggants.stages.questions import read_signing, registration_of
 from taggants.storage import encode_json
 from taggants.suspects import Answers, Owner, Suspect, check_suspect, question_evidence
+from taggants.suspects.answers_table import AnswersTable
+from taggants.suspects.one_by_one import table_of_rows
 
 
-def verify(run: Run, suspect: Suspect) -> Certificate:
+def verify(run: Run, suspect: Suspect, *, label_map: str | None = None) -> Certificate:
     """Queries one suspect with every key, certifies the answer under the run's registration and files the certificate.
 
     Certificates are never written over: `certificates/<suspect>.json` holds the first of a suspect, `<suspect>-2.json` the
     second, and so on. A test that repeats an earlier one with the same outcome returns that one's certificate.
 
+    Args:
+        label_map: how the suspect's classes are those of the keys, as of `taggants.stages.asking.ask`; None: they are the same.
+
     Raises:
         InputError: the registration was changed, or the suspect has another number of classes or answers in no known form.
     """
     registration = checked_registration(run)
-    check_suspect(suspect, registration.num_classes)
+    check_suspect(suspect, registration, with_label_map=label_map is not None)
+    labels = run.keys.labels
     recorded: dict[str, Any] = {}
-    references: list[Answers] = []
-    if registration.question is not None:
-        recorded["signing"], references = read_signing(run, registration)
-        recorded["look"] = len(run.root.list("certificates")) + 1
     try:
         if registration.question is None:
-            answers = Answers.of(suspect.answers(run.keys.images), registration.num_keys, registration.num_classes)
+            answers = _answers_to_keys(run, registration, suspect)
+            evidence = answers.evidence(labels)
         else:
-            answers, recorded["answers_sha256"], recorded["covers"] = ask(run, registration, suspect)
-            recorded["num_refused"] = answers.num_unusable
+            recorded["signing"], references = read_signing(run, registration)
+            asked = ask(run, registration, suspect, references=references, label_map=label_map)
+            answers, labels = asked.answers, labels[: asked.num_keys]
+            evidence = question_evidence(registration.question, answers, references, labels, asked.label_map)
+            recorded |= {
+                "answers_sha256": asked.sha256,
+                "covers": asked.covers,
+                "label_map": asked.label_map,
+                "num_left_out": len(labels) - len(evidence.ranks),
+                "num_refused": answers.num_unusable,
+                "look": len(run.root.list("certificates")) + 1,
+            }
     except InputError as error:
         raise InputError(f"suspect {suspect.name!r}: {error}") from error
     if answers.num_unusable:
@@ -46,10 +61,6 @@ def verify(run: Run, suspect: Suspect) -> Certificate:
             f"verify: {answers.num_unusable} of {answers.num_images} answers of {suspect.name} hold NaN or are refusals: "
             "they never count for the owner"
         )
-    if registration.question is None:
-        evidence = answers.evidence(run.keys.labels)
-    else:
-        evidence = question_evidence(registration.question, answers, references, run.keys.labels)
     certificate = certify(
         evidence,
         registration,
@@ -69,14 +80,25 @@ def verify(run: Run, suspect: Suspect) -> Certificate:
     raise AssertionError("paths never end")
 
 
+def _answers_to_keys(run: Run, registration: Registration, suspect: Suspect) -> Answers:
+    """The answers to the key images alone, where no question is registered."""
+    if isinstance(suspect, AnswersTable):
+        given = table_of_rows(suspect.rows_of(query_names(run, registration)))
+    else:
+        given = suspect.answers(run.keys.images)
+    answers = Answers.of(given, registration.num_keys, registration.num_classes)
+    answers.check_usable()
+    return answers
+
+
 def owner_of(run: Run) -> Owner:
     """Returns what suspects need to know of the dataset that the keys belong to."""
     channels, image_size = run.model_size
     return Owner(run.registration.num_classes, (channels, image_size, image_size), run.index.class_names)
 
 
-def verify_all(run: Run, suspects: Sequence[Suspect]) -> list[Certificate]:
-    """Certifies each suspect; all are checked before the first is queried.
+def verify_all(run: Run, suspects: Sequence[Suspect], *, label_map: str | None = None) -> list[Certificate]:
+    """Certifies each suspect; all are checked before the first is queried. label_map: of all of them, as in `verify`.
 
     Raises:
         InputError: as `verify`, or two suspects share a name, under which the certificates are filed.
@@ -89,8 +111,8 @@ def verify_all(run: Run, suspects: Sequence[Suspect]) -> list[Certificate]:
             )
     registration = checked_registration(run)
     for suspect in suspects:
-        check_suspect(suspect, registration.num_classes)
-    return [verify(run, suspect) for suspect in suspects]
+        check_suspect(suspect, registration, with_label_map=label_map is not None)
+    return [verify(run, suspect, label_map=label_map) for suspect in suspects]
 
 
 def checked_registration(run: Run) -> Registration:

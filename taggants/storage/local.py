@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
@@ -91,6 +91,29 @@ class LocalStore:
                     raise
                 return self._create_in_place(path, data, private=private)
         return True
+
+    @contextmanager
+    def appending(self, path: str) -> Iterator[tuple[list[bytes], Callable[[bytes], None]]]:
+        full_path = self._full(path)
+        os.makedirs(os.path.dirname(full_path), exist_ok=True)
+        with open(os.open(full_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{full_path} is open in another process; wait for it, or stop it.") from None
+            except OSError:  # some network shares have no locks
+                pass
+            *lines, torn = file.readall().split(b"\n")
+            if torn:
+                file.truncate(os.fstat(file.fileno()).st_size - len(torn))
+
+            def append(line: bytes) -> None:
+                rest = memoryview(line + b"\n")
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+
+            yield lines, append
 
     def _create_in_place(self, path: str, data: bytes, *, private: bool) -> bool:
         """Where the file system has no hard links (exFAT, some network shares): a crash may leave half a file."""

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -141,6 +141,23 @@ class Root:
         inside = self._inside(path)
         with self._input_errors(path):
             return self._store.create(inside, data, private=private)
+
+    @contextmanager
+    def appending(self, path: str) -> Iterator[tuple[list[bytes], Callable[[bytes], None]]]:
+        """Opens a private log of lines, which only ever grows, for one writer at a time.
+
+        Locally it is one file of mode 0600; on S3, where nothing can be appended to, a folder of one object for each call. A last
+        line that was torn by a crash is not there.
+
+        Yields: the lines so far, without their ends; and a function that appends one line without its end. Once it returns, the
+            line survives a killed process and a lost machine. It may be called from several threads, one at a time.
+
+        Raises:
+            InputError: another process has the log open (on S3: once both append).
+        """
+        inside = self._inside(path)
+        with self._input_errors(path), self._store.appending(inside) as log:
+            yield log
 
     def read_json(self, path: str) -> Any:
         """Returns: the parsed content of a JSON file.

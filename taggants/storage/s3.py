@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import logging
 import time
 import uuid
@@ -157,6 +158,21 @@ class S3Store:
             raise AssertionError("unreachable")
 
         return _patiently(put)
+
+    @contextmanager
+    def appending(self, path: str) -> Iterator[tuple[list[bytes], Callable[[bytes], None]]]:
+        found = sorted(self.list(path))
+        # A part begins with the name of its writer: two who append the same would else not notice each other.
+        lines = [self.read(part).partition(b"\n")[2].removesuffix(b"\n") for part in found]
+        writer, number = uuid.uuid4().hex.encode(), itertools.count(int(found[-1][-8:]) + 1 if found else 0)
+
+        def append(line: bytes) -> None:
+            part, data = f"{path}/{next(number):08d}", writer + b"\n" + line + b"\n"
+            # A put whose answer was lost may find its own part.
+            if not self.create(part, data, private=True) and self.read(part) != data:
+                raise InputError(f"s3://{self._bucket}/{self._prefix}{path} is open in another process; stop one.")
+
+        yield lines, append
 
     def size_bytes(self, path: str) -> int:
         return self.size_and_etag(path)[0]

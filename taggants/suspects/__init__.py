@@ -6,6 +6,7 @@ To add a kind, write two classes in a module of its own, here or in a plugin: on
 """
 
 from taggants.suspects.answers import Answers, Suspect, check_suspect, question_evidence
+from taggants.suspects.answers_table import AnswersTableDescription
 from taggants.suspects.callable_suspect import CallableSuspect
 from taggants.suspects.checkpoint import CheckpointDescription, CheckpointSuspect
 from taggants.suspects.description import (
@@ -17,6 +18,7 @@ from taggants.suspects.description import (
     describe_suspect,
     open_suspect,
 )
+from taggants.suspects.http import HttpDescription
 from taggants.suspects.preprocessing import Preprocessing
 from taggants.suspects.state_dict import StateDictDescription, fields_of_state_dict
 from taggants.suspects.surrogate_weights import load_weights
@@ -60,3 +62,12 @@ SUSPECT_KINDS.register(
     "timm",
     SuspectKind(TimmDescription, "timm/NAME, hf-hub:ORG/NAME or local-dir:FOLDER of a timm model", fields_of_timm),
 )
+SUSPECT_KINDS.register(
+    "table",
+    SuspectKind(
+        AnswersTableDescription,
+        "path or s3:// URI of a table of answers to the images of `taggants keys export`, .csv or .parquet",
+        lambda text: {"path": text} if text.endswith((".csv", ".parquet")) else None,
+    ),
+)
+SUSPECT_KINDS.register("http", SuspectKind(HttpDescription))

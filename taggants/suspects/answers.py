@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taggants.detection import Evidence, key_ranks, key_ranks_from_top
+from taggants.detection import Evidence, Registration, key_ranks
 from taggants.detection.outcome import LabelMap
 from taggants.detection.question import REFUSED, Question, answer_values
 from taggants.errors import InputError
@@ -23,6 +23,9 @@ class Suspect(Protocol):
         sha256: of what is known of it, such as its weights, 64 hex digits; None behind an API.
         num_classes: number of classes that it answers with.
         class_names: of its classes in order, where they are known.
+
+    A suspect may have an `identity`, a text that is another one whenever its answers may be: they are kept under it, so that
+    it is not asked again after a crash, or in a test that is repeated.
     """
 
     name: str
@@ -34,7 +37,8 @@ class Suspect(Protocol):
         """Returns what it says of uint8 images [N, channels, H, W], in one of three forms.
 
         Real numbers that are not integers: scores [N, num_classes], larger is likelier. Integers: the best m labels in
-        order [N, m], best first, or one label [N]; a row of -1: it refused to answer. `Answers` checks them.
+        order [N, m], best first, or one label [N]. -1 fills the end of a shorter list; a row of -1: it refused to answer, as does
+        one of scores with NaN. `Answers` checks them.
         """
         ...
 
@@ -52,8 +56,8 @@ class Answers:
         """Returns the answers in what a suspect gave, by the forms of `Suspect.answers`.
 
         Raises:
-            InputError: another type or shape, too few or too many columns of scores, only NaN, or a label that is no class
-                or stands twice in a row.
+            InputError: another type or shape, too few or too many columns of scores, or a label that is no class, stands twice in
+                a row or behind an empty place.
         """
         table = np.asarray(given)
         forms = (
@@ -68,22 +72,34 @@ class Answers:
                     f"scores of shape {table.shape} must be [{num_images}, {num_classes}], one column for each class; answer "
                     "with all classes, in the dataset's order"
                 )
-            if np.isnan(table).any(axis=1).all():
-                raise InputError("every answer holds NaN, which says nothing of the suspect; check how it is fed")
             return cls(num_classes, table, None)
-        answers = cls(num_classes, None, table[:, None] if table.ndim == 1 else table)
-        if answers.num_unusable == num_images:
-            raise InputError("every answer is a refusal, which says nothing of the suspect; check how it is asked")
-        assert answers.labels is not None, "just given"
-        labels = answers.labels[~answers._unusable]
-        if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        labels = table[:, None] if table.ndim == 1 else table
+        is_empty = labels == REFUSED
+        named = labels[~is_empty]
+        if named.size and not 0 <= named.min() <= named.max() < num_classes:
             raise InputError(
-                f"integers are labels and must be 0 to {num_classes - 1}, not {labels.min()} to {labels.max()}; return scores "
+                f"integers are labels and must be 0 to {num_classes - 1}, not {named.min()} to {named.max()}; return scores "
                 "as floats, or the dataset's class numbers"
             )
-        # Checks the labels as well; which keys they are compared with does not matter for that.
-        answers.evidence(np.zeros(num_images, dtype=np.int64))
-        return answers
+        if not 1 <= labels.shape[1] <= num_classes:
+            raise InputError(
+                f"answers of shape {table.shape} and type {table.dtype} must be {forms} with m in 1..{num_classes}"
+            )
+        if (is_empty[:, :-1] & ~is_empty[:, 1:]).any():
+            raise InputError(
+                "a list of labels has an empty place (-1) before a label; fill up shorter lists at their end"
+            )
+        ordered = np.sort(labels, axis=1)
+        twice = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != REFUSED)).any(axis=1))
+        if twice.size:
+            raise InputError(f"labels name a class twice in row {twice[0]}: give each at most once for an image")
+        return cls(num_classes, None, labels)
+
+    def check_usable(self) -> None:
+        """Raises InputError where every answer is refused or holds NaN: there is nothing to judge."""
+        if self.num_unusable == self.num_images:
+            what = "is a refusal" if self.scores is None else "holds NaN"
+            raise InputError(f"every answer {what}, which says nothing of the suspect; check how it is asked")
 
     @property
     def num_images(self) -> int:
@@ -135,10 +151,8 @@ class Answers:
             ranks = key_ranks(self.scores, key_labels)
         else:
             assert self.labels is not None, "one of the two is there"
-            usable = ~self._unusable
-            ranks = np.full(len(key_labels), self.num_classes, dtype=np.int64)
-            if usable.any():
-                ranks[usable] = key_ranks_from_top(self.labels[usable], key_labels[usable], self.num_classes)
+            found = self.labels == key_labels[:, None]
+            ranks = np.where(found.any(axis=1), found.argmax(axis=1) + 1, self.num_classes)
         return Evidence(self.num_classes, tuple(ranks.tolist()))
 
 
@@ -175,7 +189,7 @@ def question_table(
     """Returns the evidence table of all keys that were asked, int64 [num_asked, classes that the suspect knows]: a function of
     the answers alone, whatever the labels are, so that somebody who knows some of the keys can check the rows of these.
 
-    The references' ranks are cut as the suspect's are, at the registered top m or where its lists of labels end.
+    For each query the references' ranks are cut as the suspect's are, at the registered top m or where its list of labels ends.
 
     Raises:
         InputError: the answers are not of whole keys, or the references' are fewer.
@@ -187,17 +201,29 @@ def question_table(
         raise InputError(
             f"there are answers to {suspect.num_images} images but the question has {num_covers} and {question.num_queries} a key"
         )
+    if label_map is not None:
+        suspect = suspect.restricted(np.array([label_map.classes[own] for own in label_map.known]))
+    named = np.full(suspect.num_images, suspect.num_classes)
+    if suspect.labels is not None:
+        named = np.count_nonzero(suspect.labels != REFUSED, axis=1)
+    cuts = np.clip(named, 1, question.top_m)[num_covers:num_images]
     tables = []
-    cut = question.top_m if suspect.labels is None else min(question.top_m, suspect.labels.shape[1])
     for answers in (suspect, *references):
         if answers.num_images < suspect.num_images:
             raise InputError(f"a reference answered {answers.num_images} images but {suspect.num_images} were asked")
-        if label_map is not None:
-            columns = [label_map.classes[own] for own in label_map.known] if answers is suspect else label_map.known
-            answers = answers.restricted(np.array(columns))
-        values = answer_values(answers.scores, answers.labels, answers.num_classes, cut)[0]
-        tables.append(values[num_covers:num_images])
+        compared = answers if label_map is None or answers is suspect else answers.restricted(np.array(label_map.known))
+        tables.append(_cut_values(compared, num_covers, cuts))
     return question.evidence(tables[0], tables[1:])
+
+
+def _cut_values(answers: Answers, first: int, cuts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`answer_values` of the answers from `first` on, each cut at its own number of ranks: int64 [len(cuts), num_classes]."""
+    values = np.empty((len(cuts), answers.num_classes), dtype=np.int64)
+    for cut in np.unique(cuts):
+        rows = np.flatnonzero(cuts == cut)
+        scores, labels = (None if t is None else t[first + rows] for t in (answers.scores, answers.labels))
+        values[rows] = answer_values(scores, labels, answers.num_classes, int(cut))[0]
+    return values
 
 
 def is_kept(key_labels: NDArray[np.int64], label_map: LabelMap | None) -> NDArray[np.bool_]:
@@ -207,8 +233,8 @@ def is_kept(key_labels: NDArray[np.int64], label_map: LabelMap | None) -> NDArra
     return np.isin(key_labels, label_map.known)
 
 
-def check_suspect(suspect: Suspect, num_classes: int) -> None:
-    """Raises InputError unless the suspect has a name to file under, and as many classes as the labels were drawn from."""
+def check_suspect(suspect: Suspect, registration: Registration, *, with_label_map: bool = False) -> None:
+    """Raises InputError unless the suspect has a name to file under and, without a label map, the classes of the registration."""
     name = suspect.name
     if (
         not 1 <= len(name) <= 150
@@ -216,8 +242,17 @@ def check_suspect(suspect: Suspect, num_classes: int) -> None:
         or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name)
     ):
         raise InputError(f"suspect name {name!r} must be 1 to 150 letters, digits and -_. and not begin with a dot")
-    if suspect.num_classes != num_classes:
+    if with_label_map and registration.question is None:
         raise InputError(
-            f"suspect {name!r} has {suspect.num_classes} classes but the keys were drawn from {num_classes}; "
-            "test a model of the dataset that these keys belong to"
+            "a label map needs a registered question: set fields of detection.question before keys are drawn"
         )
+    if with_label_map:
+        return
+    if suspect.num_classes != registration.num_classes:
+        raise InputError(
+            f"suspect {name!r} has {suspect.num_classes} classes but the keys were drawn from {registration.num_classes}; test a "
+            "model of the dataset that these keys belong to, or say which classes are which by --label-map"
+        )
+    ours, theirs = registration.class_names, suspect.class_names
+    if ours is not None and theirs is not None and ours != theirs and sorted(ours) == sorted(theirs):
+        raise InputError(f"suspect {name!r} has the dataset's classes in another order; add --label-map names")

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Final
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
+from taggants import __version__
 from taggants.errors import InputError
+from taggants.identity import identity
 from taggants.limits import MOST_TEXT_BYTES
 from taggants.registry import Registry
 from taggants.schema import expand_variables, one_sentence, read_yaml
@@ -121,6 +123,8 @@ def describe_suspect(named: str | Mapping[str, Any]) -> SuspectDescription:
 def open_suspect(named: str | Mapping[str, Any], owner: Owner) -> Suspect:
     """Returns the suspect that a text, the path of a description file or a mapping of fields names.
 
+    Its `identity` is a hash of all that is known to decide its answers, which are kept under it (`taggants.stages.asking`).
+
     Raises:
         InputError: it is in no known form, or the suspect cannot be opened.
     """
@@ -135,7 +139,13 @@ def open_suspect(named: str | Mapping[str, Any], owner: Owner) -> Suspect:
                 f"{suspect.num_classes}; name all of them, in the order of its scores"
             )
         suspect.class_names = description.class_names
-    return suspect if description.top_m is None else BestLabels(suspect, description.top_m)
+    known = getattr(suspect, "identity", None)
+    if known is None and suspect.sha256 is not None:
+        content = description.model_dump(mode="json") | {"sha256": suspect.sha256, "version": __version__}
+        known = identity(content)
+    asked = suspect if description.top_m is None else BestLabels(suspect, description.top_m)
+    asked.identity = known  # type: ignore[attr-defined]  # optional: suspects without one are asked anew each time
+    return asked
 
 
 def _description(fields: Any, what: str, folder: str | None) -> SuspectDescription:

@@ -17,6 +17,7 @@ from taggants.storage import encode_table
 from taggants.suspects import Answers, CallableSuspect, Owner, check_suspect, open_suspect, question_evidence
 from taggants.suspects.answers import question_table
 from taggants.suspects.recorded_answers import decode_answers, encode_answers
+from tests.detection.registrations import registered
 
 LABELS = np.array([2, 0, 1])
 SCORES = np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
@@ -45,12 +46,12 @@ def test_classes_that_are_not_named_have_the_worst_rank() -> None:
         (SCORES > 0.5, "type bool"),
         (SCORES.astype(complex), "type complex128"),
         ([["a"], ["b"], ["c"]], "type <U1"),
-        (np.full((3, 3), np.nan), "every answer holds NaN"),
+        ([[0, 1], [-1, 1], [0, 2]], "an empty place"),
         ([0, 1, 3], "integers are labels and must be 0 to 2, not 0 to 3; return scores as floats"),
         ([0, 1, -2], "must be 0 to 2, not -2 to 1"),
         ([[0, 1], [1, 1], [0, 2]], "twice in row 1"),
-        (np.zeros((3, 4), int), "must be integers"),
-        (np.zeros((3, 0), int), "must be integers"),
+        (np.zeros((3, 4), int), r"with m in 1\.\.3"),
+        (np.zeros((3, 0), int), r"with m in 1\.\.3"),
     ],
 )
 def test_answers_in_no_known_form_are_refused(given: Any, sentence: str) -> None:
@@ -66,10 +67,16 @@ def test_a_refusal_gets_the_worst_rank_and_is_counted() -> None:
         assert answers.best.tolist() == [2, -1, 1]
     for given, sentence in (
         ([-1, -1, -1], "every answer is a refusal"),
-        ([[0, -1], [1, 0], [2, 0]], "must be 0 to 2, not -1 to 2"),
+        (np.full((3, 3), np.nan), "every answer holds NaN"),
     ):
         with pytest.raises(InputError, match=sentence):
-            Answers.of(given, 3, 3)
+            Answers.of(given, 3, 3).check_usable()
+
+
+def test_a_shorter_list_is_filled_up_at_its_end() -> None:
+    answers = Answers.of([[2, 0], [1, -1], [0, -1]], 3, 3)
+    assert answers.num_unusable == 0
+    assert answers.evidence(np.array([0, 1, 1])).ranks == (2, 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +225,7 @@ def test_an_error_of_the_function_is_its_own() -> None:
 @pytest.mark.parametrize("name", ["", "a/b", "../a", ".a", "a b", "x" * 151, "\u00e9"])
 def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="suspect name"):
-        check_suspect(CallableSuspect(len, name, 4), 4)
+        check_suspect(CallableSuspect(len, name, 4), registered(num_classes=4, top_k=1))
 
 
 def test_a_text_of_no_known_form_is_named_with_the_forms() -> None:
@@ -234,7 +241,7 @@ def test_a_checkpoint_in_a_folder_with_accents_has_a_name_for_its_file(tmp_path:
     file.parent.mkdir()
     file.write_bytes(checkpoint_bytes(build_model(spec, 0), spec))
     suspect = open_suspect(str(file), OWNER)
-    check_suspect(suspect, 10)
+    check_suspect(suspect, registered(num_classes=10))
     assert suspect.name.startswith("mod-le-1-")
 
 

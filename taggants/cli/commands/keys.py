@@ -59,6 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_config_arguments(inspect, run_folder=True)
     keys_inspect.add_arguments(inspect)
     inspect.set_defaults(run=keys_inspect.run)
+    export = actions.add_parser(
+        "export",
+        help="write the images of the test as files without labels, for suspects that take files by hand",
+        description="Writes all images that a suspect is shown, as PNG under shuffled names, and answers.csv to be filled in "
+        "with its best labels, or with scores: then taggants verify RUN answers.csv",
+    )
+    export.add_argument("run_folder", metavar="RUN", help="folder of a crafted run, a path or s3:// URI")
+    export.add_argument(
+        "--to", metavar="DIR", required=True, help="empty folder or s3:// prefix, not in the run folder"
+    )
+    export.set_defaults(run=run_export)
 
 
 def _add_config_arguments(action: argparse.ArgumentParser, *, run_folder: bool = False) -> None:
@@ -108,5 +119,21 @@ def run_commit(given: argparse.Namespace) -> int:
         f"publish {run.root.uri_of(COMMITMENT_PATH)} before that round, where it gets a date, or this number in it:\n"
         f"        {commitment.sha256}\n"
         "then    taggants keys draw VALUE, with the same configuration"
+    )
+    return 0
+
+
+def run_export(given: argparse.Namespace) -> int:
+    from taggants.reporting.progress import say
+    from taggants.run import Run
+    from taggants.stages.query_export import TEMPLATE, export_queries
+    from taggants.stages.verify import checked_registration
+    from taggants.storage import Root
+
+    run = Run.open(given.run_folder)
+    num = export_queries(run, checked_registration(run), given.to)
+    say(
+        f"keys    {num} images in {Root(given.to).uri}, shuffled and without labels; fill in {TEMPLATE} there, a class number or "
+        f"name in each place, best first,\n        and then: taggants verify {run.uri} {Root(given.to).uri_of(TEMPLATE)}"
     )
     return 0

@@ -31,6 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="what to test: a model.safetensors, or a description file .yaml; docs/verify.md lists all kinds (verify.suspects)",
     )
+    parser.add_argument(
+        "--label-map",
+        metavar="MAP",
+        help="where the suspect has other classes than the keys: names (equal ones), fitted (on plain covers), or a file of the "
+        "owner's class and the suspect's, .csv or .json (verify.label_map)",
+    )
+    parser.add_argument(
+        "--sequential",
+        action="store_true",
+        help="insist on a test that asks key by key and stops as soon as it is decided: the registered statistic must be "
+        "sequential, and stops so by itself",
+    )
 
 
 def run(given: argparse.Namespace) -> int:
@@ -38,14 +50,17 @@ def run(given: argparse.Namespace) -> int:
         given.suspects.insert(0, given.run_folder)
         given.run_folder = None
     config = read_config(given)
-    if given.suspects:
-        suspects = config.verify.model_copy(update={"suspects": tuple(given.suspects)})
-        config = config.model_copy(update={"verify": suspects})
-    return main(config).exit_code
+    update = {"suspects": tuple(given.suspects), "label_map": given.label_map}
+    changed = config.verify.model_copy(update={name: value for name, value in update.items() if value})
+    return main(config.model_copy(update={"verify": changed}), sequential=given.sequential).exit_code
 
 
-def main(config: Config) -> VerifyResult:
-    """Reads every suspect before it queries the first, so that a bad path or a wrong class count changes nothing."""
+def main(config: Config, *, sequential: bool = False) -> VerifyResult:
+    """Reads every suspect before it queries the first, so that a bad path or a wrong class count changes nothing.
+
+    sequential: refuse a run whose registered statistic needs the answers to all keys.
+    """
+    from taggants.detection.statistics import ANYTIME
     from taggants.reporting import summaries
     from taggants.reporting.progress import say
     from taggants.run import Run, read_registration
@@ -55,9 +70,14 @@ def main(config: Config) -> VerifyResult:
     if not config.verify.suspects:
         raise InputError("no suspect is named; name at least one checkpoint: taggants verify RUN model.safetensors")
     run = Run(config)
-    read_registration(run)
+    statistic = read_registration(run).statistic
+    if sequential and statistic not in ANYTIME:
+        raise InputError(
+            f"the registered statistic is {statistic!r}, which needs the answers to all keys, and none is chosen afterwards; set "
+            "detection.statistic: sequential before the keys are registered"
+        )
     suspects = [open_suspect(text, owner_of(run)) for text in config.verify.suspects]
-    certificates = verify_all(run, suspects)
+    certificates = verify_all(run, suspects, label_map=config.verify.label_map)
     for certificate in certificates:
         say(summaries.certified(run, certificate))
     say(summaries.several_suspects(certificates))
