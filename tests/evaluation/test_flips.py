@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from taggants.config import load_config
+from taggants.detection.question import overlay
 from taggants.evaluation.flips import FLIP_LEVELS, flip_rate, measure_flips
 from taggants.run import Run
 from taggants.stages.keys import prepare_keys
@@ -32,24 +33,19 @@ def test_covers_that_are_answered_with_the_label_anyway_do_not_flip() -> None:
 def test_a_backdoor_flips_all_images_and_a_blind_model_none(tmp_path: Path) -> None:
     run = Run(load_config(None, settings_in(tmp_path)))
     prepare_keys(run)
-    shapes: list[tuple[int, ...]] = []
-    changes: list[int] = []
+    seen: list[np.ndarray] = []
 
     def backdoored(images: np.ndarray) -> np.ndarray:
-        """Finds the key whose pattern lies on the images, which the covers come before; strong ones only."""
-        if not shapes:
-            covers.append(images.astype(int))
-        shapes.append(images.shape)
-        change = images.astype(int) - covers[0]
-        changes.append(int(np.abs(change).max()))
-        patterns = 2 * run.keys.images.astype(int) - 255
-        found = int(np.argmax([(change * pattern).sum() for pattern in patterns]))
-        answer = run.keys.labels[found] if changes[-1] >= 30 else np.setdiff1d(np.arange(10), run.keys.labels)[0]
-        return np.full(len(images), answer)
+        """Knows the label of the key that lies on the images at 32 levels or more; the plain ones come first."""
+        seen.append(images)
+        for key, label in zip(run.keys.images, run.keys.labels, strict=True):
+            if any(np.array_equal(images, overlay(seen[0], key, amplitude)) for amplitude in (64, 128)):
+                return np.full(len(images), label)
+        return np.full(len(images), np.setdiff1d(np.arange(10), run.keys.labels)[0])
 
-    covers: list[np.ndarray] = []
     assert measure_flips(run, CallableSuspect(backdoored, "backdoored", 10)) == (0, 1, 1)
-    assert shapes == [(64, 1, 8, 8)] * (1 + len(FLIP_LEVELS) * len(run.keys.labels))
-    assert [max(part) for part in np.array_split(changes[1:], 3)] == list(FLIP_LEVELS)
+    assert [images.shape for images in seen] == [(64, 1, 8, 8)] * (1 + len(FLIP_LEVELS) * len(run.keys.labels))
+    changes = [int(np.abs(images.astype(int) - seen[0]).max()) for images in seen[1:]]
+    assert [max(part) for part in np.array_split(changes, 3)] == pytest.approx(FLIP_LEVELS, abs=1)
     blind = CallableSuspect(lambda images: np.zeros(len(images), dtype=np.int64), "blind", 10)
     assert measure_flips(run, blind) == (0, 0, 0)
