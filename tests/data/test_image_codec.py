@@ -23,7 +23,7 @@ from taggants.data.image_codec import (
     replaceable_shape,
     without_pixels,
 )
-from taggants.data.signed_images import Replacement, ImageStorage, is_replaced, replaced
+from taggants.data.signed_images import ImageStorage, Replacement, is_replaced, replaced
 from taggants.errors import InputError
 
 SHAPES = st.tuples(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
