@@ -112,8 +112,9 @@ def encode_png(image: NDArray[np.uint8], like: bytes | None = None, setting: Png
     if setting is None and like is not None:
         setting = png_setting(like)
     pixels = _channels_last(image)
-    if like is not None and has_alpha(like):
-        pixels = np.dstack([pixels, alpha_of(like)])
+    alpha = None if like is None else alpha_of(like)
+    if alpha is not None:
+        pixels = np.dstack([pixels, alpha])
     return write_png(pixels, setting or PILLOW_DEFAULT, like)
 
 

@@ -97,6 +97,9 @@ def is_replaced(original: bytes, data: bytes, new: Replacement) -> bool:
             expected = decode_image(encode_like(expected, like=like))
         if without_pixels(data) != without_pixels(like) or not np.array_equal(decode_image(data, channels), expected):
             return False
-        return png_shape is None or np.array_equal(alpha_of(data), alpha_of(like))
+        if png_shape is None:
+            return True
+        found, kept = alpha_of(data), alpha_of(like)
+        return found is kept if found is None or kept is None else np.array_equal(found, kept)
     except InputError:  # it cannot be read
         return False

@@ -294,4 +294,5 @@ def evidence_table(
 def _about_the_mean(values: NDArray[np.int64], usable: NDArray[np.bool_], weights: ArrayLike) -> NDArray[Any]:
     """Returns C times the weighted sum over usable queries, less its mean over the C classes: Python's integers, [keys, C]."""
     summed = np.einsum("kqc,kq->kc", values, usable * np.asarray(weights, dtype=np.int64)).astype(object)
-    return summed.shape[1] * summed - summed.sum(axis=1, keepdims=True)
+    about: NDArray[Any] = summed.shape[1] * summed - summed.sum(axis=1, keepdims=True)
+    return about
