@@ -107,7 +107,7 @@ def test_the_test_on_known_classes_is_exact_given_which_keys_they_leave() -> Non
     """All draws of labels of 4 keys of 5 classes, against a suspect that knows 3 of them: P(p <= alpha | kept keys) <= alpha, and
     the p-values are those of a suspect and keys of 3 classes."""
     rng = np.random.default_rng(2)
-    question = Question("", (), (), (), 0, 1, 5, 1)
+    question = Question("", (), (), (), 0, 1, 5)
     label_map = LabelMap("file", (6, None, 0, None, 3))
     for answers in (
         Answers.of(rng.random((4, 7)), 4, 7),
