@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from taggants.data.jpeg import SIGNATURE as _JPEG_SIGNATURE
 from taggants.data.jpeg import encode_jpeg_like, jpeg_layout, without_credentials_in_jpeg, without_scans
@@ -90,6 +90,8 @@ def open_picture(data: bytes) -> Image.Image:
     Raises:
         InputError: it is too large, by `limits`. What Pillow raises for other data.
     """
+    # Other packages of the process may have told Pillow to fill what is missing with grey, as WeasyPrint does.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     check_pixels(image.height, image.width)
     return image

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torchvision.transforms.v2.functional as reference
-from PIL import Image
+from PIL import Image, ImageFile
 
 from taggants.data import open_source
 from taggants.data.file_names import files_or_prefix
@@ -200,7 +200,8 @@ def test_sizes_and_channels(kind: str, root: Root) -> None:
         open_source(kind, root, "train", channels=2)
 
 
-def test_a_damaged_image_is_named(kind: str, root: Root) -> None:
+def test_a_damaged_image_is_named(kind: str, root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as packages that are imported beside this one do
     sink = io.BytesIO()
     Image.fromarray(pixels(1, (3, 40, 40))[0].transpose(1, 2, 0)).save(sink, "JPEG")
     jpeg = sink.getvalue()
