@@ -224,6 +224,13 @@ class _Check:
                 f"num_refused is {certificate.num_refused} but {suspect.num_unusable} answers are refused or hold NaN"
             )
             self.say("answers", False, text)
+        if certificate.label_map is not None:
+            text = {
+                "names": "compare it with the suspect's class names",
+                "file": "whoever tested gave it: nothing here shows that no answer about a key was known by then",
+                "fitted": "fitted on the answers to plain covers",
+            }[certificate.label_map.kind]
+            self.say("label map", None, f"{certificate.label_map.sha256}: {text}")
         if certificate.covers is not None:
             missing = "whether plain covers were answered with their class shows with their dataset: --covers"
             holds, text = (None, missing) if labels is None else check_covers(certificate, suspect, labels)

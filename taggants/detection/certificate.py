@@ -133,6 +133,9 @@ class Certificate:
             )
         if num_asked != self.e_value.num_asked:
             raise InputError(f"e_value is of {self.e_value.num_asked} keys but the evidence of {num_asked}.")
+        assert registered.question is not None, "checked before"
+        if self.label_map is None and (self.covers is None) != (not registered.question.cover_ids):
+            raise InputError("covers must be there where plain covers are registered, and only there.")
         if self.label_map is None and self.num_left_out:
             raise InputError("num_left_out must be 0 without a label_map: the suspect knows every class.")
         if self.label_map is not None and len(self.label_map.classes) != registered.num_classes:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from taggants.errors import InputError
-from tests.fuzz.fuzz import KINDS, Kind, case, failure_of, failures
+from tests.fuzz.fuzz import KINDS, case, failure_of, failures
+from tests.fuzz.kind import Kind
 
 
 @pytest.mark.slow
