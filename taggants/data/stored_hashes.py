@@ -65,9 +65,10 @@ def end_of_words(text: bytes) -> int:
     return len(text.rstrip(_LETTERS))
 
 
-def algorithm_in(value: Any, data: bytes) -> str | None:
-    """Returns: the name of the hash of `data` that a value holds, as "sha256"; None if it holds none."""
-    for name, form in hashes_of(data).items():
+def algorithm_in(value: Any, hashes: Mapping[str, bytes]) -> str | None:
+    """Returns: the name of the hash that a value holds, as "sha256", of those that `hashes_of` returned; None if it holds
+    none."""
+    for name, form in hashes.items():
         if with_hashes(value, {form: b"\0" * len(form)}) != value:
             return name.partition("/")[0]
     return None

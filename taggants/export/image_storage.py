@@ -15,7 +15,7 @@ from taggants.data.layouts import layout_of
 from taggants.data.layouts.layout import FILE_NAME
 from taggants.data.signed_images import ImageStorage
 from taggants.data.source import ImageSource, SampleError
-from taggants.data.stored_hashes import HashPolicy, algorithm_in
+from taggants.data.stored_hashes import HashPolicy, algorithm_in, hashes_of
 from taggants.errors import InputError
 from taggants.export.originals import originals_of
 
@@ -124,8 +124,9 @@ def _stored_hash(source: ImageSource) -> tuple[str, str, int] | None:
     ids = [i for i, _ in _readable(source, range(min(_NUM_HASHED, source.num_rows)))]
     beside = layout_of(source).companions(source, ids)
     for (sample_id, data), places in zip(originals_of(source, ids), beside, strict=True):
+        hashes = hashes_of(data)
         for place, value in places.items():
-            algorithm = algorithm_in(value, data)
+            algorithm = algorithm_in(value, hashes)
             if algorithm is not None:
                 return place, algorithm, sample_id
     return None

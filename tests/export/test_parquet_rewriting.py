@@ -274,6 +274,30 @@ def test_bloom_filters_of_images_go_from_all_files(says_length: bool, tmp_path: 
         assert pq.read_table(io.BytesIO(after)).drop_columns("image").equals(table().drop_columns("image"))
 
 
+def test_row_groups_above_2_gib_are_written_page_by_page(tmp_path: Path) -> None:
+    """Sizes as of one, in a file that says so and is small: what is read and written is pages."""
+    large = 5 * 2**30
+
+    def sizes(data: bytes) -> list[tuple[int, int]]:
+        footer, _ = read_struct(data, len(data) - 8 - int.from_bytes(data[-8:-4], "little"))
+        return [(group.value(2), group.elements(1)[0].value(3).value(6)) for group in footer.elements(4)]
+
+    plain = written(table())
+    start = len(plain) - 8 - int.from_bytes(plain[-8:-4], "little")
+    footer, _ = read_struct(plain, start)
+    for group in footer.elements(4):
+        metadata = group.elements(1)[0].value(3)
+        group.change(2, group.value(2) + large)
+        metadata.change(6, metadata.value(6) + large)
+    data = write_struct(footer)
+    after = export(plain[:start] + data + len(data).to_bytes(4, "little") + b"PAR1", tmp_path / "large")
+    expected = sizes(export(plain, tmp_path / "plain"))
+    assert sizes(after) == [(whole + large, images + large) for whole, images in expected]
+    held = pq.ParquetFile(io.BytesIO(after)).read()["image"].to_pylist()
+    for row, image in signed_images().items():
+        assert np.array_equal(decode_image(held[row]["bytes"]), image)
+
+
 def test_an_encoding_that_cannot_be_written_again_is_found_before_crafting(tmp_path: Path) -> None:
     options = {"use_dictionary": False, "column_encoding": {"image.bytes": "DELTA_BYTE_ARRAY"}}
     root = Root(str(tmp_path))
