@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import laplace, median_filter
+from scipy.ndimage import laplace, uniform_filter
 from sklearn.metrics import roc_auc_score
 
 Pixels = NDArray[np.uint8]  # [N, C, H, W]
@@ -24,14 +24,18 @@ def noise_level(images: Pixels) -> NDArray[np.float64]:
 
 
 def spectral_peak(images: Pixels) -> NDArray[np.float64]:
-    """Largest log power of a frequency above the median of its 5 x 5 neighbours, of the grey image; float64 [N].
+    """Largest power around a frequency over that of the ring about it, in nats; float64 [N].
 
-    The lowest frequencies, up to one period an image, are left out: all natural images peak there.
+    Power is summed over channels, whose waves may cancel in grey, under a Hann window; "around" is 3 x 3 frequencies, the ring
+    the rest of 7 x 7. The lowest frequencies, up to one period an image, are left out: all natural images peak there.
     """
-    grey = images.astype(np.float64).mean(axis=1)
-    power = np.log(np.abs(np.fft.fft2(grey - grey.mean(axis=(1, 2), keepdims=True))) ** 2 + 1)
-    above = power - median_filter(power, size=(1, 5, 5), mode="wrap")
-    height, width = grey.shape[1:]
+    height, width = images.shape[2:]
+    window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[1:-1]
+    levels = images.astype(np.float64)
+    waves = np.fft.fft2((levels - levels.mean(axis=(2, 3), keepdims=True)) * window)
+    power = (np.abs(waves) ** 2).sum(axis=1)
+    around, within = (uniform_filter(power, size=(1, side, side), mode="wrap") for side in (3, 7))
+    above = np.log(around + 1) - np.log((49 * within - 9 * around) / 40 + 1)
     is_low = (np.abs(np.fft.fftfreq(height) * height)[:, None] <= 1) & (np.abs(np.fft.fftfreq(width) * width) <= 1)
     return np.asarray(above[:, ~is_low].max(axis=1))
 

@@ -68,6 +68,7 @@ from taggants.training.loop import predict_scores
 
 FLIP_LEVELS = (16, 32, 64)
 _NUM_FLIP_COVERS, _MOST_OTHERS, _TOP = 100, 2000, 5
+_VERSION = 2  # of what is measured: raised, models are kept and asked again
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def measure_cell(bench: Bench, cell: Cell, *, only_done: bool = False) -> list[R
     records = []
     for kind, num_victims in cell.victims.items():
         config = bench.config(cell, kind)
-        numbers = [num_victims, bench.controls, bench.references, FLIP_LEVELS, cell.draw]
+        numbers = [num_victims, bench.controls, bench.references, FLIP_LEVELS, cell.draw, _VERSION]
         spec = identity([config.hash, config.evaluation.training.model_dump(mode="json"), numbers])
         stored, path = Root(config.output.root).child("power"), f"{spec[:16]}.json"
         if only_done and not stored.exists(path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from benchmarks import power
 from benchmarks.findability import findability
@@ -85,8 +86,8 @@ def test_a_cell_of_another_kind_is_refused(tmp_path: Path) -> None:
 def images() -> np.ndarray:
     """Smooth random images, uint8 [300, 3, 32, 32]."""
     random = np.random.default_rng(0)
-    coarse = random.normal(128, 60, (300, 3, 8, 8)).repeat(4, axis=2).repeat(4, axis=3)
-    return np.clip(coarse + random.normal(0, 3, (300, 3, 32, 32)), 0, 255).astype(np.uint8)
+    smooth = gaussian_filter(random.normal(0, 1, (300, 3, 32, 32)), (0, 0, 2, 2), mode="wrap")
+    return np.clip(128 + 50 * smooth / smooth.std() + random.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def test_what_is_not_changed_is_not_found(images: np.ndarray) -> None:
