@@ -13,10 +13,10 @@ Models, crafted shards and scores are found again in `output.root`, so a second 
 was measured of a cell lies in `output.root`/power/, and is measured again only if the cell's settings changed.
 
 Columns. `bare`: exact rank statistic on the keys' own images. `question`: the registered question with its references; `own`: the
-same with clean models of the victim's kind as references instead; `top 5`: that, from the five best labels alone. `flips`: share
+same with clean models of the victim's kind as references instead; `top_5`: that, from the five best labels alone. `flips`: share
 of natural images (not of the key's class) whose answer becomes the key's label, when L levels of the key's pattern are laid over
-them, for L = 16, 32, 64; of controls in brackets. `gain`: what signing adds to the alignment on a control of the kind. `noise
-level`, `spectral peak`: see findability.py, in brackets noise of the same PSNR.
+them, for L = 16, 32, 64; of controls in brackets. `gain`: what signing adds to the alignment on a control of the kind. The last
+columns: AUC of the traits in findability.py, in brackets that of noise of the same PSNR.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from scipy.stats import binomtest, kstest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.findability import Findability, findability
+from benchmarks.findability import TRAITS, Findability, findability
 from taggants import pipeline
 from taggants.config import Config, load_config
 from taggants.crafting.methods import key_pattern
@@ -67,7 +67,9 @@ from taggants.training.job import TrainedModel, load_trained
 from taggants.training.loop import predict_scores
 
 FLIP_LEVELS = (16, 32, 64)
-_NUM_FLIP_COVERS, _MOST_OTHERS, _TOP = 100, 2000, 5
+PS = ("bare", "question", "own", "top_5")
+_NUM_FLIP_COVERS, _TOP = 100, 5
+_VERSION = 2  # of what is measured: raised, models are kept and asked again
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,12 @@ def read_bench(path: str, settings: Sequence[str]) -> Bench:
         for draw in given.get("draws", tree.get("draws", [0])):
             victims = given.get("victims", tree["victims"])
             cells.append(Cell(name, tuple(given.get("settings", ())), victims, int(draw)))
+    if min(tree["controls"], *(count for cell in cells for count in cell.victims.values())) < 1:
+        raise InputError(
+            f"{path} asks for no control or no victim of a kind; ask for one at least, or leave the kind out"
+        )
     shared = (*tree["settings"], *settings)
-    return Bench(tree["preset"], shared, kinds, tree.get("controls", 2), tree.get("references", 2), tuple(cells))
+    return Bench(tree["preset"], shared, kinds, tree["controls"], tree.get("references", 0), tuple(cells))
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ class Tested:
     bare: float
     question: float
     own: float
-    top: float
+    top_5: float
     flips: tuple[float, ...]
 
 
@@ -170,15 +176,13 @@ class Exam:
         if question is None:
             raise InputError("the bench needs a question; set fields of detection.question in the file's settings")
         self.question: Question = question
-        covers = self._covers(question.cover_ids)
+        size = run.config.data.image_size
+        covers = read_for_models(run.sources[1], list(question.cover_ids), size)
         asked = [question.queries(key, covers) for key in run.keys.images]
         self.images = np.concatenate([covers, *asked, run.keys.images])
         labels = run.sources[1].index().labels
         ids = balanced_covers(labels, min(_NUM_FLIP_COVERS, len(labels)), run.index.num_classes)
-        self.flip_covers = self._covers(ids)
-
-    def _covers(self, ids: Sequence[int]) -> NDArray[np.uint8]:
-        return read_for_models(self.run.sources[1], list(ids), self.run.config.data.image_size)
+        self.flip_covers = read_for_models(run.sources[1], list(ids), size)
 
     def scores(self, model: TrainedModel) -> NDArray[np.float64]:
         """Of all images; float64 [N, C]."""
@@ -213,8 +217,7 @@ class Exam:
 
 
 def _scores(model: torch.nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    with torch.no_grad():
-        return predict_scores(model, torch.from_numpy(images)).numpy().astype(np.float64)
+    return predict_scores(model, torch.from_numpy(images)).numpy().astype(np.float64)
 
 
 def measure_cell(bench: Bench, cell: Cell, *, only_done: bool = False) -> list[Record]:
@@ -226,7 +229,7 @@ def measure_cell(bench: Bench, cell: Cell, *, only_done: bool = False) -> list[R
     records = []
     for kind, num_victims in cell.victims.items():
         config = bench.config(cell, kind)
-        numbers = [num_victims, bench.controls, bench.references, FLIP_LEVELS, cell.draw]
+        numbers = [num_victims, bench.controls, bench.references, FLIP_LEVELS, cell.draw, _VERSION]
         spec = identity([config.hash, config.evaluation.training.model_dump(mode="json"), numbers])
         stored, path = Root(config.output.root).child("power"), f"{spec[:16]}.json"
         if only_done and not stored.exists(path):
@@ -258,11 +261,12 @@ def _crafted(run: Run, cell: Cell) -> dict[str, Any]:
     exported, exam = export(run, plan), Exam(run)
     registered = [exam.scores(train_model(run, job)) for job in reference_jobs(run)]
     ids = sorted(i for shard in plan.shards for i in shard.sample_ids)
-    others = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(run.index.num_rows), ids))[:_MOST_OTHERS]
+    labels = run.index.labels
+    others = np.setdiff1d(np.flatnonzero(np.isin(labels, run.keys.labels)), ids)
     size = run.config.data.image_size
-    images = [read_for_models(run.sources[0], sorted(rows), size) for rows in (ids, others.tolist())]
+    images = [read_for_models(run.sources[0], rows, size) for rows in (ids, others.tolist())]
     signed = read_for_models(run.sources[0].at(run.root.child("signed")), ids, size)
-    found = findability(images[0], signed, images[1])
+    found = findability(images[0], signed, images[1], labels[ids], labels[others])
     return {"plan": plan, "export": exported, "exam": exam, "registered": registered, "findability": found}
 
 
@@ -290,7 +294,7 @@ def _measure(bench: Bench, cell: Cell, kind: str, spec: str, run: Run, made: Map
             bare=exam.p_bare(scores),
             question=exam.p_question(scores, made["registered"]),
             own=exam.p_question(scores, own),
-            top=exam.p_question(scores, own, _TOP),
+            top_5=exam.p_question(scores, own, _TOP),
             flips=exam.flips(model),
         )
 
@@ -317,24 +321,12 @@ def _measure(bench: Bench, cell: Cell, kind: str, spec: str, run: Run, made: Map
 
 def table(records: Sequence[Record]) -> str:
     """A line for each draw and kind of victim, then the share detected over draws."""
-    head = [
-        "cell",
-        "draw",
-        "victim",
-        "bare",
-        "question",
-        "own",
-        "top 5",
-        "controls: question",
-        "own",
-        "flips",
-        "accuracy",
-    ]
-    head += ["PSNR", "alignment", "gain", "noise level", "spectral peak"]
+    head = ["cell", "draw", "victim", *PS, "question of controls", "own", "flips", "accuracy"]
+    head += ["PSNR", "alignment", "gain", *TRAITS]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for r in records:
         cells = [r.cell, str(r.draw), r.kind]
-        cells += [_listed(getattr(v, name) for v in r.victims) for name in ("bare", "question", "own", "top")]
+        cells += [_listed(getattr(v, name) for v in r.victims) for name in PS]
         cells += [_listed(getattr(c, name) for c in r.controls) for name in ("question", "own")]
         rates = [[fmean(m.flips[i] for m in models) for i in range(len(FLIP_LEVELS))] for models in _both(r)]
         cells.append(", ".join(f"{victims:.3f} ({controls:.3f})" for victims, controls in zip(*rates, strict=True)))
@@ -343,12 +335,12 @@ def table(records: Sequence[Record]) -> str:
         cells += [f"{r.psnr_db:.1f}", alignment, f"{r.gain:.3f}"]
         cells += [f"{found.signed:.2f} ({found.noise:.2f})" for found in r.findability.values()]
         lines.append("| " + " | ".join(cells) + " |")
-    head = ["cell", "victim", "models", "median log10 p: bare", "question", "own", "top 5", "own p <= 1e-3", "<= 1e-6"]
+    head = ["cell", "victim", "models", *(f"median log10 p, {name}" for name in PS), "own <= 1e-3", "own <= 1e-6"]
     lines += ["", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for cell, kind in dict.fromkeys((r.cell, r.kind) for r in records):
         models = [v for r in records if (r.cell, r.kind) == (cell, kind) for v in r.victims]
         cells = [cell, kind, str(len(models))]
-        cells += [f"{median(np.log10(getattr(m, n)) for m in models):.1f}" for n in ("bare", "question", "own", "top")]
+        cells += [f"{median(np.log10(getattr(m, name)) for m in models):.1f}" for name in PS]
         cells += [_share(sum(m.own <= alpha for m in models), len(models)) for alpha in (1e-3, 1e-6)]
         lines.append("| " + " | ".join(cells) + " |")
     # A control stands in several cells; only where draws differ are its p-values of other labels.

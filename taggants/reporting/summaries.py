@@ -66,11 +66,11 @@ def keys_inspected(keys: KeySet, found: Sequence[Separation], picture: str, pict
     lines = [
         f"keys    {spec.num_keys} {spec.family} {kind}, {spec.num_classes} classes",
         "",
-        f"{'network':<24}{'mean cosine':>12}{'largest':>9}{'norm':>7}{'classes':>9}{'commonest':>11}",
+        f"{'network':<30}{'mean cosine':>12}{'largest':>9}{'norm':>7}{'classes':>9}{'commonest':>11}",
     ]
     for seen in found:
         lines.append(
-            f"{seen.name[-23:]:<24}{seen.pairs.mean():>12.2f}{seen.pairs.max():>9.2f}{seen.relative_norm:>7.1f}"
+            f"{seen.name[-29:]:<30}{seen.pairs.mean():>12.2f}{seen.pairs.max():>9.2f}{seen.relative_norm:>7.1f}"
             f"{seen.num_answered:>9}{seen.commonest_share:>11.0%}"
         )
     floor = collapse_floor(keys.labels, spec.num_classes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from taggants.cli.configuration import read_config
@@ -44,7 +45,12 @@ def main(config: Config, checkpoints: Sequence[str] = ()) -> int:
     from taggants.run import Run
 
     run = Run(config)
-    models = {uri: uri for uri in checkpoints} or clean_models(run)
+    folders = [PurePosixPath(uri).parent.name for uri in checkpoints]
+    named = [
+        folder if folder and folders.count(folder) == 1 else uri
+        for folder, uri in zip(folders, checkpoints, strict=True)
+    ]
+    models = dict(zip(named, checkpoints, strict=True)) or clean_models(run)
     if not models:
         raise InputError(
             "no surrogate, reference or control of this run is trained yet; name clean models with --model, or run "
