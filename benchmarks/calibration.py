@@ -81,7 +81,7 @@ def main(given: Sequence[str] | None = None) -> int:
     keys = derive_keys(b"calibration of the question".ljust(32, b"."), SPEC).images
     covers = balanced_covers(labels[1297:], 64, C)
     natural = images[1297:][list(covers)]
-    question = Question("digits", covers, (32, 64, 128), (1, 1, 1), 0, 64, C, 2 * 64)
+    question = Question("digits", covers, (32, 64, 128), (1, 1, 1), 0, 64, C)
     queries = np.concatenate([natural, *(question.queries(key, natural) for key in keys)])
     if options.answers is not None and options.answers.exists():
         answers = dict(np.load(options.answers))
