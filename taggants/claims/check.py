@@ -5,6 +5,7 @@ Nothing here needs torch, Ray or the owner's configuration.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taggants.claims.disclosure import DisclosedKeys, read_disclosure
-from taggants.claims.evidence import check_covers, check_evidence
+from taggants.claims.evidence import check_covers, check_evidence, check_label_map
 from taggants.claims.timestamps import Timestamp, check_timestamp
 from taggants.detection import Certificate, Evidence, Registration
 from taggants.detection.statistics import STATISTICS
@@ -66,6 +67,10 @@ def check_claim(files: ClaimFiles) -> list[Finding]:
     certificate = check.read("certificate", lambda: Certificate.from_text(files.certificate))
     if certificate is not None:
         check.say("certificate", True, _outcome(certificate))
+        num_tests = certificate.registration.num_suspects * certificate.registration.num_looks
+        if certificate.look is not None and certificate.look > num_tests:
+            text = f"it is test {certificate.look} of its run by the owner's count, but alpha was registered for {num_tests}"
+            check.say("certificate", None, f"{text}: ask what came of the others")
     registration = check.read("registration", lambda: Registration.from_text(files.registration))
     if registration is not None and certificate is not None:
         check.same_registration(certificate.registration, registration)
@@ -122,6 +127,14 @@ class _Check:
             self.say(subject, False, str(error))
             return None
 
+    def judge(self, subject: str, judge: Callable[[], tuple[bool | None, str]], head: str = "") -> None:
+        """Says what a judgement says; no, and why, where it cannot be made of the files."""
+        try:
+            holds, text = judge()
+        except InputError as error:
+            holds, text = False, str(error)
+        self.say(subject, holds, head + text)
+
     def same_registration(self, embedded: Registration, given: Registration) -> None:
         for part in fields(Registration):
             ours, theirs = getattr(embedded, part.name), getattr(given, part.name)
@@ -153,11 +166,8 @@ class _Check:
     def dated(self, numbers: dict[str, str], certificate: Certificate | None) -> None:
         tested_at = None if certificate is None else datetime.fromisoformat(certificate.created_at)
         for timestamp in self.files.timestamps:
-            try:
-                holds, text = check_timestamp(timestamp, numbers, tested_at)
-            except InputError as error:
-                holds, text = False, str(error)
-            self.say("time", holds, f"{timestamp.name}: {text}")
+            judge = functools.partial(check_timestamp, timestamp, numbers, tested_at)
+            self.judge("time", judge, f"{timestamp.name}: ")
         if not self.files.timestamps:
             self.say("time", None, "no timestamp was given: when it was registered is the owner's word")
 
@@ -202,7 +212,7 @@ class _Check:
                 continue
             own_classes = sha256 == certificate.answers_sha256 and certificate.label_map is not None
             num_classes = None if own_classes else registration.num_classes
-            answers = self.read("answers", lambda: decode_answers(data, num_classes))  # noqa: B023
+            answers = self.read("answers", functools.partial(decode_answers, data, num_classes))
             if answers is not None:
                 found[sha256] = answers
         missing = [name for sha256, name in names.items() if sha256 not in found]
@@ -225,24 +235,16 @@ class _Check:
             )
             self.say("answers", False, text)
         if certificate.label_map is not None:
-            text = {
-                "names": "compare it with the suspect's class names",
-                "file": "whoever tested gave it: nothing here shows that no answer about a key was known by then",
-                "fitted": "fitted on the answers to plain covers",
-            }[certificate.label_map.kind]
-            self.say("label map", None, f"{certificate.label_map.sha256}: {text}")
-        if certificate.covers is not None:
-            missing = "whether plain covers were answered with their class shows with their dataset: --covers"
-            holds, text = (None, missing) if labels is None else check_covers(certificate, suspect, labels)
-            self.say("covers", holds, text)
+            self.judge("label map", lambda: check_label_map(certificate, suspect, labels))
+        if certificate.covers is not None and labels is None:
+            text = "whether plain covers were answered with their class shows with their dataset: --covers"
+            self.say("covers", None, text)
+        elif certificate.covers is not None and labels is not None:
+            self.judge("covers", lambda: check_covers(certificate, suspect, labels))
         if keys is None:
             self.say("evidence", None, "it belongs to the keys, which are not disclosed")
             return
-        try:
-            holds, text = check_evidence(certificate, keys, recorded)
-        except InputError as error:
-            holds, text = False, str(error)
-        self.say("evidence", holds, text)
+        self.judge("evidence", lambda: check_evidence(certificate, keys, recorded))
 
     def suspect(self, certificate: Certificate, keys: DisclosedKeys | None, recorded: list[Answers] | None) -> None:
         """Asks the suspect again, about the disclosed keys."""

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from taggants.claims.disclosure import DisclosedKeys
 from taggants.detection import Certificate, Evidence
+from taggants.detection.outcome import LabelMap
 from taggants.errors import InputError
 from taggants.suspects.answers import Answers, is_kept, question_table
+from taggants.suspects.label_maps import fitted_label_map, held_out_half
 
 
 def check_evidence(
@@ -64,28 +66,58 @@ def check_evidence(
     )
 
 
-def check_covers(certificate: Certificate, suspect: Answers, labels: NDArray[np.int64]) -> tuple[bool | None, str]:
+def check_covers(certificate: Certificate, suspect: Answers, labels: NDArray[np.int64]) -> tuple[bool, str]:
     """Returns whether the plain covers were answered as the certificate says, and a sentence.
 
-    None: the label map was fitted on half of them.
-
     labels: class of each cover, int64 [num_covers].
+
+    Raises:
+        InputError: a label map cannot be fitted to the answers, as the certificate says it was.
     """
-    label_map, claimed = certificate.label_map, certificate.covers
+    label_map, claimed, best = certificate.label_map, certificate.covers, suspect.best[: len(labels)]
     assert claimed is not None, "there are covers"
-    if label_map is not None and label_map.kind == "fitted":
-        return None, "the label map was fitted on some of the plain covers, so their number is taken on trust"
+    counted = np.ones(len(labels), dtype=np.bool_)
+    if label_map is not None and label_map.kind == "fitted":  # those that a map is fitted on would agree anyway
+        counted = held_out_half(labels)
+        label_map = _fitted(certificate, suspect, best[~counted], labels[~counted])
     wanted = labels
     if label_map is not None:
         wanted = np.array([-2 if theirs is None else theirs for theirs in label_map.classes])[labels]
-    counted = wanted >= 0
-    found = int(counted.sum()), int((suspect.best[: len(labels)] == wanted)[counted].sum())
+    counted &= wanted >= 0
+    found = int(counted.sum()), int((best == wanted)[counted].sum())
     if found != (claimed.num, claimed.num_right):
         return (
             False,
             f"covers are {claimed.num_right} of {claimed.num} right but the answers say {found[1]} of {found[0]}",
         )
     return True, f"{claimed.num_right} of {claimed.num} plain covers are answered with their class"
+
+
+def check_label_map(
+    certificate: Certificate, suspect: Answers, labels: NDArray[np.int64] | None
+) -> tuple[bool | None, str]:
+    """Returns whether the label map is one that was there before any key was asked, and a sentence; None: the files do not tell.
+
+    labels: class of each cover, int64 [num_covers]; None where their dataset is missing.
+
+    Raises:
+        InputError: a label map cannot be fitted to the answers.
+    """
+    label_map = certificate.label_map
+    assert label_map is not None, "there is one"
+    if label_map.kind == "names":
+        return None, "by names: compare it with the suspect's class names"
+    if label_map.kind == "file":
+        return None, "whoever tested gave it as a file: nothing shows that no answer about a key was known by then"
+    if labels is None:
+        return None, "it was fitted on the answers to plain covers, which shows with their dataset: --covers"
+    if _fitted(certificate, suspect, suspect.best[: len(labels)], labels) != label_map:
+        return False, "label_map is not the one that fits the answers to plain covers"
+    return True, "label_map is the one that fits the answers to plain covers"
+
+
+def _fitted(certificate: Certificate, suspect: Answers, best: NDArray[np.int64], labels: NDArray[np.int64]) -> LabelMap:
+    return fitted_label_map(best, labels, certificate.registration.num_classes, suspect.num_classes)
 
 
 def _stands_at(certificate: Certificate, evidence: Evidence, place: int, index: int) -> bool:

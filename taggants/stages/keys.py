@@ -89,7 +89,7 @@ def register(run: Run) -> Registration:
         InputError: the run folder holds another one. If only the data changed since and nothing is planned yet, the owner may
             state that it is void: then the new one lies beside it. None is ever written over.
     """
-    registration = registration_of(run, claim_number=True)
+    registration = registration_of(run)
     content = encode_json(registration.to_json())
     if not registration_paths(run) and run.root.create_bytes("registration.json", content):
         return registration

@@ -24,11 +24,10 @@ from taggants.training.job import TrainingJob
 SIGNING_PATH = "signing.json"
 
 
-def registration_of(run: Run, *, claim_number: bool = False) -> Registration:
+def registration_of(run: Run, number: int | None = None) -> Registration:
     """Returns the registration that keys, data and configuration of a run ask for, whatever its folder holds.
 
-    claim_number: give it the next number among the registrations of its secret if it has none yet; else it has the number 1
-    then, as has every registration without a question.
+    number: among the registrations of its secret, if the key folder does not know it; None: it gets the next one there.
 
     Raises:
         InputError: the test split has too few images for the configured covers.
@@ -57,8 +56,9 @@ def registration_of(run: Run, *, claim_number: bool = False) -> Registration:
     if not with_question:
         return registration
     content = registration.registration_sha256
-    number = registration_number(run.keys_root, run.config.keys.name, content, claim=claim_number)
-    return replace(registration, number=number or 1)
+    counted = registration_number(run.keys_root, run.config.keys.name, content, claim=number is None) or number
+    assert counted is not None, "claimed"
+    return replace(registration, number=counted)
 
 
 def _question_of(run: Run) -> Question | None:

@@ -121,7 +121,8 @@ def checked_registration(run: Run) -> Registration:
     Raises:
         InputError: there is none, or it is not the one that the run was crafted under.
     """
-    registration, expected = read_registration(run), registration_of(run)
+    registration = read_registration(run)
+    expected = registration_of(run, registration.number)
     if run.keys.commitment != registration.keys_commitment:
         raise InputError(
             f"keys {run.config.keys.name!r} are not those registered in {run.root.uri}; use the key file it was crafted with"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from taggants.cli import main
 from taggants.detection.registration import SigningRecord
 from taggants.keys import KeysCommitment
 from taggants.run import Run
+from taggants.stages.verify import checked_registration
 from tests.claims.claims import QUESTION, VALUE, words
 from tests.jobs.running import settings_in
 
@@ -48,6 +50,13 @@ def test_registrations_of_one_secret_are_numbered(tmp_path: Path) -> None:
     assert main(["keys", *config]) == 0
     assert main(["keys", *config, "--set", "detection.alpha=0.05"]) == 0
     assert main(["keys", *config]) == 0
+    (second,) = (
+        path.parent
+        for path in (tmp_path / "runs").glob("*/registration.json")
+        if json.loads(path.read_text())["number"] == 2
+    )
+    shutil.rmtree(tmp_path / "secrets" / "digits.registrations")  # a backup of the key file alone
+    assert checked_registration(Run.open(str(second))).number == 2
     found = {
         content["alpha"]: content["number"]
         for path in (tmp_path / "runs").glob("*/registration.json")

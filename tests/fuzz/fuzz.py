@@ -125,7 +125,7 @@ def main() -> int:
             continue
         found = list(failures(kind, given.seed, given.count))
         num_failures += len(found)
-        print(f"{kind:<14}{given.count} files, {len(found)} failures", flush=True)
+        print(f"{kind:<24}{given.count} files, {len(found)} failures", flush=True)
         for number, reason in found[:20]:
             print(f"  {number}: {reason.strip()[-1500:]}", flush=True)
     return 1 if num_failures else 0

@@ -49,7 +49,10 @@ def run(given: argparse.Namespace) -> int:
     spent = (
         "the secret: every key of it is spent" if given.secret else f"{len(indices)} of {registration.num_keys} keys"
     )
-    say(f"disclose {root.uri_of(name)} holds {spent}; give it only to who checks the certificate")
+    say(
+        f"disclose {root.uri_of(name)} holds {spent}; give it only to who checks the certificate, with the certificate, the "
+        "registration and, with a question, answers/*.parquet that it names"
+    )
     return 0
 
 
