@@ -58,14 +58,16 @@ def suggest(inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu") -
         **augmentation,
         **speed,
     }
+    columns = {"image_column": inspection.image_column, "label_column": inspection.label_column}
+    if inspection.layout != "parquet":
+        columns = {}
     tree: dict[str, dict[str, Any]] = {
         "data": {
             "source": inspection.layout,
             "root": inspection.root,
             "train": inspection.train,
             "test": inspection.test,
-            "image_column": inspection.image_column,
-            "label_column": inspection.label_column,
+            **columns,
             "channels": inspection.channels,
             "image_size": None if inspection.one_size == size else size,
         },
@@ -81,6 +83,12 @@ def suggest(inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu") -
         "evaluation": {"training": dict(training)},
     }
     reasons = {
+        "data.source": "the layout of the folder",
+        "data.root": "folder or s3:// prefix; $NAME is expanded",
+        "data.train": "what is signed",
+        "data.test": "for accuracies only"
+        if inspection.test
+        else "none was found: accuracies are those on the training images",
         "keys.num_keys": why_keys,
         "signing.images_per_key": why_images,
         "crafting.epsilon": why_epsilon,
@@ -96,8 +104,6 @@ def suggest(inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu") -
         reasons["data.image_size"] = (
             f"models take the images of {inspection.one_size} px at {size} px, the files are signed as they are"
         )
-    if inspection.test is None:
-        reasons["data.test"] = "no test split was found: accuracies are those on the training images"
     return Suggestion(tree, reasons)
 
 

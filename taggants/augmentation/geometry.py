@@ -91,7 +91,24 @@ _NUM_TRIES = 10
 
 
 @dataclass(frozen=True)
-class RandomResizedCrop:
+class _ToSquare:
+    """Takes images of any size; image_size: pixels that come out on each side."""
+
+    image_size: int
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise InputError(f"image size {self.image_size} of a crop must be at least 1 pixel; for example 224")
+
+    @property
+    def output_size(self) -> int:
+        return self.image_size
+
+    def check(self, image_size: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(_ToSquare):
     """A random window of the image, resized to a square, and random horizontal flip.
 
     image_size: pixels that come out on each side. scale: range of the window's share of the image's area, uniform.
@@ -100,25 +117,16 @@ class RandomResizedCrop:
     them, antialiased bilinear. Unlike it, the result is not rounded to 8 bits.
     """
 
-    image_size: int
     scale: tuple[float, float] = (0.35, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
 
     def __post_init__(self) -> None:
-        _check_output_size(self.image_size)
+        super().__post_init__()
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"crop scale {list(self.scale)} must increase within (0, 1]; for example [0.35, 1]")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise InputError(f"crop ratio {list(self.ratio)} must increase and be above 0; for example [0.75, 1.33]")
-
-    @property
-    def output_size(self) -> int:
-        """Pixels that come out on each side."""
-        return self.image_size
-
-    def check(self, image_size: int) -> None:
-        """Images of any size will do."""
 
     def windows(
         self, heights: Tensor, widths: Tensor, image_ids: Tensor, *, seed: int, step: int, view: int
@@ -182,28 +190,19 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True)
-class ResizeAndCentreCrop:
+class ResizeAndCentreCrop(_ToSquare):
     """The shorter side resized to floor(image_size / crop_fraction), then the central square: the usual evaluation transform.
 
     image_size: pixels that come out on each side. crop_fraction: in (0, 1]; 0.875 is 256 -> 224.
     Source: timm's `create_transform(is_training=False)`, antialiased bilinear. Deterministic, not rounded to 8 bits.
     """
 
-    image_size: int
     crop_fraction: float = 0.875
 
     def __post_init__(self) -> None:
-        _check_output_size(self.image_size)
+        super().__post_init__()
         if not 0 < self.crop_fraction <= 1:
             raise InputError(f"crop fraction {self.crop_fraction:g} must lie in (0, 1]; for example 0.875")
-
-    @property
-    def output_size(self) -> int:
-        """Pixels that come out on each side."""
-        return self.image_size
-
-    def check(self, image_size: int) -> None:
-        """Images of any size will do."""
 
     def __call__(
         self, images: Tensor, image_ids: Tensor, *, seed: int, step: int, view: int, sizes: Tensor | None = None
@@ -238,8 +237,3 @@ def heights_and_widths(images: Tensor, sizes: Tensor | None) -> tuple[Tensor, Te
     height, width = images.shape[-2:]
     whole = torch.ones(len(images), dtype=torch.int64, device=images.device)
     return height * whole, width * whole
-
-
-def _check_output_size(image_size: int) -> None:
-    if image_size < 1:
-        raise InputError(f"image size {image_size} of a crop must be at least 1 pixel; for example 224")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from taggants.config import Config
 
 _PRESETS = files("taggants") / "presets"
+_WRITTEN_BY_INIT = "taggants.yaml"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, run_folder: bool = False) -> None:
@@ -74,6 +75,11 @@ def read_config(given: argparse.Namespace, fields: Mapping[str, Any] = MappingPr
     path = given.config if given.preset is None else preset_path(given.preset)
     if run_folder is not None and path is not None:
         raise InputError(f"run folder {run_folder} knows its configuration; leave --config and --preset out")
+    if run_folder is None and path is None and os.path.exists(_WRITTEN_BY_INIT):
+        raise InputError(
+            f"no configuration is given, and {_WRITTEN_BY_INIT} is here; add --config {_WRITTEN_BY_INIT}, or --preset digits for "
+            "the digits"
+        )
     config = load_config(path, settings) if run_folder is None else load_run_config(run_folder, settings)
     write_json_lines(config.output.log == "json")
     _warn_of_temporary_folder(config)

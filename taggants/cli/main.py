@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="taggants",
         description="Sign an image dataset so that models trained on it can be recognised from outside.",
         epilog="Start with `taggants demo`. Every command explains itself: taggants COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"taggants {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -24,9 +24,8 @@ from taggants.data.image_codec import channels_first, decode_picture
 from taggants.errors import InputError
 from taggants.limits import check_pixels
 from taggants.storage import Root
+from taggants.storage.store import PIECE_BYTES
 
-# Each read from object storage is a request of tens of milliseconds, so pieces are large and files read side by side.
-PIECE_BYTES = 4 * 2**20
 _NUM_THREADS = 16
 _CHUNK = 256
 

@@ -115,6 +115,8 @@ def _written_anew(manifest: ExportManifest) -> str:
 
 def exported(run: Run, export: ExportResult) -> str:
     share = export.num_taggants / run.index.num_rows
+    is_beyond = export.largest_change > 255 * run.config.crafting.epsilon + 1e-6
+    by_jpeg = " (epsilon bounds what the JPEG encoder is given)" if is_beyond else ""
     lpips = "" if export.quality.lpips is None else f", LPIPS {export.quality.lpips:.4f}"
     alignment = ""
     if export.alignment is not None:
@@ -126,7 +128,7 @@ def exported(run: Run, export: ExportResult) -> str:
         f"export: {export.signed.uri}, {export.manifest.num_rows:,} rows of which {export.num_taggants:,} signed ({share:.2%}), "
         f"re-read and checked{_written_anew(export.manifest)}\n"
         f"export: taggants as read: PSNR {export.quality.psnr_db:.1f} dB, SSIM {export.quality.ssim:.4f}{lpips}, largest change "
-        f"{export.largest_change}/255\n"
+        f"{export.largest_change}/255{by_jpeg}\n"
         f"{alignment}"
         f"export: look at {run.root.uri_of('contact_sheet.png')}"
     )
@@ -219,9 +221,10 @@ def _duration(seconds: float | None) -> str:
 
 def exported_again(copy: ExportCopy) -> str:
     manifest, left_out = copy.manifest, ", ".join(copy.left_out)
+    files = _counted(len(manifest.files), "file")
     dropped = f"\nexport: left out, as this layout has no place for them: {left_out}" if left_out else ""
     return (
-        f"export: {copy.destination.uri}, {manifest.num_rows:,} rows in {len(manifest.files):,} files ({manifest.layout}), "
+        f"export: {copy.destination.uri}, {manifest.num_rows:,} rows in {files} ({manifest.layout}), "
         f"{copy.num_signed:,} signed, re-read and checked{_written_anew(manifest)}\n"
         f"export: fingerprint {manifest.fingerprint}{dropped}"
     )

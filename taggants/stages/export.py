@@ -83,7 +83,7 @@ def export_copy(run: Run) -> ExportCopy:
     """
     settings, source = run.config.export, run.sources[0]
     if settings.destination is None:
-        raise InputError("export.destination is not set; name an empty folder: --to s3://bucket/prefix")
+        raise InputError("export.destination is not set; name an empty folder or s3:// prefix: --to FOLDER")
     destination = Root(settings.destination)
     if not run.root.exists("plan.json"):
         raise InputError(f"run folder {run.root.uri} has no plan; run `taggants craft` with this configuration first")

@@ -76,8 +76,7 @@ class Root:
         Raises:
             InputError: it is missing or may not be read.
         """
-        inside = self._inside(path)
-        with self._input_errors(path):
+        with self._at(path) as inside:
             return self._store.read(inside)
 
     def write_bytes(self, path: str, data: bytes, *, private: bool = False) -> None:
@@ -88,8 +87,7 @@ class Root:
             data: what.
             private: only the owner may read it (mode 0600 from the first byte); on S3 the bucket's policy decides.
         """
-        inside = self._inside(path)
-        with self._input_errors(path):
+        with self._at(path) as inside:
             self._store.write(inside, io.BytesIO(data), private=private, like=NO_ATTRIBUTES)
 
     @contextmanager
@@ -103,8 +101,7 @@ class Root:
 
         Yields: a sink for bytes, which cannot seek.
         """
-        inside = self._inside(path)
-        with self._input_errors(path), self._store.writing(inside, private=private, like=like) as sink:
+        with self._at(path) as inside, self._store.writing(inside, private=private, like=like) as sink:
             yield sink
 
     def check_writable(self) -> None:
@@ -113,7 +110,7 @@ class Root:
         Raises:
             InputError: the bucket is missing, access is denied, or the folder lies below a file.
         """
-        with self._input_errors(""):
+        with self._at(None):
             self._store.check_writable()
 
     def check_exclusive(self) -> None:
@@ -122,13 +119,13 @@ class Root:
         Raises:
             InputError: it does: the server ignores the condition.
         """
-        with self._input_errors(""):
+        with self._at(None):
             self._store.check_exclusive()
 
     def remove_leftovers(self, path: str) -> None:
         """Deletes the temporary files of writers that were killed below the folder `path` ("" for all), none of living ones."""
-        with self._input_errors(path):
-            self._store.remove_leftovers(self._inside(path) if path else "")
+        with self._at(path or None) as inside:
+            self._store.remove_leftovers(inside)
 
     def create_bytes(self, path: str, data: bytes, *, private: bool = False) -> bool:
         """Writes a file whole unless it exists; of several callers at once exactly one creates it.
@@ -138,8 +135,7 @@ class Root:
         Returns: True if this call created it, False if it was there. On S3 a put whose answer was lost is sent again
             and may then find its own file: whoever needs to know compares the content.
         """
-        inside = self._inside(path)
-        with self._input_errors(path):
+        with self._at(path) as inside:
             return self._store.create(inside, data, private=private)
 
     @contextmanager
@@ -155,8 +151,7 @@ class Root:
         Raises:
             InputError: another process has the log open (on S3: once both append).
         """
-        inside = self._inside(path)
-        with self._input_errors(path), self._store.appending(inside) as log:
+        with self._at(path) as inside, self._store.appending(inside) as log:
             yield log
 
     def read_json(self, path: str) -> Any:
@@ -200,14 +195,12 @@ class Root:
         Raises:
             InputError: it is missing or may not be read.
         """
-        inside = self._inside(path)
-        with self._input_errors(path):
+        with self._at(path) as inside:
             return self._store.open_input(inside)
 
     def exists(self, path: str) -> bool:
         """Returns: whether `path` is a file (a folder is none)."""
-        inside = self._inside(path)
-        with self._input_errors(path):
+        with self._at(path) as inside:
             try:
                 self._store.size_bytes(inside)
             except FileNotFoundError:
@@ -220,8 +213,7 @@ class Root:
         Raises:
             InputError: it is missing.
         """
-        inside = self._inside(path)
-        with self._input_errors(path):
+        with self._at(path) as inside:
             return self._store.size_bytes(inside)
 
     def version(self, path: str) -> str:
@@ -231,8 +223,7 @@ class Root:
         Raises:
             InputError: it is missing.
         """
-        inside = self._inside(path)
-        with self._input_errors(path):
+        with self._at(path) as inside:
             return self._store.version(inside)
 
     def attributes(self, path: str) -> Attributes:
@@ -241,8 +232,7 @@ class Root:
         Raises:
             InputError: it is missing.
         """
-        inside = self._inside(path)
-        with self._input_errors(path):
+        with self._at(path) as inside:
             return self._store.attributes(inside)
 
     def sha256(self, path: str) -> str:
@@ -260,35 +250,31 @@ class Root:
 
     def list(self, path: str = "") -> list[str]:
         """Returns: all files below the folder `path`, at any depth, as sorted paths from the root; [] if missing."""
-        inside = self._inside(path) if path else ""
-        with self._input_errors(path):
+        with self._at(path or None) as inside:
             return sorted(self._store.list(inside))
 
     def sizes(self, path: str = "") -> dict[str, int]:
         """Returns: the size in bytes of all files that `list` names, in its order, from one listing."""
-        inside = self._inside(path) if path else ""
-        with self._input_errors(path):
+        with self._at(path or None) as inside:
             return dict(sorted(self._store.sizes(inside)))
 
     def copy(self, path: str, destination: Root, destination_path: str) -> None:
         """Copies a file and its `attributes` to any root; it appears there whole, over any older one. From S3 to S3 the
         server copies; else the bytes pass through here in pieces."""
-        inside = destination._inside(destination_path)
         if isinstance(self._store, S3Store) and isinstance(destination._store, S3Store):
-            with self._input_errors(path):
-                size_bytes, etag = self._store.size_and_etag(self._inside(path))
-            with destination._input_errors(destination_path):
-                destination._store.copy_from(self._store, self._inside(path), size_bytes, etag, inside)
+            with self._at(path) as inside:
+                size_bytes, etag = self._store.size_and_etag(inside)
+            with destination._at(destination_path) as copied:
+                destination._store.copy_from(self._store, inside, size_bytes, etag, copied)
             return
         # Neither kind of storage can hold the other's: a request less for every file.
         like = NO_ATTRIBUTES if isinstance(self._store, S3Store) else self.attributes(path)
-        with self.open_input(path) as source, destination._input_errors(destination_path):
-            destination._store.write(inside, source, private=False, like=like)
+        with self.open_input(path) as source, destination._at(destination_path) as copied:
+            destination._store.write(copied, source, private=False, like=like)
 
     def delete(self, path: str) -> None:
         """Deletes a file; a missing one is fine."""
-        inside = self._inside(path)
-        with self._input_errors(path):
+        with self._at(path) as inside:
             self._store.delete(inside)
 
     def _inside(self, path: str) -> str:
@@ -299,12 +285,14 @@ class Root:
         return str(parts)
 
     @contextmanager
-    def _input_errors(self, path: str) -> Iterator[None]:
+    def _at(self, path: str | None) -> Iterator[str]:
+        """Yields: `path`, or "" for the root itself; turns what a person has to fix there into an InputError."""
         # Only what a person has to fix becomes an InputError: it stops a job. A lost connection or a full disk stays
         # what it is, so that the work is tried again.
-        uri = self.uri_of(path) if path else self.uri
+        inside = "" if path is None else self._inside(path)
+        uri = self.uri if path is None else self.uri_of(path)
         try:
-            yield
+            yield inside
         except FileNotFoundError:
             raise InputError(f"{uri} does not exist; check the folder or bucket and the path.") from None
         except PermissionError:

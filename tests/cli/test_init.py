@@ -32,9 +32,12 @@ def test_written_file_is_the_suggested_configuration_with_a_comment_for_each_fie
     shown = capsys.readouterr().out
     assert "120 images to train on ('train'), 15 to test ('val')" in shown
     assert "classes 3 of 40 images each" in shown
+    assert main(["plan"]) == 2  # not the digits
+    assert "no configuration is given, and taggants.yaml is here; add --config taggants.yaml" in capsys.readouterr().err
     steps = [line for line in shown.splitlines() if "--config taggants.yaml" in line]
     assert [step.split("taggants ")[1].split()[0] for step in steps] == ["plan", "keys", "craft"]
     suggestion = suggest(inspect_dataset(str(flowers)))
+    assert "image_column" not in suggestion.tree["data"], "of Parquet files alone"
     assert load_config("taggants.yaml") == Config.model_validate(suggestion.tree)
     text = (tmp_path / "taggants.yaml").read_text()
     assert max(map(len, text.splitlines())) <= 120

@@ -25,8 +25,8 @@ from taggants.data.layouts.parquet.values import (
     split_values,
     write_indices,
 )
-from taggants.data.source import PIECE_BYTES
 from taggants.errors import InputError
+from taggants.storage.store import PIECE_BYTES
 
 _CODECS = {0: None, 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 _RLE, _DICTIONARY = 3, (2, 8)  # encodings

@@ -27,8 +27,8 @@ from taggants.data.layouts.parquet.pages import (
     with_bounds,
 )
 from taggants.data.layouts.parquet.thrift import Struct, read_struct, write_struct
-from taggants.data.source import PIECE_BYTES
 from taggants.errors import InputError
+from taggants.storage.store import PIECE_BYTES
 
 _MAGIC = b"PAR1"
 _TRUNCATED_BYTES = 64  # to which parquet-mr and parquet-rs cut the bounds of a column index

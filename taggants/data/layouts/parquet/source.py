@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from taggants.data.file_names import files_or_prefix
 from taggants.data.source import (
-    PIECE_BYTES,
     DatasetIndex,
     FileHash,
     ImageSource,
@@ -34,6 +33,7 @@ from taggants.data.source import (
 from taggants.errors import InputError
 from taggants.limits import check_label
 from taggants.storage import Root, damage_named
+from taggants.storage.store import PIECE_BYTES
 
 _BATCH_ROWS = 64
 

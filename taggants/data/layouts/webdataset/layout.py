@@ -17,11 +17,12 @@ from taggants.data.layouts.layout import FILE_NAME, Layout, Sample
 from taggants.data.layouts.numbered_files import is_numbered, numbered_files
 from taggants.data.layouts.webdataset.source import BoundedHeader, HashedFile, WebDataset
 from taggants.data.signed_images import Replacements, is_replaced, replaced
-from taggants.data.source import PIECE_BYTES, DatasetIndex
+from taggants.data.source import DatasetIndex
 from taggants.data.stored_hashes import end_of_words, with_hashes
 from taggants.errors import InputError
 from taggants.limits import MOST_TEXT_BYTES
 from taggants.storage import Root
+from taggants.storage.store import PIECE_BYTES
 
 _BLOCK = tarfile.BLOCKSIZE
 _SIZE_FIELD = slice(124, 136)  # POSIX.1-1988 ustar header

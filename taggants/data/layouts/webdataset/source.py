@@ -24,17 +24,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from taggants.data.file_names import IMAGE_SUFFIXES, files_or_prefix, suffix_of
-from taggants.data.source import (
-    PIECE_BYTES,
-    DatasetIndex,
-    FileHash,
-    ImageSource,
-    dataset_fingerprint,
-    read_side_by_side,
-)
+from taggants.data.source import DatasetIndex, FileHash, ImageSource, dataset_fingerprint, read_side_by_side
 from taggants.errors import InputError
 from taggants.limits import MOST_CLASSES, MOST_MEMBER_BYTES, MOST_TEXT_BYTES, check_label
 from taggants.storage import Root
+from taggants.storage.store import PIECE_BYTES
 
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _STARTS_AT_ONCE = 512
