@@ -205,10 +205,11 @@ class _Check:
         names = dict(zip(signing.reference_answers, registration.references, strict=True))
         names[certificate.answers_sha256] = "the suspect"
         found: dict[str, Answers] = {}
+        others: list[tuple[str, str]] = []
         for path, data in self.files.answers:
             sha256 = hashlib.sha256(data).hexdigest()
             if sha256 not in names:
-                self.say("answers", False, f"{path} is not what the certificate names: its SHA-256 is {sha256}")
+                others.append((path, sha256))
                 continue
             own_classes = sha256 == certificate.answers_sha256 and certificate.label_map is not None
             num_classes = None if own_classes else registration.num_classes
@@ -216,6 +217,11 @@ class _Check:
             if answers is not None:
                 found[sha256] = answers
         missing = [name for sha256, name in names.items() if sha256 not in found]
+        if others and not missing:  # a run folder holds those of other suspects, too
+            self.say("answers", None, f"{len(others)} more files are of other suspects, and were not needed")
+        elif others:
+            for path, sha256 in others:
+                self.say("answers", False, f"{path} is not what the certificate names: its SHA-256 is {sha256}")
         if missing:
             text = f"those of {', '.join(missing)} are not here: the evidence is taken on trust"
             self.say("answers", None, text)
