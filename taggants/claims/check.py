@@ -10,21 +10,24 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taggants.claims.disclosure import DisclosedKeys, read_disclosure
-from taggants.claims.evidence import check_covers, check_evidence, check_label_map
+from taggants.claims.evidence import check_covers, check_evidence, check_label_map, check_same_answers
 from taggants.claims.timestamps import Timestamp, check_timestamp
-from taggants.detection import Certificate, Evidence, Registration
+from taggants.detection import Certificate, Registration
 from taggants.detection.statistics import STATISTICS
 from taggants.errors import InputError
 from taggants.suspects.answers import Answers, question_evidence
 from taggants.suspects.recorded_answers import decode_answers
 
 _T = TypeVar("_T")
+Asker: TypeAlias = Callable[[Registration, NDArray[np.uint8]], tuple[str | None, Answers]]
+"""From images of keys to what is known of a model's weights, as a SHA-256 or None, and its answers: to the plain covers, then to
+the queries of each key in turn."""
 _LONGEST = 400
 
 
@@ -47,8 +50,7 @@ class ClaimFiles:
         timestamps: of the registration or the signing record.
         published: numbers that the owner published, each the SHA-256 of the registration or of the signing record.
         cover_labels: class of each registered cover, int64 [num_covers].
-        ask_again: asks the suspect about disclosed keys once more, and returns what is known of its weights, as a SHA-256 or
-            None, and its answers: to the plain covers, then to the queries of each key in turn.
+        suspect, references: ask a model about disclosed keys once more.
     """
 
     certificate: bytes
@@ -58,7 +60,8 @@ class ClaimFiles:
     timestamps: tuple[Timestamp, ...] = ()
     published: tuple[str, ...] = ()
     cover_labels: NDArray[np.int64] | None = None
-    ask_again: Callable[[Registration, NDArray[np.uint8]], tuple[str | None, Answers]] | None = None
+    suspect: Asker | None = None
+    references: tuple[Asker, ...] = ()
 
 
 def check_claim(files: ClaimFiles) -> list[Finding]:
@@ -86,7 +89,7 @@ def check_claim(files: ClaimFiles) -> list[Finding]:
     recorded = None if registration.question is None else check.recorded(certificate)
     if recorded is not None:
         check.evidence(certificate, keys, recorded)
-    check.suspect(certificate, keys, recorded)
+    check.asked_again(certificate, keys, recorded)
     return check.findings
 
 
@@ -252,37 +255,50 @@ class _Check:
             return
         self.judge("evidence", lambda: check_evidence(certificate, keys, recorded))
 
-    def suspect(self, certificate: Certificate, keys: DisclosedKeys | None, recorded: list[Answers] | None) -> None:
-        """Asks the suspect again, about the disclosed keys."""
-        if self.files.ask_again is None:
+    def asked_again(self, certificate: Certificate, keys: DisclosedKeys | None, recorded: list[Answers] | None) -> None:
+        """Asks the suspect and references again, about the disclosed keys."""
+        if self.files.suspect is None:
             self.say("suspect", None, "it was not asked again: --suspect")
-            return
         if keys is None:
-            self.say("suspect", None, "it cannot be asked without keys: --disclosure")
+            if self.files.suspect is not None or self.files.references:
+                self.say("suspect", None, "nobody can be asked without keys: --disclosure")
             return
-        try:
-            sha256, answers = self.files.ask_again(certificate.registration, keys.images)
-            if sha256 != certificate.suspect_sha256:
-                text = f"suspect_sha256 is {certificate.suspect_sha256} but this one's is {sha256}: it is another model"
-                return self.say("suspect", False, text)
-            if recorded is None and certificate.registration.question is not None:
-                return self.say("suspect", None, "its answers are compared with the recorded ones: --answers")
-            if len(keys.indices) < certificate.registration.num_keys:
-                return self.say(
-                    "suspect", None, "only the disclosure of all keys tells whether it would be judged alike"
-                )
-            again = _evidence(certificate, keys, [answers, *(recorded or [])[1:]])
-        except InputError as error:
-            return self.say("suspect", False, str(error))
-        p_value = STATISTICS.find(certificate.registration.statistic).p_value(again, certificate.registration)
-        is_detected = p_value <= certificate.registration.level
-        text = f"asked again, it gives p = {p_value:.3g}; the certificate says {certificate.p_value:.3g}"
-        self.say("suspect", is_detected == certificate.is_detected, text)
+        for reference in self.files.references:
+            self.judge("references", functools.partial(_asked_reference, reference, certificate, keys, recorded))
+        if self.files.suspect is not None:
+            self.judge("suspect", functools.partial(_asked_suspect, self.files.suspect, certificate, keys, recorded))
 
 
-def _evidence(certificate: Certificate, keys: DisclosedKeys, answers: list[Answers]) -> Evidence:
-    """The evidence about all keys in the answers of the suspect, then of the references."""
-    question = certificate.registration.question
-    if question is None:
-        return answers[0].evidence(keys.labels)
-    return question_evidence(question, answers[0], answers[1:], keys.labels, certificate.label_map)
+def _asked_reference(
+    reference: Asker, certificate: Certificate, keys: DisclosedKeys, recorded: list[Answers] | None
+) -> tuple[bool | None, str]:
+    sha256, answers = reference(certificate.registration, keys.images)
+    weights = () if certificate.signing is None else certificate.signing.reference_weights
+    if sha256 not in weights:
+        return False, f"the model with SHA-256 {sha256} is none of the references"
+    if recorded is None:
+        return None, "answers are compared with the recorded ones: --answers"
+    place = weights.index(sha256)
+    holds, text = check_same_answers(certificate.registration, None, recorded[1 + place], answers, keys.indices)
+    return holds, f"{certificate.registration.references[place]}: {text}"
+
+
+def _asked_suspect(
+    suspect: Asker, certificate: Certificate, keys: DisclosedKeys, recorded: list[Answers] | None
+) -> tuple[bool | None, str]:
+    registration, label_map = certificate.registration, certificate.label_map
+    sha256, answers = suspect(registration, keys.images)
+    if sha256 != certificate.suspect_sha256:
+        return False, f"suspect_sha256 is {certificate.suspect_sha256} but this one's is {sha256}: it is another model"
+    if registration.question is None:
+        again = answers.evidence(keys.labels)
+    elif recorded is None:
+        return None, "its answers are compared with the recorded ones: --answers"
+    else:
+        holds, text = check_same_answers(registration, label_map, recorded[0], answers, keys.indices)
+        if not holds or len(keys.indices) < registration.num_keys:
+            return holds, text
+        again = question_evidence(registration.question, answers, recorded[1:], keys.labels, label_map)
+    p_value = STATISTICS.find(registration.statistic).p_value(again, registration)
+    text = f"asked again, it gives p = {p_value:.3g}; the certificate says {certificate.p_value:.3g}"
+    return (p_value <= registration.level) == certificate.is_detected, text

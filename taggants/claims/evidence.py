@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taggants.claims.disclosure import DisclosedKeys
-from taggants.detection import Certificate, Evidence
+from taggants.detection import Certificate, Evidence, Registration
 from taggants.detection.outcome import LabelMap
 from taggants.errors import InputError
 from taggants.suspects.answers import Answers, is_kept, question_table
 from taggants.suspects.label_maps import fitted_label_map, held_out_half
+
+_ROOT_MEAN_SQUARE: Final = 256  # of a row of evidence
 
 
 def check_evidence(
@@ -114,6 +117,40 @@ def check_label_map(
     if _fitted(certificate, suspect, suspect.best[: len(labels)], labels) != label_map:
         return False, "label_map is not the one that fits the answers to plain covers"
     return True, "label_map is the one that fits the answers to plain covers"
+
+
+def check_same_answers(
+    registration: Registration,
+    label_map: LabelMap | None,
+    recorded: Answers,
+    again: Answers,
+    indices: NDArray[np.int64],
+) -> tuple[bool | None, str]:
+    """Returns whether a model that was asked again about some keys says of them what was recorded, and a sentence.
+
+    Compared are the rows of evidence without references, each of which depends on the answers about its key alone. Another
+    processor moves the last digits of scores, and so a rank now and then: up to a tenth of a row's root mean square is allowed.
+    None: it was not asked about any of these keys.
+
+    Args:
+        recorded: to the covers, then about all keys from the first on.
+        again: to the covers, then about the keys in indices, rising.
+
+    Raises:
+        InputError: answers are not of whole keys.
+    """
+    question = registration.question
+    assert question is not None, "there are recorded answers"
+    before, now = (question_table(question, answers, [], label_map) for answers in (recorded, again))
+    asked = indices < len(before)
+    if not asked.any():
+        return None, "it was not asked about the disclosed keys"
+    differences = before[indices[asked]] - now[asked]
+    apart = np.sqrt(np.mean(differences.astype(np.float64) ** 2, axis=1))
+    if apart.max() > _ROOT_MEAN_SQUARE / 10:
+        key = int(indices[asked][apart.argmax()])
+        return False, f"asked again about key {key}, it answers otherwise than was recorded"
+    return True, f"asked again about {int(asked.sum())} keys, it answers as was recorded"
 
 
 def _fitted(certificate: Certificate, suspect: Answers, best: NDArray[np.int64], labels: NDArray[np.int64]) -> LabelMap:

@@ -127,7 +127,9 @@ def _disclosure() -> dict[str, Any]:
     )
 
 
-def _object(kind: type, aside: set[str] | frozenset[str] = frozenset(), **others: Mapping[str, Any]) -> dict[str, Any]:
+def _object(
+    kind: type, aside: set[str] | frozenset[str] = frozenset(), /, **others: Mapping[str, Any]
+) -> dict[str, Any]:
     """The schema of what a class writes: its fields, described by its docstring, but for some, and others instead or besides."""
     described = _descriptions(kind)
     properties: dict[str, Any] = {}

@@ -274,6 +274,11 @@ def test_a_suspect_is_asked_again(signed: Run, files: dict[str, Any], tmp_path: 
     covers = ["--covers", str(Path(signed.uri).parent / "datasets" / "digits")]
     assert main([*given, "--answers", *set(answers), "--suspect", str(path), *covers]) == 0
     assert f"yes   suspect       asked again, it gives p = {certificate.p_value:.3g}" in capsys.readouterr().out
+    few = [str(files["some"]) if word == str(files["all"]) else word for word in given]
+    assert main([*few, "--answers", *set(answers), "--suspect", str(path), "--reference", str(path), *covers]) == 0
+    said = capsys.readouterr().out
+    assert "yes   suspect       asked again about 2 keys, it answers as was recorded" in said
+    assert "yes   references    reference-0-" in said
     (other,) = (Path(signed.uri).parent / "models").glob("surrogate-0-*/model.safetensors")
     assert main([*given, "--answers", *set(answers), "--suspect", str(other), *covers]) == 1
     assert "it is another model" in capsys.readouterr().out

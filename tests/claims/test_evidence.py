@@ -13,6 +13,7 @@ import pytest
 
 from taggants.claims.check import ClaimFiles, Finding, check_claim
 from taggants.claims.disclosure import disclosure_of
+from taggants.claims.evidence import check_same_answers
 from taggants.detection import Certificate, Registration, certify
 from taggants.detection.outcome import LabelMap, PlainCovers
 from taggants.detection.question import Question
@@ -166,3 +167,24 @@ def test_counts_are_compared_where_files_tell(name: str) -> None:
     changed = replace(files, certificate=json.dumps(certificate.to_json()).encode())
     refused = [finding for finding in check_claim(changed) if finding.holds is False]
     assert [("num_refused is 3 but 0" in finding.text) for finding in refused] == [True] * (name == "num_refused")
+
+
+def test_a_model_that_is_asked_again_must_say_what_was_recorded() -> None:
+    registration = Registration.from_text(claim(None).registration)
+    rng = np.random.default_rng(1)
+    scores = rng.random((16 + 8 * NUM_QUERIES, 4))
+    indices = np.array([2, 5])
+    rows = np.concatenate([np.arange(16), *(16 + k * NUM_QUERIES + np.arange(NUM_QUERIES) for k in indices)])
+    recorded = Answers(4, scores, None)
+
+    def again(changed: Any) -> tuple[bool | None, str]:
+        return check_same_answers(registration, None, recorded, Answers(4, changed, None), indices)
+
+    assert again(scores[rows] + 1e-9) == (True, "asked again about 2 keys, it answers as was recorded")
+    bare = scores[rows].copy()
+    bare[16 + NUM_QUERIES] = bare[
+        16 + NUM_QUERIES, ::-1
+    ]  # the bare key alone, which weighs as much as all its overlays
+    assert again(bare) == (False, "asked again about key 5, it answers otherwise than was recorded")
+    few = Answers(4, scores[: 16 + 2 * NUM_QUERIES], None)
+    assert check_same_answers(registration, None, few, Answers(4, scores[rows], None), indices)[0] is None

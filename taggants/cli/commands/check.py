@@ -2,7 +2,7 @@
 
 For example: taggants check certificate.json --registration registration.json --disclosure disclosure.json --answers *.parquet
 Exit code 0: everything that could be checked holds. 1: something does not, so the claim is refused. 2: a file is missing. Without
---suspect it needs neither torch nor Ray. Give --published and --timestamp from where they were published, not from the owner.
+--suspect and --reference it needs neither torch nor Ray. Take --published and --timestamp from where they were published.
 """
 
 from __future__ import annotations
@@ -51,12 +51,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--suspect", metavar="SUSPECT", help="asks the suspect again, as `taggants verify` names it")
     parser.add_argument(
+        "--reference",
+        metavar="MODEL",
+        action="append",
+        default=[],
+        help="asks a reference again, likewise; may be repeated",
+    )
+    parser.add_argument(
         "--covers", metavar="DATASET", help="folder of the dataset that the registered covers are taken from"
     )
 
 
 def run(given: argparse.Namespace) -> int:
-    from taggants.claims.check import ClaimFiles, check_claim
+    from taggants.claims.check import Asker, ClaimFiles, check_claim
     from taggants.claims.timestamps import Timestamp
     from taggants.detection import Registration
 
@@ -70,11 +77,13 @@ def run(given: argparse.Namespace) -> int:
         from taggants.claims.asking import read_covers
 
         covers, labels = read_covers(given.covers, Registration.from_text(registration))
-    ask_again = None
-    if given.suspect is not None:
+    suspect: Asker | None = None
+    references: tuple[Asker, ...] = ()
+    if given.suspect is not None or given.reference:
         from taggants.claims.asking import ask
 
-        ask_again = functools.partial(ask, given.suspect, covers)
+        suspect = None if given.suspect is None else functools.partial(ask, given.suspect, covers)
+        references = tuple(functools.partial(ask, named, covers) for named in given.reference)
     findings = check_claim(
         ClaimFiles(
             certificate=_read(given.certificate),
@@ -84,7 +93,8 @@ def run(given: argparse.Namespace) -> int:
             timestamps=tuple(Timestamp(path, _read(path), roots) for path in given.timestamp),
             published=tuple(given.published),
             cover_labels=labels,
-            ask_again=ask_again,
+            suspect=suspect,
+            references=references,
         )
     )
     said = {True: "yes", False: "NO", None: "open"}
