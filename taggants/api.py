@@ -30,6 +30,7 @@ from taggants.stages.ray_connection import ray_cluster
 from taggants.storage import Root
 from taggants.suggestion import suggest
 from taggants.suspects import CallableSuspect, Preprocessing, Suspect, open_suspect
+from taggants.suspects.hugging_face import suspect_of
 from taggants.suspects.module_suspect import ModuleSuspect
 
 Predict: TypeAlias = Callable[[NDArray[np.uint8]], ArrayLike]
@@ -166,6 +167,11 @@ def _suspect(suspect: Any, name: str | None, run: Run) -> Suspect:
         opened = open_suspect(named, verification.owner_of(run))
         opened.name = name or opened.name
         return opened
+    if type(suspect).__module__.startswith("transformers.") and hasattr(suspect, "image_processor"):  # a pipeline
+        spoken = name or type(suspect).__name__
+        found = suspect_of(suspect.model, suspect.image_processor, spoken, verification.owner_of(run))
+        found.name = name or found.name
+        return cast(Suspect, found)
     if isinstance(suspect, nn.Module):
         shape = verification.owner_of(run).image_shape
         module = ModuleSuspect(suspect, type(suspect).__name__, Preprocessing(channels=shape[0]), image_shape=shape)

@@ -33,6 +33,8 @@ from taggants.export import ExportManifest, verify_export
 from taggants.keys import KeySet, KeySpec, load_key_set
 from taggants.models import ModelSpec, options_of
 from taggants.storage import Root
+from taggants.suspects import Owner
+from taggants.training.given import GivenModel, given_model
 
 if TYPE_CHECKING:
     from taggants.data.frameworks import DatasetKind
@@ -183,6 +185,28 @@ class Run:
                 f"images are {height} x {width} px, which is not square; set data.image_size to the side that models take"
             )
         return int(channels), int(height)
+
+    @property
+    def owner(self) -> Owner:
+        """What models that others trained need to know of the dataset."""
+        channels, image_size = self.model_size
+        return Owner(self.index.num_classes, (channels, image_size, image_size), self.index.class_names)
+
+    @cached_property
+    def given_surrogates(self) -> dict[int, GivenModel]:
+        """The surrogates that exist already, by their number, read when first asked for.
+
+        Raises:
+            InputError: one cannot be opened, or does not fit the dataset.
+        """
+        config = self.config
+        return {
+            index: given_model(f"surrogate-{index}", named, training.model, training.patch_size, self.owner)
+            for index, (named, training) in enumerate(
+                zip(config.surrogate.weights, config.surrogate_trainings, strict=False)
+            )
+            if named is not None
+        }
 
     @property
     def keys_root(self) -> Root:

@@ -99,6 +99,12 @@ class SurrogateConfig(TrainingConfig):
         (1.0,), min_length=1, max_length=64, description="fractions of the training after which a surrogate is kept"
     )
 
+    weights: tuple[Uri | None, ...] = Field(
+        (),
+        max_length=64,
+        description="of each surrogate that exists already and is not trained: a file of weights (.pth, .safetensors) of its "
+        "architecture, timm/NAME, hf-hub:ORG/NAME or a description file .yaml; null trains that one; empty: all are trained",
+    )
     retrainings: int = Field(
         0,
         ge=0,
@@ -120,6 +126,17 @@ class SurrogateConfig(TrainingConfig):
                 f"surrogate.architectures names {len(self.architectures)} models but surrogate.num_models is {self.num_models}; "
                 f"set it to {len(self.architectures)} or more"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_not_trained(self) -> SurrogateConfig:
+        if self.weights and len(self.weights) != self.num_models:
+            raise ValueError(
+                f"surrogate.weights names {len(self.weights)} models but surrogate.num_models is {self.num_models}; "
+                "name one for each, or null for those to train"
+            )
+        if any(self.weights) and (self.retrainings or self.checkpoints != (1.0,)):
+            raise ValueError("surrogate.weights are not trained; leave retrainings and checkpoints out")
         return self
 
     @property

@@ -16,7 +16,7 @@ from taggants.crafting.signing_set import SigningSet, craft_signing_set, key_gra
 from taggants.data.set_codec import codec_for
 from taggants.data.source import read_for_models
 from taggants.errors import InputError
-from taggants.models import DTYPE_OF_PRECISION, Precision, build_model
+from taggants.models import DTYPE_OF_PRECISION, ModelSpec, Precision, build_model
 from taggants.run import Run, model_spec, signing_size
 from taggants.stages.crafting_settings import optimisation_of
 from taggants.stages.model_training import training_job
@@ -92,8 +92,9 @@ def time_stages(run: Run) -> Timings:
     read_s = (time.perf_counter() - started) / len(sample_ids)
     threads = torch.get_num_threads()
     try:
-        needed = _distinct(config.surrogate_trainings)
-        surrogates = [_training_s(run, t, images) for t in needed]
+        given = run.given_surrogates
+        trained = _distinct([t for index, t in enumerate(config.surrogate_trainings) if index not in given])
+        surrogates = [_training_s(run, training, images) for training in trained]
         evaluation = config.evaluation
         victim = (
             _training_s(run, evaluation.training, images) if evaluation.num_victims + evaluation.num_controls else 0.0
@@ -101,7 +102,8 @@ def time_stages(run: Run) -> Timings:
         torch.set_num_threads(crafting.num_threads)
         if crafting.device == "cuda" and not torch.cuda.is_available():
             return Timings(read_s, _mean(surrogates), victim, None, None)
-        per_architecture = [_crafting_s(run, t, images, sample_ids) for t in needed]
+        specs = [*(model_spec(run, training) for training in trained), *(model.spec for model in given.values())]
+        per_architecture = [_crafting_s(run, spec, images, sample_ids) for spec in dict.fromkeys(specs)]
     finally:
         torch.set_num_threads(threads)
     if not per_architecture:
@@ -110,13 +112,15 @@ def time_stages(run: Run) -> Timings:
     return Timings(read_s, _mean(surrogates), victim, _mean(scores), _mean(steps))
 
 
-def _distinct(trainings: tuple[TrainingConfig, ...]) -> list[TrainingConfig]:
+def _distinct(trainings: list[TrainingConfig]) -> list[TrainingConfig]:
     return list({training.model: training for training in trainings}.values())
 
 
 def _mean(seconds: list[float | None] | tuple[float | None, ...]) -> float | None:
     known = [value for value in seconds if value is not None]
-    return sum(known) / len(known) if len(known) == len(seconds) else None
+    if len(known) < len(seconds):
+        return None
+    return sum(known) / len(known) if known else 0.0
 
 
 def _training_s(run: Run, training: TrainingConfig, images: torch.Tensor) -> float | None:
@@ -143,11 +147,11 @@ def _in_memory(training: TrainingConfig) -> TrainingConfig:
     return training.model_copy(update={"loader": "memory", "init_from": None})
 
 
-def _crafting_s(run: Run, training: TrainingConfig, images: torch.Tensor, sample_ids: list[int]) -> tuple[float, float]:
+def _crafting_s(run: Run, spec: ModelSpec, images: torch.Tensor, sample_ids: list[int]) -> tuple[float, float]:
     """Seconds to score an image on one surrogate, and for each sample-step."""
     config, crafting = run.config, run.config.crafting
     device = crafting.device
-    model = build_model(model_spec(run, training), 0).to(device).eval()
+    model = build_model(spec, 0).to(device).eval()
     function = losses if config.signing.selection == "loss" else gradient_norms
     scored = images[:64].to(device)
     labels = torch.zeros(len(scored), dtype=torch.int64, device=device)

@@ -16,6 +16,7 @@ from taggants.stages.evaluate import suspect_job
 from taggants.stages.model_training import surrogate_jobs
 from taggants.stages.questions import reference_jobs
 from taggants.storage import Root
+from taggants.training.given import GivenModel
 from taggants.training.job import TrainingJob
 
 
@@ -138,7 +139,7 @@ def _trainings(run: Run, may_find: bool) -> list[Training]:
     config, evaluation = run.config, run.config.evaluation
     found: list[Training] = []
 
-    def add(name: str, training: TrainingConfig, job: TrainingJob | None) -> None:
+    def add(name: str, training: TrainingConfig, job: TrainingJob | GivenModel | None) -> None:
         is_done = job is not None and run.models.exists(f"{job.folder}/result.json")
         found.append(Training(name, training.model, training.num_epochs, run.index.num_rows, is_done))
 
@@ -148,6 +149,8 @@ def _trainings(run: Run, may_find: bool) -> list[Training]:
     jobs = surrogate_jobs(first) if may_find else []
     for round_index in range(1 + config.surrogate.retrainings):
         for index, training in enumerate(config.surrogate_trainings):
+            if index in run.given_surrogates:
+                continue
             name = f"surrogate-{index}" + (f", retrained {round_index}" if round_index else "")
             add(name, training, jobs[index] if jobs and not round_index else None)
     question = config.detection.question

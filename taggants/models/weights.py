@@ -64,14 +64,14 @@ def _unpickled(data: bytes, origin: str) -> Any:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
         names = [member.filename for member in members]
+        if any(name.endswith(("/constants.pkl", "/models/model.json")) for name in names):
+            raise InputError(
+                f"{origin} holds a program (TorchScript or torch.export), not weights; name it by that kind"
+            )
         stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
         if not stored or sum(member.file_size for member in members) > len(data) or len(set(names)) < len(names):
             raise InputError(
                 f"{origin} is not as torch.save writes it: its parts are compressed, or stand twice; save it again"
-            )
-        if any(name.endswith(("/constants.pkl", "/models/model.json")) for name in names):
-            raise InputError(
-                f"{origin} holds a program (TorchScript or torch.export), not weights; name it by that kind"
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about storages without types, of torch itself

@@ -61,7 +61,8 @@ def check(run: Run) -> None:
     for section in (config.surrogate, config.evaluation.training):
         CropAndFlip(section.crop_padding, section.flip).check(image_size)
     augmentation_of(config, image_size).check(image_size)
-    for training in (*config.surrogate.trainings, config.evaluation.training):
+    trained = [t for i, t in enumerate(config.surrogate.trainings) if i not in run.given_surrogates]
+    for training in (*trained, config.evaluation.training):
         check_model(model_spec(run, training))
 
 

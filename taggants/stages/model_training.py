@@ -9,6 +9,7 @@ from taggants.data.source import ImageSource
 from taggants.reporting.progress import say, stage
 from taggants.run import Run, model_spec
 from taggants.seeds import hash_seed
+from taggants.training.given import GivenModel, adopt
 from taggants.training.job import TrainedModel, TrainingJob, find_initial_weights
 from taggants.training.loop import EpochReport, Optimiser
 from taggants.training.recipes import Recipe
@@ -63,8 +64,9 @@ def training_job(
     )
 
 
-def surrogate_jobs(run: Run, signed_run: Run | None = None) -> list[TrainingJob]:
-    """Returns the trainings of the configured surrogates, none where none is needed; of other seeds than every victim.
+def surrogate_jobs(run: Run, signed_run: Run | None = None) -> list[TrainingJob | GivenModel]:
+    """Returns the trainings of the configured surrogates, none where none is needed, of other seeds than every victim; and those
+    that exist already.
 
     signed_run: an exported run whose signed data they learn from; None: the clean data.
     """
@@ -73,7 +75,8 @@ def surrogate_jobs(run: Run, signed_run: Run | None = None) -> list[TrainingJob]
     else:
         source, fingerprint = run.sources[0].at(signed_run.root.child("signed")), signed_run.signed_manifest.fingerprint
     return [
-        training_job(
+        run.given_surrogates.get(index)
+        or training_job(
             run,
             f"surrogate-{index}",
             training,
@@ -86,8 +89,12 @@ def surrogate_jobs(run: Run, signed_run: Run | None = None) -> list[TrainingJob]
     ]
 
 
-def train_model(run: Run, job: TrainingJob) -> TrainedModel:
-    """Trains, resumes or finds the model; see `run_training`."""
+def train_model(run: Run, job: TrainingJob | GivenModel) -> TrainedModel:
+    """Trains, resumes or finds the model; see `run_training` and, for one that exists already, `adopt`."""
+    if isinstance(job, GivenModel):
+        adopted = adopt(job, run.models, run.sources[1], run.config.data.image_size, run.config.surrogate.device)
+        say(f"{job.name}: accuracy {adopted.accuracy:.4f}, from {job.named}")
+        return adopted
     epochs: list[int] = []
     with stage(f"train {job.name}", job.optimiser.num_epochs, "epochs") as advance:
 

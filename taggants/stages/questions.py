@@ -19,6 +19,7 @@ from taggants.stages.model_training import surrogate_jobs, train_model, training
 from taggants.storage import encode_json
 from taggants.suspects import Answers, CheckpointSuspect
 from taggants.suspects.recorded_answers import decode_answers
+from taggants.training.given import GivenModel
 from taggants.training.job import TrainingJob
 
 SIGNING_PATH = "signing.json"
@@ -80,7 +81,7 @@ def _question_of(run: Run) -> Question | None:
     )
 
 
-def reference_jobs(run: Run) -> list[TrainingJob]:
+def reference_jobs(run: Run) -> list[TrainingJob | GivenModel]:
     """Returns the trainings of the models that suspects are compared with: the clean surrogates, then `num_references` models of
     their kinds and of other seeds, `reference-0` and so on; none where there is no question.
     """

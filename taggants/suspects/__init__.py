@@ -19,7 +19,10 @@ from taggants.suspects.description import (
     open_suspect,
 )
 from taggants.suspects.http import HttpDescription
+from taggants.suspects.hugging_face import HuggingFaceDescription, fields_of_hugging_face
+from taggants.suspects.onnx_model import OnnxDescription
 from taggants.suspects.preprocessing import Preprocessing
+from taggants.suspects.program import TorchExportDescription, TorchScriptDescription
 from taggants.suspects.state_dict import StateDictDescription, fields_of_state_dict
 from taggants.suspects.surrogate_weights import load_weights
 from taggants.suspects.timm_model import TimmDescription, fields_of_timm
@@ -71,3 +74,21 @@ SUSPECT_KINDS.register(
     ),
 )
 SUSPECT_KINDS.register("http", SuspectKind(HttpDescription))
+SUSPECT_KINDS.register(
+    "huggingface",
+    SuspectKind(
+        HuggingFaceDescription,
+        "huggingface:ORG/NAME or huggingface:/FOLDER of an image-classification model",
+        fields_of_hugging_face,
+    ),
+)
+SUSPECT_KINDS.register(
+    "onnx",
+    SuspectKind(
+        OnnxDescription,
+        "path or s3:// URI of an .onnx",
+        lambda text: {"path": text} if text.endswith(".onnx") else None,
+    ),
+)
+SUSPECT_KINDS.register("torchscript", SuspectKind(TorchScriptDescription))
+SUSPECT_KINDS.register("torch-export", SuspectKind(TorchExportDescription))

@@ -56,7 +56,8 @@ class ModuleSuspect:
             InputError: it does not take the images, or answers with something else.
         """
         training = [module for module in self._module.modules() if module.training]
-        self._module.eval()
+        for module in training:  # not eval(), which exported programs refuse
+            module.training = False
         try:
             parts = [self._scores(images[i : i + self._batch_size]) for i in range(0, len(images), self._batch_size)]
         finally:

@@ -217,9 +217,14 @@ def _measure_on_test_split(job: TrainingJob, model: nn.Module) -> Metrics:
     if job.loader in ("memory", "device"):
         images, labels = read_split(job.test_source, job.image_size)
         return measure(predict_scores(model, images), labels)
-    source, num_rows = job.test_source, job.test_source.num_rows
+    return measure_split(job.test_source, job.image_size, model)
+
+
+def measure_split(source: ImageSource, image_size: int | None, model: nn.Module) -> Metrics:
+    """Returns how a model does on a split, of which a few images at a time are in memory."""
+    num_rows = source.num_rows
     parts = (range(start, min(start + _READ_ROWS, num_rows)) for start in range(0, num_rows, _READ_ROWS))
-    scores = [predict_scores(model, torch.from_numpy(read_for_models(source, part, job.image_size))) for part in parts]
+    scores = [predict_scores(model, torch.from_numpy(read_for_models(source, part, image_size))) for part in parts]
     return measure(torch.cat(scores), torch.from_numpy(source.labels()))
 
 
