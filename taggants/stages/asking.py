@@ -97,11 +97,8 @@ def ask(
                 rows += log.ask(suspect, first, batch, advance) if table is None else table[first : first + len(batch)]
             except BudgetSpent as error:
                 if not may_stop or not num_keys:
-                    raise BudgetSpent(
-                        f"{error} after {log.num_answers} of {num_images} answers; raise max_requests and run the same command "
-                        "again to go on, what was answered is kept"
-                    ) from error
-                say(f"ask {suspect.name}: {error}; the test is of the first {num_keys} keys")
+                    raise
+                say(f"ask {suspect.name}: the test is of the first {num_keys} keys: {error}")
                 break
             num_keys += 1
             # At steps that grow, since each costs as much as the last test: any rule when to stop is fine.
@@ -118,6 +115,18 @@ def ask(
     sha256 = hashlib.sha256(data).hexdigest()
     run.root.create_bytes(answers_path(sha256), data, private=True)
     return Asked(answers, sha256, covers, found, num_keys)
+
+
+def ask_keys(run: Run, registration: Registration, suspect: Suspect) -> Answers:
+    """Returns the answers to the key images alone, where no question is registered.
+
+    Raises:
+        InputError: as `ask`.
+    """
+    if isinstance(suspect, AnswersTable):
+        return _answers(suspect.rows_of(query_names(run, registration)), suspect)
+    with _log_of(run, registration, suspect) as log:
+        return _answers(log.ask(suspect, 0, run.keys.images, lambda done, note: None), suspect)
 
 
 def answers_path(sha256: str) -> str:
@@ -212,7 +221,10 @@ class _Log:
 
     def _count(self, suspect: OneByOne) -> None:
         if self._num_requests >= suspect.max_requests:
-            raise BudgetSpent(f"the budget of {suspect.max_requests} requests is spent")
+            raise BudgetSpent(
+                f"the budget of {suspect.max_requests} requests is spent after {len(self._rows)} answers; raise max_requests and "
+                "run the same command again to go on, what was answered is kept"
+            )
         self._append(b'{"requests": 1}')  # before it is sent: a killed process may have sent it
         self._num_requests += 1
 

@@ -12,13 +12,10 @@ from taggants.detection import Certificate, Registration, certify, software_vers
 from taggants.errors import InputError
 from taggants.reporting.progress import say
 from taggants.run import Run, read_registration, registration_paths
-from taggants.stages.asking import ask
-from taggants.stages.query_export import query_names
+from taggants.stages.asking import ask, ask_keys
 from taggants.stages.questions import read_signing, registration_of
 from taggants.storage import encode_json
-from taggants.suspects import Answers, Owner, Suspect, check_suspect, question_evidence
-from taggants.suspects.answers_table import AnswersTable
-from taggants.suspects.one_by_one import table_of_rows
+from taggants.suspects import Owner, Suspect, check_suspect, question_evidence
 
 
 def verify(run: Run, suspect: Suspect, *, label_map: str | None = None) -> Certificate:
@@ -39,7 +36,8 @@ def verify(run: Run, suspect: Suspect, *, label_map: str | None = None) -> Certi
     recorded: dict[str, Any] = {}
     try:
         if registration.question is None:
-            answers = _answers_to_keys(run, registration, suspect)
+            answers = ask_keys(run, registration, suspect)
+            answers.check_usable()
             evidence = answers.evidence(labels)
         else:
             recorded["signing"], references = read_signing(run, registration)
@@ -78,17 +76,6 @@ def verify(run: Run, suspect: Suspect, *, label_map: str | None = None) -> Certi
         if earlier is not None and earlier.says_the_same_as(certificate):
             return earlier
     raise AssertionError("paths never end")
-
-
-def _answers_to_keys(run: Run, registration: Registration, suspect: Suspect) -> Answers:
-    """The answers to the key images alone, where no question is registered."""
-    if isinstance(suspect, AnswersTable):
-        given = table_of_rows(suspect.rows_of(query_names(run, registration)))
-    else:
-        given = suspect.answers(run.keys.images)
-    answers = Answers.of(given, registration.num_keys, registration.num_classes)
-    answers.check_usable()
-    return answers
 
 
 def owner_of(run: Run) -> Owner:

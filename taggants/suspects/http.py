@@ -24,6 +24,7 @@ from taggants.data.image_codec import encode_png
 from taggants.errors import InputError
 from taggants.identity import identity, strict_json
 from taggants.suspects.description import Owner, SuspectDescription
+from taggants.suspects.json_paths import put_value, value_at
 from taggants.suspects.label_maps import folded_name
 from taggants.suspects.naming import name_from
 from taggants.suspects.one_by_one import BudgetSpent, Row, table_of_rows
@@ -257,7 +258,7 @@ class HttpSuspect:
             form = {name: str(value) for name, value in given.body.items()}
             return {"files": {given.field: ("image.png", png, "image/png")}, "data": form}
         tree = copy.deepcopy(given.body)
-        _put(tree, given.field, base64.b64encode(png).decode())
+        put_value(tree, given.field, base64.b64encode(png).decode())
         return {"json": tree}
 
     def _sent(self, client: Any, request: dict[str, Any]) -> tuple[int, Any, bytes]:
@@ -288,7 +289,7 @@ class HttpSuspect:
         given = self._description
         path = given.labels or given.scores
         assert path is not None, "checked by the schema"
-        found = _at(tree, path)
+        found = value_at(tree, path)
         if found is None or found == [] or found == {}:
             with self._lock:
                 self._num_without += 1
@@ -340,7 +341,10 @@ class HttpSuspect:
                 f"{self._description.url} answers with {len(found)} scores but its classes are {self.num_classes}; give "
                 "num_classes or class_names, or use labels"
             )
-        return [float(value) for value in found]
+        try:
+            return [float(value) for value in found]
+        except OverflowError:  # an integer beyond all floats
+            raise self._not_as_described("a number that is too large") from None
 
     def _not_as_described(self, what: str) -> InputError:
         given = self._description
@@ -380,41 +384,3 @@ def _retry_after(text: str | None) -> float | None:
         with suppress(ValueError, TypeError, OverflowError):
             seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
     return None if seconds is None else min(_LONGEST_RETRY_AFTER_S, max(0.0, seconds))
-
-
-def _at(tree: Any, path: str) -> Any:
-    """What lies at a path such as outputs.0.labels or predictions.*.label, where * collects from a list; None: nothing."""
-    for place, name in enumerate(names := path.split(".")):
-        if name == "*":
-            rest = ".".join(names[place + 1 :])
-            if not isinstance(tree, list):
-                return None
-            found = [_at(item, rest) if rest else item for item in tree]
-            return [item for item in found if item is not None]
-        if isinstance(tree, dict):
-            tree = tree.get(name)
-        elif isinstance(tree, list) and re.fullmatch("[0-9]{1,6}", name) and int(name) < len(tree):
-            tree = tree[int(name)]
-        else:
-            return None
-    return tree
-
-
-def _put(tree: Any, path: str, value: str) -> None:
-    """Sets what lies at a path such as inputs.0.image, making the objects and lists on the way."""
-    names = path.split(".")
-    for place, name in enumerate(names):
-        is_last = place == len(names) - 1
-        new: Any = value if is_last else [] if names[place + 1] == "0" else {}
-        if isinstance(tree, list) and re.fullmatch("[0-9]{1,6}", name) and int(name) <= len(tree):
-            if int(name) == len(tree):
-                tree.append(new)
-            elif is_last:
-                tree[int(name)] = value
-            tree = tree[int(name)]
-        elif isinstance(tree, dict):
-            tree = tree.setdefault(name, new) if not is_last else tree.update({name: value})
-        else:
-            raise InputError(
-                f"field {path!r} of the HTTP suspect does not fit its body at {name!r}; correct one of them"
-            )

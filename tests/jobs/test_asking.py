@@ -23,6 +23,7 @@ from taggants.run import Run
 from taggants.stages.keys import prepare_keys
 from taggants.stages.query_export import export_queries, query_batches, query_names
 from taggants.stages.verify import owner_of, verify
+from taggants.storage import Root
 from taggants.suspects import CallableSuspect, CheckpointSuspect, open_suspect
 from tests.jobs.running import settings_in
 from tests.suspects.http_interface import Answer, answer, interface, pixels_of
@@ -305,7 +306,7 @@ def test_what_was_answered_is_kept_and_the_budget_holds_over_restarts(run: Run) 
 
         for spent in (100, 100, 250):
             with pytest.raises(
-                InputError, match=rf"suspect 'interface': the budget of {spent} requests is spent after \d+ of 348"
+                InputError, match=rf"suspect 'interface': the budget of {spent} requests is spent after \d+ answers"
             ):
                 asked(max_requests=spent, concurrency=3)
             assert len(arrived.bodies) == spent
@@ -340,6 +341,24 @@ def test_a_model_that_is_known_is_not_asked_twice_and_a_damaged_log_is_named(run
         verify(run, asked)
 
 
+def test_key_images_alone_are_asked_within_the_budget_too_wherever_the_run_lies(root: Root, tmp_path: Path) -> None:
+    run = Run(load_config(None, settings_in(tmp_path, f"output.root={root.uri}", "detection.alpha=0.01")))
+    prepare_keys(run)
+    labels = {image.tobytes(): int(label) for image, label in zip(run.keys.images, run.keys.labels, strict=True)}
+    with interface(lambda number, content: answer({"labels": labels[pixels_of(content).tobytes()]})) as arrived:
+
+        def asked(max_requests: int) -> Certificate:
+            described = {"kind": "http", "url": arrived.url, "labels": "labels", "max_requests": max_requests}
+            return verify(run, open_suspect(described, owner_of(run)))
+
+        for _ in range(2):
+            with pytest.raises(InputError, match="the budget of 2 requests is spent after 2 answers"):
+                asked(2)
+        assert asked(3).ranks == (1, 1, 1)
+        assert asked(3).ranks == (1, 1, 1)
+    assert len(arrived.bodies) == 3
+
+
 def test_a_spent_budget_ends_a_sequential_test_with_a_certificate(sequential: Run, capsys: Any) -> None:
     best = as_top5(scores_of(sequential))
     by_pixels = {image.tobytes(): row for image, row in zip(images_of(sequential), best.tolist(), strict=True)}
@@ -351,4 +370,4 @@ def test_a_spent_budget_ends_a_sequential_test_with_a_certificate(sequential: Ru
     assert certificate.e_value is not None
     assert certificate.e_value.num_asked == 2
     assert certificate.verdict == "not detected"
-    assert f"the budget of {budget} requests is spent; the test is of the first 2 keys" in capsys.readouterr().out
+    assert f"the test is of the first 2 keys: the budget of {budget} requests is spent" in capsys.readouterr().out

@@ -110,13 +110,11 @@ def test_an_unreliable_interface_is_asked_within_its_budget_although_the_command
         said = killed.communicate()[0]
         assert killed.returncode == -9
         assert not run.root.list("certificates")
-        before = len(arrived.bodies)
         done = subprocess.run(words, capture_output=True, check=True, **started)
     said += done.stdout + done.stderr
     assert "answers are there from before" in done.stdout
-    assert len(arrived.bodies) - before < NUM_IMAGES  # it went on, and did not begin again
     assert len(arrived.bodies) <= 700
-    assert NUM_IMAGES <= statuses[200] <= NUM_IMAGES + 4  # only answers under way were lost
+    assert NUM_IMAGES <= statuses[200] <= NUM_IMAGES + 4  # it went on: only answers under way were lost
     assert min(statuses[status] for status in (429, 500, 503)) > 0
     certificate = Certificate.from_text(run.root.read_bytes("certificates/shop.json"))
     assert certificate.verdict == "detected"

@@ -176,6 +176,7 @@ def test_the_budget_is_never_exceeded_and_nothing_is_sent_after_an_error() -> No
         ({"labels": [[1]]}, {}, "has a list at 'labels'"),
         ({"labels": {"1": "likely"}}, {}, "an object whose values are not all numbers"),
         ({"scores": [0.5] * 5}, {"scores": "scores"}, "5 scores but its classes are 10"),
+        ({"scores": [10**400] * 10}, {"scores": "scores"}, "a number that is too large"),
         ({"scores": ["a"] * 10}, {"scores": "scores"}, "no list of numbers"),
         ({"scores": {"a": 1.0}}, {"scores": "scores", "class_names": ["a", "b"]}, "a number for each of class_names"),
         ({"else": 1}, {}, "the first 16 responses of .* have nothing at 'labels'"),
