@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -34,17 +35,22 @@ def test_work_is_counted_before_anything_is_done(tmp_path, capsys):
     assert "3 block keys of 3 images each: 9 images signed (0.69%)" in shown
     assert "crafting  matching, 72 sample-steps on 1 surrogate\n" in shown  # 9 images x 4 steps x 2 views
     assert " at $2.00 an hour" in shown
+    assert "power     of the rank statistic at level 0.001 with 10 classes, by number of keys" in shown
+    assert re.search(r"^1 assumed +0\.0\d", shown, re.MULTILINE)
     assert not (tmp_path / "secrets").exists()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["datasets"]
 
 
 def test_json_holds_work_stages_and_cost(tmp_path, capsys):
     words = [word for setting in settings_in(tmp_path) for word in ("--set", setting)]
-    assert main(["plan", *words, "--json", "--price", "3"]) == 0
+    assert main(["plan", *words, "--json", "--price", "3", "--effect", "2.5"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["work"]["sample_steps"] == 72
     assert [stage["name"] for stage in plan["stages"]] == ["train surrogates", "score candidates", "craft", "export"]
     assert plan["seconds"] == pytest.approx(sum(stage["seconds"] for stage in plan["stages"]))
+    assert plan["power"]["num_keys"] == [3, 5, 10, 20, 40]
+    assert plan["power"]["rows"][0]["effect"] == 2.5
+    assert plan["power"]["rows"][0]["power"] == sorted(plan["power"]["rows"][0]["power"])
     assert plan["cost"] == pytest.approx(3 * plan["seconds"] / 3600)
 
 
@@ -111,6 +117,7 @@ def test_stages_on_a_gpu_that_is_not_here_have_no_time_and_cost_only_where_it_is
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["--effect", "-1"], "the effect is -1.0 but must be in 0..8 standard deviations"),
         (["--price", "-1"], "--price -1.0 must be US $ an hour"),
         (["--set", "signing.images_per_key=400"], "images but a key needs 400"),
         (["--set", "surrogate.model=resnet999"], "model 'resnet999' does not exist"),

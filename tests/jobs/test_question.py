@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from taggants import pipeline
+from taggants.cli import main
 from taggants.config import load_config
 from taggants.detection import Certificate, Registration, describe
+from taggants.detection.power import effect_of_table
 from taggants.errors import InputError
 from taggants.run import Run
 from taggants.stages.keys import prepare_keys
@@ -85,6 +87,30 @@ def test_a_suspect_that_favours_the_labels_is_detected_by_any_kind_of_answer(run
     assert question_evidence(registration.question, answers, references, run.keys.labels) == certificate.evidence
     assert Certificate.from_json(json.loads(json.dumps(certificate.to_json()))) == certificate
     assert "Asked      41 images for each key: itself, laid over 20 covers at 2 amplitudes" in describe(certificate)
+
+
+def test_power_is_measured_on_the_answers_of_victims(run: Run, capsys: Any) -> None:
+    strong, weak = knowing(run, "scores"), knowing(run, "top 5", share=0.2)
+    strong.name, weak.name = "victim-0-strong", "victim-1-weak"
+    effects = []
+    for suspect in (strong, weak):
+        certificate = verify(run, suspect)
+        assert certificate.evidence.table is not None
+        effects.append(effect_of_table(certificate.evidence.table, certificate.evidence.positions))
+    assert main(["plan", run.root.uri, "--effect", "1", "--json"]) == 0
+    power = json.loads(capsys.readouterr().out.splitlines()[-1])["power"]
+    assert (power["statistic"], power["level"], power["num_victims"]) == ("question", 0.01, 2)
+    assumed, whole, *smaller = power["rows"]
+    assert (assumed["effect"], assumed["error"]) == (1.0, None)
+    assert whole["asked"] == "20 covers, 2 references, all labels"
+    assert whole["effect"] == pytest.approx(np.concatenate(effects).mean())
+    assert [row["asked"].split(", ")[0] for row in smaller[:3]] == ["0 covers", "4 covers", "16 covers"]
+    assert [row["asked"].partition(", ")[2] for row in smaller[3:]] == [
+        "0 references, all labels",
+        "1 reference, all labels",
+        "2 references, best 5 labels",
+        "2 references, best label",
+    ]
 
 
 def test_others_are_not_and_silence_counts_for_nothing(run: Run, capsys: Any) -> None:

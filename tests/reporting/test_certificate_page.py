@@ -7,19 +7,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from taggants.cli import main
-from taggants.detection import Certificate, exact_p_value
+from taggants.detection import Certificate, Evidence, exact_p_value
 from taggants.detection.exact import null_distribution
 from taggants.detection.outcome import LabelMap
 from taggants.reporting.certificate_page import as_pdf, odds, render
-from taggants.reporting.null_picture import null_sum
+from taggants.reporting.null_picture import draw_null, null_sum
 from tests.reporting.certificates import RANKS, old_certificate, question_certificate
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 HOSTILE = "</style><script>alert(1)</script><img src=http://x onerror=1>{{ 7 * 7 }}\"'"
 
 
@@ -120,6 +122,31 @@ def test_the_distribution_is_the_one_that_p_values_are_tails_of() -> None:
 
 
 @pytest.mark.parametrize(
+    "table",
+    [
+        [[3, 3, 3, 3]],
+        [[-(2**40), -(2**40) + 1, 0, 5]] * 2,
+        [[2**40 - 9, 2**40 - 7, 2**40 - 5, 2**40]] * 3,
+        [[0, 0, 0, 2**21], [7, 7, 7, 7]],
+    ],
+    ids=["alike", "too wide to draw", "far out", "wide"],
+)
+def test_odd_tables_are_drawn_or_said_not_to_be(table: list[list[int]]) -> None:
+    certificate = question_certificate(num_classes=4)
+    evidence = Evidence(4, (2,) * len(table), tuple(map(tuple, table)))
+    found = null_sum(replace_evidence(certificate, evidence), 1e-3)
+    assert (found is None) == (table[0][0] == -(2**40))
+    if found is not None:
+        assert found.observed == sum(row[1] for row in table)
+        assert draw_null(found, "0.001").count("<text") > 3
+
+
+def replace_evidence(certificate: Certificate, evidence: Evidence) -> SimpleNamespace:
+    """As much of a certificate as is drawn: the checks of one would refuse other evidence."""
+    return SimpleNamespace(registration=certificate.registration, evidence=evidence)
+
+
+@pytest.mark.parametrize(
     ("p", "words"),
     [
         (1.0, "100%"),
@@ -153,6 +180,20 @@ def test_the_command_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     assert "Detected" in (tmp_path / "suspect.html").read_text()
 
 
+def test_timestamps_are_read_and_those_of_something_else_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("rfc3161_client", reason="the extra `timestamps` is not installed")
+    words = ["report", str(GOLDEN / "certificate-3.json"), "--timestamp", str(GOLDEN / "registration.tsr")]
+    page = str(tmp_path / "page.html")
+    root = ["--tsa-root", str(GOLDEN / "tsa-root.pem")]
+    for given, sentence in (
+        ([*words, *root], "dated by the registration was there at 20"),
+        (words, "dated by not proved: it says that the registration was there at 20"),
+        (["report", write(tmp_path, question_certificate()), *words[2:], *root], "dated by REFUSED: it dates "),
+    ):
+        assert main([*given, "-o", page]) == 0
+        assert sentence in text_of(Path(page).read_text())
+
+
 def test_bad_input_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
     path = write(tmp_path, old_certificate())
     changed = json.loads(Path(path).read_text()) | {"p_values": {"rank": 0.5, "hits": 0.5}}
@@ -161,6 +202,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
     for words, sentence in (
         ([path, "-o", "page.docx"], "must end in .html or .pdf"),
         ([str(tmp_path / "none.json"), "-o", output], "none.json"),
+        ([path, "-o", output, "--timestamp", path], "it is no RFC 3161 response"),
         ([str(tmp_path / "changed.json"), "-o", output], "its evidence gives"),
     ):
         assert main(["report", *words]) == 2

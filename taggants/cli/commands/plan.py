@@ -2,6 +2,8 @@
 
 For example: taggants plan --config taggants.yaml --price 2.50
 A few steps of each stage are timed on this machine, which takes half a minute or less. What is found done is not counted.
+The power of the test is given for assumed effects (--effect), and for those measured on the run's own victims once it was
+rehearsed with a question.
 Digits, torchvision's datasets and subsets are first written as files under output.root/datasets, which the run needs too.
 """
 
@@ -17,6 +19,14 @@ from taggants.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser, run_folder=True)
     parser.add_argument("--price", type=float, help="US $ a GPU-hour; without GPUs an hour of this machine")
+    parser.add_argument(
+        "--effect",
+        type=float,
+        action="append",
+        metavar="Z",
+        help="show the test's power if labels are favoured by Z standard deviations of a key's evidence; may be given several "
+        "times (default: 0.5, 1, 1.5, 2)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -26,6 +36,7 @@ def run(given: argparse.Namespace) -> int:
     config = read_config(given)
 
     from taggants.estimation.estimate import estimate
+    from taggants.estimation.power import ASSUMED_EFFECTS, power_of
     from taggants.estimation.timing import NO_TIME, time_stages
     from taggants.estimation.work import work_of
     from taggants.reporting import summaries
@@ -33,6 +44,11 @@ def run(given: argparse.Namespace) -> int:
 
     run = Run(config)
     work = work_of(run)
+    power = power_of(run, work.classes, given.effect or ASSUMED_EFFECTS)
     found = estimate(run, work, NO_TIME if work.is_done else time_stages(run))
-    print(json.dumps(found.to_json(given.price)) if given.json else summaries.planned(found, config, given.price))
+    if given.json:
+        print(json.dumps(found.to_json(given.price) | {"power": None if power is None else power.to_json()}))
+    else:
+        print(summaries.planned(found, config, given.price))
+        print(summaries.power_table(power, config))
     return 0
