@@ -38,14 +38,6 @@ class DriveProgress:
     images_left: int
     latest_event: Event | None
 
-    @property
-    def num_running(self) -> int:
-        return len(self.running)
-
-    @property
-    def num_failed(self) -> int:
-        return len(self.given_up)
-
 
 @dataclass(frozen=True)
 class DriveResult:

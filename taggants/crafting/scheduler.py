@@ -50,10 +50,6 @@ class Scheduler:
         return len(self._waiting)
 
     @property
-    def num_running(self) -> int:
-        return len(self._running)
-
-    @property
     def running(self) -> tuple[int, ...]:
         """The shards that run, sorted."""
         return tuple(sorted(self._running))

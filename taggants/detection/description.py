@@ -27,9 +27,11 @@ def describe(certificate: Certificate) -> str:
         f"Hits       {c.num_hits} of {len(c.ranks)} labels in the top {registered.top_k}; {expected:.3g} expected under "
         "the null",
     ]
-    for name in (name for name in STATISTICS if name in c.p_values):
+    heads = {name: f"p ({name})" for name in STATISTICS if name in c.p_values}
+    width = max(9, *map(len, heads.values())) + 2
+    for name, head in heads.items():
         decides = "   <- registered, decides" if name == registered.statistic else ""
-        lines.append(f"{f'p ({name})':<11}{_number(c.p_values[name])}{decides}")
+        lines.append(f"{head:<{width}}{_number(c.p_values[name])}{decides}")
     lines += [
         f"Decision   {c.verdict.upper()}: p {sign} {_level(registered)}",
         *_sanity(c),

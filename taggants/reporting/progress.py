@@ -70,7 +70,7 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
     def summary(done: float, note: str) -> str:
         rate, eta_s = speed_and_eta(done)
         eta = "" if eta_s is None else f", ETA {eta_s:.0f} s"
-        speed = "" if rate is None else f", {rate:.3g} {unit}/s{eta}"
+        speed = "" if rate is None else f", {speed_text(rate, unit)}{eta}"
         return f"{title}: {_number(done)}/{_number(total)} {unit}{speed}{', ' + note if note else ''}"
 
     if console.is_terminal and not _writes_json:
@@ -106,6 +106,11 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
                 say(summary(done, note), **fields)
 
         yield write
+
+
+def speed_text(per_s: float, unit: str) -> str:
+    """Returns "1,090 rows/s" or "0.517 shards/s"."""
+    return f"{f'{per_s:,.0f}' if per_s >= 100 else f'{per_s:.3g}'} {unit}/s"
 
 
 def _number(value: float) -> str:

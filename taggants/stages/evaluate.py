@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from taggants.reporting.progress import say, stage
+from taggants.reporting.progress import stage
 from taggants.run import Run
 from taggants.seeds import hash_seed
-from taggants.stages.model_training import train_model, training_job
+from taggants.stages.model_training import say_trained, train_model, training_job
 from taggants.training.job import TrainedModel, TrainingJob
 from taggants.training.ray_trainer import run_trainings
 
@@ -47,7 +47,5 @@ def train_suspects(run: Run) -> dict[str, list[TrainedModel]]:
                 jobs, run.models, num_gpus=evaluation.gpus_per_model, on_trained=lambda done: advance(done, "")
             )
         for model in trained:
-            say(
-                f"train {model.name}: accuracy {model.accuracy:.4f}, {model.num_epochs} epochs in {model.seconds:.0f} s"
-            )
+            say_trained(run, model)
     return {"victim": trained[: counts["victim"]], "control": trained[counts["victim"] :]}

@@ -103,11 +103,16 @@ def train_model(run: Run, job: TrainingJob | GivenModel) -> TrainedModel:
             advance(report.epoch + 1, f"loss {report.loss:.3f}")
 
         trained = run_training(job, run.models, show)
-    found = not epochs and job.num_workers == 0
-    effort = "found done" if found else f"{trained.num_epochs} epochs in {trained.seconds:.0f} s"
-    measured = "accuracy" if run.config.data.test is not None else "accuracy on its training images"
-    say(f"train {job.name}: {measured} {trained.accuracy:.4f}, {effort}")
+    say_trained(run, trained, is_found=not epochs and job.num_workers == 0)
     return trained
+
+
+def say_trained(run: Run, trained: TrainedModel, *, is_found: bool = False) -> None:
+    """Prints what a training came to; is_found: it was done before."""
+    epochs = f"{trained.num_epochs} epoch{'' if trained.num_epochs == 1 else 's'}"
+    effort = "found done" if is_found else f"{epochs} in {trained.seconds:.0f} s"
+    measured = "accuracy" if run.config.data.test is not None else "accuracy on its training images"
+    say(f"train {trained.name}: {measured} {trained.accuracy:.4f}, {effort}")
 
 
 def all_checkpoints(surrogates: Sequence[TrainedModel]) -> tuple[tuple[str, str], ...]:

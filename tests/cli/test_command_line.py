@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -35,7 +36,7 @@ def test_every_command_explains_itself(command, capsys):
 def test_help_names_every_command_and_version_is_told(capsys):
     code, shown = words_of(capsys, "--help")
     assert code == 0
-    assert all(f"    {command} " in shown.out for command in COMMANDS)
+    assert all(re.search(rf"^    {command}\s", shown.out, re.MULTILINE) for command in COMMANDS)
     code, shown = words_of(capsys, "--version")
     assert (code, shown.out) == (0, f"taggants {__version__}\n")
 

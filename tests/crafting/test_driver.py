@@ -219,7 +219,7 @@ def test_progress_is_told_at_the_start_and_after_each_event(run_folder: RunFolde
         images_left=0,
         latest_event=seen[-1].latest_event,
     )
-    assert (seen[-1].num_running, seen[-1].num_failed) == (0, 1)
+    assert (len(seen[-1].running), len(seen[-1].given_up)) == (0, 1)
     assert len(seen) == NUM_SHARDS
 
 

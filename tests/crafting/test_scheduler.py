@@ -18,7 +18,7 @@ def finished(index: int) -> Finished:
 def test_start_fills_the_slots_in_order() -> None:
     scheduler = Scheduler([4, 2, 9], num_slots=2)
     assert scheduler.start() == [Submit(4, 1), Submit(2, 1)]
-    assert (scheduler.num_waiting, scheduler.num_running, scheduler.num_done) == (1, 2, 0)
+    assert (scheduler.num_waiting, len(scheduler.running), scheduler.num_done) == (1, 2, 0)
 
 
 def test_nothing_to_do_is_finished() -> None:
@@ -160,9 +160,9 @@ def test_every_shard_ends_once(
         if isinstance(event, Finished):
             ends[index] += 1
         obey(scheduler.handle(event))
-        assert scheduler.num_running == len(open_shards)
+        assert len(scheduler.running) == len(open_shards)
         num_ended = scheduler.num_done + len(scheduler.given_up)
-        assert scheduler.num_waiting + scheduler.num_running + num_ended == num_shards
+        assert scheduler.num_waiting + len(scheduler.running) + num_ended == num_shards
     assert scheduler.is_finished
     assert ends == dict.fromkeys(range(num_shards), 1)
     assert all(mishaps[index, Failed] <= max_failures for index in range(num_shards))

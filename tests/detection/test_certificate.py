@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -260,6 +261,15 @@ def test_description_of_a_detection() -> None:
         assert part in " ".join(text.split("\n")) or part in " ".join(text.split())
     assert text.count("<- registered") == 1
     assert "NOT DETECTED" not in text
+
+
+def test_names_of_statistics_stand_apart_from_their_p_values() -> None:
+    found = certificate()
+    object.__setattr__(found, "p_values", {"rank": found.p_value, "hits": 0.5, "sequential": 0.25})
+    lines = [line for line in describe(found).splitlines() if line.startswith("p (")]
+    assert len(lines) == 3
+    assert all(re.match(r"p \(\w+\) {2,}\d", line) for line in lines)
+    assert len({re.match(r"p \(\w+\) +", line).end() for line in lines}) == 1  # type: ignore[union-attr]
 
 
 def test_description_of_no_detection_by_hits() -> None:
