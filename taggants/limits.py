@@ -32,4 +32,4 @@ def check_label(label: int, place: str) -> None:
     InputError: the label is negative or beyond `MOST_CLASSES`.
     """
     if not 0 <= label < MOST_CLASSES:
-        raise InputError(f"{place} has the label {label}; labels are integers from 0 to {MOST_CLASSES - 1}.")
+        raise InputError(f"{place} has the label {label!r:.40}; labels are integers from 0 to {MOST_CLASSES - 1}.")

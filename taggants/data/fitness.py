@@ -22,6 +22,7 @@ from taggants.data.image_codec import (
 from taggants.data.jpeg import JpegLayout, jpeg_layout
 from taggants.data.source import ImageSource
 from taggants.errors import InputError
+from taggants.limits import MOST_PIXELS
 
 _HEADER_BYTES = 2**15  # holds the header of nearly every image; of others the whole file is read
 NARROWEST_PX = 5  # libjpeg upsamples narrower chroma in another way than the codec of crafting
@@ -84,11 +85,12 @@ def _has_fit_header(start: bytes, channels: int | None) -> bool:
             layout = jpeg_layout(start, only_headers=True)
         except InputError:
             return False
-        return _problem_of_reading(layout.channels, layout, channels) is None
+        is_small = layout.height * layout.width <= MOST_PIXELS
+        return is_small and _problem_of_reading(layout.channels, layout, channels) is None
     shape = plain_png_shape(start)
     if shape is None or _problem_of_reading(shape[0], None, channels) is not None:
         return False
-    if channels is None and has_alpha(start):
+    if shape[1] * shape[2] > MOST_PIXELS or (channels is None and has_alpha(start)):
         return False
     position = 8
     while position + 8 <= len(start):  # an animation is announced before the pixels

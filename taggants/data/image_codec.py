@@ -194,6 +194,8 @@ def plain_png_shape(data: bytes) -> tuple[int, int, int] | None:
     width, height, bit_depth, colour_type, compression, filtering, interlace = struct.unpack(">IIBBBBB", data[16:29])
     if (bit_depth, compression, filtering, interlace) != (8, 0, 0, 0) or colour_type not in (0, 2, 4, 6):
         return None
+    if not width or not height:
+        return None
     return (3 if colour_type & 2 else 1), height, width
 
 
@@ -210,12 +212,14 @@ def replaceable_shape(data: bytes) -> tuple[int, int, int]:
     """
     if is_jpeg(data):
         layout = jpeg_layout(data)
+        check_pixels(layout.height, layout.width)
         return layout.channels, layout.height, layout.width
     shape = plain_png_shape(data)
     if shape is None:
         found = encoding_of(data)
         kind = "PNG with a palette, interlacing or 16 bits" if found == "PNG" else found
         raise InputError(f"the image is {kind}; give 8-bit greyscale or RGB PNG, or 8-bit JPEG.")
+    check_pixels(*shape[1:])
     for name, chunk in chunks(data):
         if name == b"acTL":
             raise InputError("the image is an animated PNG; give one without animation.")

@@ -70,26 +70,38 @@ Replacements: TypeAlias = Mapping[int, Replacement]  # by row in a file
 def replaced(original: bytes, new: Replacement) -> bytes:
     """Returns: the file that takes the place of its original: like it, and in the channels of that."""
     storage = new.storage
+    if new.pixels is None:
+        return _unsigned(original, storage)
     like = without_credentials(original) if storage.strips_credentials else original
     png_shape = plain_png_shape(like)
-    if new.pixels is None:
-        if not storage.reencodes_png or png_shape is None:
-            return like
-        return encode_png(decode_image(like, png_shape[0]), like, PILLOW_DEFAULT)
     setting = None
     if png_shape is not None:
         setting = PILLOW_DEFAULT if storage.reencodes_png else png_setting(original, storage.png_settings)
     return encode_like(new.pixels[: replaceable_shape(like)[0]], like, setting)
 
 
+def _unsigned(original: bytes, storage: ImageStorage) -> bytes:
+    """Returns: an image that is not signed, as the export holds it; a damaged one, which cannot be signed, as it is."""
+    try:
+        like = without_credentials(original) if storage.strips_credentials else original
+        shape = plain_png_shape(like)
+        if not storage.reencodes_png or shape is None:
+            return like
+        return encode_png(decode_image(like, shape[0]), like, PILLOW_DEFAULT)
+    except InputError:
+        return original
+
+
 def is_replaced(original: bytes, data: bytes, new: Replacement) -> bool:
     """Returns: whether `data` is the original but for the pixels and what `new.storage` changes, and reads as the image does
     once it is stored there."""
+    if new.pixels is None and data == _unsigned(original, new.storage):
+        return True
     try:
         like = without_credentials(original) if new.storage.strips_credentials else original
         png_shape = plain_png_shape(like)
         if new.pixels is None and not (new.storage.reencodes_png and png_shape is not None):
-            return data == like
+            return False
         # By pixels, not bytes: another version of the encoder may write the same pixels otherwise.
         channels = replaceable_shape(like)[0]
         expected = decode_image(like, channels) if new.pixels is None else new.pixels[:channels]

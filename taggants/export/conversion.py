@@ -91,7 +91,10 @@ def _samples(source: ImageSource, index: DatasetIndex, signed: Signed, storage: 
         data = original
         if sample_id in signed or storage.of_all_rows:
             data = replaced(original, Replacement(signed.get(sample_id), storage))
-        suffix = "jpg" if is_jpeg(data) else _SUFFIXES.get(encoding_of(data))
+        try:
+            suffix = "jpg" if is_jpeg(data) else _SUFFIXES.get(encoding_of(data))
+        except InputError as error:
+            raise InputError(f"{source.place_of(sample_id)}: {error}") from None
         if suffix is None:
             raise InputError(
                 f"{source.place_of(sample_id)} is {encoding_of(data)}, which has no suffix in an image folder or tar; "

@@ -10,7 +10,15 @@ from typing import Literal
 
 import numpy as np
 
-from taggants.data.image_codec import common_png_settings, is_jpeg, plain_png_shape, png_setting, without_credentials
+from taggants.data.fitness import problem_of
+from taggants.data.image_codec import (
+    common_png_settings,
+    decode_image,
+    is_jpeg,
+    plain_png_shape,
+    png_setting,
+    without_credentials,
+)
 from taggants.data.layouts import layout_of
 from taggants.data.layouts.layout import FILE_NAME
 from taggants.data.signed_images import ImageStorage
@@ -96,17 +104,26 @@ def image_storage_of(
 
 
 def _spread(source: ImageSource) -> dict[int, bytes]:
-    """Returns: by sample id some images over the whole source, of few MiB: neighbours, which lie in the same files."""
+    """Returns: by sample id some images over the whole source, of few MiB: neighbours, which lie in the same files. Those
+    that cannot be signed do not count."""
     chosen: dict[int, bytes] = {}
     starts = np.unique(np.linspace(0, max(source.num_rows - _NEIGHBOURS, 0), _NUM_PLACES, dtype=np.int64))
     for start in starts.tolist():
         size = 0
         for sample_id, data in _readable(source, range(start, min(start + _NEIGHBOURS, source.num_rows))):
-            chosen[sample_id] = data
+            if _is_fit(data, source.channels):
+                chosen[sample_id] = data
             size += len(data)
             if size > _LOOKED_AT_BYTES // _NUM_PLACES:
                 break
     return chosen
+
+
+def _is_fit(data: bytes, channels: int | None) -> bool:
+    try:
+        return problem_of(data, channels) is None and (is_jpeg(data) or decode_image(data, channels) is not None)
+    except InputError:
+        return False
 
 
 def _readable(source: ImageSource, sample_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:

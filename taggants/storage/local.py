@@ -210,16 +210,25 @@ class LocalStore:
         """Yields: a new file next to `path`, and its name, which listings leave out; it is gone afterwards."""
         folder, name = os.path.split(self._full(path))
         os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f".{name[:64]}.{uuid.uuid4().hex}.tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        file, temporary = _locked_file(os.path.join(folder, f".{name[:64]}"), 0o600 if private else 0o666)
         try:
-            with open(descriptor, "wb") as file:
-                with suppress(OSError):  # some network shares have no locks
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with file:
                 yield file, temporary
         finally:
             if os.path.lexists(temporary):
                 os.unlink(temporary)
+
+
+def _locked_file(start: str, mode: int) -> tuple[BinaryIO, str]:
+    """Returns: a new temporary file that `remove_leftovers` of others leaves alone, and its name."""
+    while True:
+        temporary = f"{start}.{uuid.uuid4().hex}.tmp"
+        file = os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+        with suppress(OSError):  # some network shares have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file, temporary
+        file.close()  # another process took it for a leftover before it was locked
 
 
 def _onto_disk(file: BinaryIO) -> None:

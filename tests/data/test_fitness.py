@@ -118,6 +118,32 @@ def test_what_cannot_be_signed_is_said_in_words(name: str) -> None:
     assert re.match(reason, problem), problem
 
 
+def png_of(width: int, height: int) -> bytes:
+    """A PNG of that size by its header."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = encode_png(PIXELS)
+    return (
+        data[:8]
+        + struct.pack(">I", 13)
+        + b"IHDR"
+        + header
+        + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+        + data[33:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [(0, 8, "the image cannot be decoded"), (30_000, 30_000, "30000 x 30000 px"), (2**31 - 1, 1, "1 x 2147483647 px")],
+)
+def test_images_without_pixels_or_with_too_many_leave_the_candidates(
+    width: int, height: int, reason: str, tmp_path: Path
+) -> None:
+    data = png_of(width, height)
+    assert str(problem_of(data, 3)).startswith(reason)
+    assert not fitness_of(source_of("imagefolder", [data], tmp_path)).is_fit[0]
+
+
 def test_transparency_can_be_signed_where_readers_drop_it() -> None:
     for mode, channels in (("RGBA", 3), ("LA", 1)):
         assert problem_of(encoded("PNG", mode), channels) is None

@@ -351,3 +351,21 @@ def test_no_flipped_bit_gives_a_traceback(root: Root, images: np.ndarray) -> Non
         with contextlib.suppress(InputError):
             source.index()
             source.read_all()
+
+
+def test_two_columns_of_one_name_are_refused(root: Root, images: np.ndarray) -> None:
+    cells = pa.array([{"bytes": encode_png(images[0]), "path": ""}], IMAGE_TYPE)
+    root.write_table(
+        "a.parquet", pa.Table.from_arrays([cells, pa.array([0]), pa.array([1])], ["image", "label", "label"])
+    )
+    with pytest.raises(InputError, match=r"a.parquet has several columns 'label'; give each its own name"):
+        ParquetSource(root, "").index()
+
+
+def test_labels_of_64_bits_without_a_sign_are_named(root: Root, images: np.ndarray) -> None:
+    cells = pa.array([{"bytes": encode_png(images[0]), "path": ""}] * 2, IMAGE_TYPE)
+    root.write_table("a.parquet", pa.table({"image": cells, "label": pa.array([0, 2**64 - 1], pa.uint64())}))
+    with pytest.raises(
+        InputError, match=r"Row 1 of .*a.parquet has the label 18446744073709551615; labels are integers"
+    ):
+        ParquetSource(root, "").index()

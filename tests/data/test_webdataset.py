@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from taggants.data.image_codec import encode_png
+from taggants.data.layouts.webdataset.layout import WebDatasetLayout
 from taggants.data.layouts.webdataset.source import WebDataset
 from taggants.data.source import dataset_fingerprint
 from taggants.errors import InputError
@@ -254,3 +255,16 @@ def test_a_tar_that_once_lost_images_without_a_word(cases: Path) -> None:
     source = WebDataset(Root(str(cases)), ("dots_in_some_keys.tar",))
     assert source.num_rows == 20
     assert sum(source.skipped.values()) == 4
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.txt"])
+def test_a_member_that_says_it_is_longer_than_the_tar_takes_no_time(root: Root, name: str) -> None:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo(name)
+        member.size, member.pax_headers = 3, {"size": str(10**15)}
+        tar.addfile(member, io.BytesIO(b"abc"))
+    root.write_bytes("0.tar", sink.getvalue())
+    with pytest.raises(InputError, match=r"0.tar.* (is damaged, cut off or not|has 1000000000000000 bytes)"):
+        WebDataset(root).index()
+    assert WebDatasetLayout().hash_and_count(root, "0.tar")[0] == hashlib.sha256(sink.getvalue()).hexdigest()

@@ -107,6 +107,26 @@ def test_png_of_an_unknown_encoder_are_all_written_alike(tmp_path: Path, destina
     assert export_dataset(known, SIGNED, Root(str(tmp_path / "anew")), policy=anew).written_anew == ("png",)
 
 
+@pytest.mark.parametrize("layout", [None, "parquet"])
+def test_damaged_images_that_are_not_signed_stop_nothing(layout: str | None, tmp_path: Path, destination: Root) -> None:
+    cut = SEARCHED[0][:-40] + SEARCHED[0][-12:]  # in the middle of its pixels
+    source = folder_of(Root(str(tmp_path / "source")), [cut, *SEARCHED[1:]])
+    anew = StoragePolicy(png="reencode_all", credentials="strip")
+    manifest = export_dataset(source, SIGNED, destination, layout=layout, policy=anew)
+    assert manifest.written_anew == ("png",)
+    exported = images_of(open_source(layout or "imagefolder", destination, "", channels=3))
+    originals = images_of(source)
+    assert sum(data == cut for data in exported) == 1
+    assert exported.index(cut) == originals.index(cut)
+    assert export_dataset(source, SIGNED, destination, layout=layout, policy=anew) == manifest
+
+
+def test_an_image_that_cannot_be_read_is_named_in_another_layout(tmp_path: Path, destination: Root) -> None:
+    source = folder_of(Root(str(tmp_path / "source")), [b"%!PS-Adobe-3.0 EPSF-3.0", *LIBPNG[1:]])
+    with pytest.raises(InputError, match=r"a/0.png \(sample 0\): the image cannot be decoded"):
+        export_dataset(source, SIGNED, destination, layout="parquet")
+
+
 def with_box(png_or_jpeg: bytes) -> bytes:
     if png_or_jpeg.startswith(b"\xff\xd8"):
         return png_or_jpeg[:2] + struct.pack(">BBH", 0xFF, 0xEB, 2 + len(BOX)) + BOX + png_or_jpeg[2:]

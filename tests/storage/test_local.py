@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -190,3 +192,23 @@ def test_leftovers_of_killed_writers_go_and_those_of_living_ones_stay(tmp_path: 
         assert len(list((tmp_path / "a").iterdir())) == 3
     assert root.read_bytes("a/c") == b"y"
     assert other.exists()
+
+
+def test_a_writer_whose_file_was_taken_for_a_leftover_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the making of a temporary file and its lock, another driver that is done may remove leftovers."""
+    root, flock = Root(str(tmp_path)), fcntl.flock
+    removed: list[str] = []
+
+    def lock(file: IO[bytes], operation: int) -> None:
+        if not removed:
+            removed.extend(os.listdir(tmp_path))
+            monkeypatch.setattr(fcntl, "flock", flock)
+            Root(str(tmp_path)).remove_leftovers("")
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    root.write_bytes("file", b"x")
+    assert removed != ["file"]
+    assert os.listdir(tmp_path) == ["file"]

@@ -234,6 +234,8 @@ class ParquetSource(ImageSource):
                 raise InputError(
                     f"{self.root.uri_of(name)} has no column {column!r}; it has {', '.join(schema.names)}."
                 )
+            if schema.names.count(column) > 1:
+                raise InputError(f"{self.root.uri_of(name)} has several columns {column!r}; give each its own name.")
         image_type = schema.field(self.image_column).type
         if not _is_binary(image_type) and not (
             pa.types.is_struct(image_type)
@@ -273,10 +275,12 @@ class ParquetSource(ImageSource):
         if column.null_count:
             row = column.is_null().index(pa.scalar(True)).as_py()
             raise InputError(f"Row {row} of {self.root.uri_of(name)} has no label; give every row one.")
-        labels = np.asarray(pc.cast(column, pa.int64()), dtype=np.int64)
-        for row in (int(labels.argmin()), int(labels.argmax())) if len(labels) else ():
-            check_label(int(labels[row]), f"Row {row} of {self.root.uri_of(name)}")
-        return labels
+        if len(column):
+            plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+            for label in pc.min_max(plain).as_py().values():  # before they become 64 bits with a sign
+                row = pc.index(plain, pa.scalar(label, plain.type)).as_py()
+                check_label(label, f"Row {row} of {self.root.uri_of(name)}")
+        return np.asarray(pc.cast(column, pa.int64()), dtype=np.int64)
 
     def place_of(self, sample_id: int) -> str:
         """Returns: the row, file and sample id of a sample, in words for a message."""

@@ -32,6 +32,7 @@ from taggants.storage.store import PIECE_BYTES
 
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _STARTS_AT_ONCE = 512
+_READS_AT_END = 100  # of a whole tar there are a few
 _READS_PER_OPEN = 16  # enough to make up for opening, few enough for several threads on one tar
 
 
@@ -228,10 +229,16 @@ class BoundedHeader(tarfile.TarInfo):
 
 
 class HashedFile(io.RawIOBase):
-    """An open file, to be read from start to end, with the hash of what was read so far."""
+    """An open file, to be read from start to end, with the hash of what was read so far.
+
+    Raises:
+        tarfile.ReadError: it was read far beyond its end, as tarfile does, for hours, to pass over a member that says it is
+            longer than the file.
+    """
 
     def __init__(self, handle: pa.NativeFile) -> None:
         self._handle = handle
+        self._num_reads_at_end = 0
         self.digest = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -239,6 +246,9 @@ class HashedFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         size = int(self._handle.readinto(buffer))
+        self._num_reads_at_end += not size
+        if self._num_reads_at_end == _READS_AT_END:
+            raise tarfile.ReadError("a member longer than the tar")
         self.digest.update(buffer[:size])
         return size
 
