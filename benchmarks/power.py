@@ -58,6 +58,7 @@ from taggants.stages.check import check
 from taggants.stages.craft import craft
 from taggants.stages.evaluate import train_suspect
 from taggants.stages.export import export
+from taggants.stages.key_choice import chooser_of
 from taggants.stages.keys import prepare_keys
 from taggants.stages.model_training import train_model, training_job
 from taggants.stages.questions import reference_jobs
@@ -252,7 +253,7 @@ def _crafted(run: Run, cell: Cell) -> dict[str, Any]:
     path = f"{run.config.keys.name}.json"
     if cell.draw and not run.keys_root.exists(path):
         text = f"Data Taggants power benchmark, draw {cell.draw}: public, so worthless as evidence"
-        create_key_file(run.keys_root, path, run.key_spec, hashlib.sha256(text.encode()).digest())
+        create_key_file(run.keys_root, path, run.key_spec, hashlib.sha256(text.encode()).digest(), chooser_of(run))
     prepare_keys(run)
     surrogates, plan = pipeline.prepare(run)
     drive = craft(run, plan, surrogates)
@@ -343,8 +344,8 @@ def table(records: Sequence[Record]) -> str:
         cells += [f"{median(np.log10(getattr(m, name)) for m in models):.1f}" for name in PS]
         cells += [_share(sum(m.own <= alpha for m in models), len(models)) for alpha in (1e-3, 1e-6)]
         lines.append("| " + " | ".join(cells) + " |")
-    # A control stands in several cells; only where draws differ are its p-values of other labels.
-    of_controls = [c.own for r in records for c in r.controls]
+    # A control stands in several cells, with the same keys in some; only where draws differ are its p-values of other labels.
+    of_controls = [p for _, _, p in {(r.draw, c.name, c.own) for r in records for c in r.controls}]
     p = kstest(of_controls, "uniform", alternative="greater").pvalue
     lines += ["", f"{len(of_controls)} p-values of controls, smaller than uniform ones: Kolmogorov-Smirnov p = {p:.2g}"]
     return "\n".join(lines)

@@ -16,6 +16,7 @@ import importlib.util
 import itertools
 import os
 import subprocess
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -234,10 +235,12 @@ class Run:
         """
         path = f"{self.config.keys.name}.json"
         key_set = load_key_set(self.keys_root, path, self.config.keys.num_keys)
-        if key_set.spec != self.key_spec:
+        choice = key_set.spec.choice
+        pool = None if choice is None else choice.pool
+        if replace(key_set.spec, choice=None) != self.key_spec or pool != self.config.keys.pool:
             raise InputError(
-                f"key file {self.keys_root.uri_of(path)} holds {_spec_text(key_set.spec)} but the config asks for "
-                f"{_spec_text(self.key_spec)}; choose another keys.name or the same fields"
+                f"key file {self.keys_root.uri_of(path)} holds {_spec_text(key_set.spec, pool)} but the config asks for "
+                f"{_spec_text(self.key_spec, self.config.keys.pool)}; choose another keys.name or the same fields"
             )
         return key_set
 
@@ -310,10 +313,11 @@ def _sources(data: DataConfig, prepared: Root) -> tuple[ImageSource, ImageSource
     return train_part, source(subset, "parquet", "test.parquet")
 
 
-def _spec_text(spec: KeySpec) -> str:
+def _spec_text(spec: KeySpec, pool: int | None) -> str:
     size = f"{spec.channels}x{spec.image_size}x{spec.image_size}"
     parameters = ", ".join(f"{name} {value}" for name, value in spec.parameters.items())
-    return f"{spec.num_keys} {spec.family} keys of {size} px ({parameters}) for {spec.num_classes} classes"
+    chosen = "" if pool is None else f", chosen out of {pool}"
+    return f"{spec.num_keys} {spec.family} keys of {size} px ({parameters}) for {spec.num_classes} classes{chosen}"
 
 
 def _version(name: str) -> str | None:

@@ -13,6 +13,7 @@ from taggants.data.layouts import LAYOUTS
 from taggants.data.prepared import PREPARED
 from taggants.detection.statistics import STATISTICS
 from taggants.errors import InputError, did_you_mean
+from taggants.keys.choice import MAX_POOL
 from taggants.keys.families import KEY_FAMILIES
 
 
@@ -105,6 +106,16 @@ class KeysConfig(Section):
         "block",
         description="; ".join(f"{name}: {family.description}" for name, family in KEY_FAMILIES.items()),
     )
+    pool: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_POOL,
+        description="number of candidates, of which those that `networks` tell apart best become the keys; null: the first ones",
+    )
+    networks: tuple[Uri, ...] = Field(
+        (),
+        description="model.safetensors of clean models, such as controls of `taggants train`, that choose from the pool",
+    )
     demonstration: bool = Field(
         False,
         description="derive the secret from a public sentence: repeatable, but anybody can forge; never for a real dataset",
@@ -117,6 +128,14 @@ class KeysConfig(Section):
         if not isinstance(family, str) or family not in KEY_FAMILIES:
             return values  # which the schema refuses
         return {name: parameter.default for name, parameter in KEY_FAMILIES[family].parameters.items()} | values
+
+    @model_validator(mode="after")
+    def _pool_and_networks(self) -> KeysConfig:
+        if (self.pool is None) != (not self.networks):
+            raise ValueError("keys.pool and keys.networks go together: set both, or leave both out")
+        if self.pool is not None and self.pool < self.num_keys:
+            raise ValueError(f"keys.pool is {self.pool} but must be at least keys.num_keys, {self.num_keys}")
+        return self
 
     @model_validator(mode="after")
     def _parameters_of_the_family(self) -> KeysConfig:

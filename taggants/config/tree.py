@@ -73,6 +73,6 @@ class Config(Section):
         """16 hex digits over the sections that decide the signed bytes and the registration; names the run folder."""
         sections = {"seed", "data", "keys", "signing", "surrogate", "crafting", "detection"}
         where = {"root"}  # where data and keys lie is not what they are: the registration holds that
-        without = {"data": where, "keys": where, "surrogate": set(self.surrogate.immaterial_fields)}
+        without = {"data": where, "keys": where | {"networks"}, "surrogate": set(self.surrogate.immaterial_fields)}
         decisive = self.model_dump(mode="json", include=sections, exclude=without)
         return identity(decisive)[:16]

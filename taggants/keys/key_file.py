@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,7 +48,13 @@ class _KeyFile:
         return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
-def create_key_file(root: Root, path: str, spec: KeySpec, secret: bytes | None = None) -> KeySet:
+Choose = Callable[[bytes, KeySpec], KeySpec]
+"""(secret, spec without a choice) -> the spec with one; a function of the candidates' images, never of their labels."""
+
+
+def create_key_file(
+    root: Root, path: str, spec: KeySpec, secret: bytes | None = None, choose: Choose | None = None
+) -> KeySet:
     """Draws a secret (32 bytes from the operating system, unless given), writes the private key file, returns the keys.
 
     The file holds the secret, so `root` belongs outside the run folder and outside the signed dataset.
@@ -57,12 +64,16 @@ def create_key_file(root: Root, path: str, spec: KeySpec, secret: bytes | None =
     """
     if secret is None:
         secret = secrets.token_bytes(32)
+    if choose is not None:
+        spec = choose(secret, spec)
     key_set = derive_keys(secret, spec)
     _create(root, path, _KeyFile(secret, spec, key_set.commitment))
     return key_set
 
 
-def commit_to_keys(root: Root, path: str, spec: KeySpec, source: str, round_: str) -> KeysCommitment:
+def commit_to_keys(
+    root: Root, path: str, spec: KeySpec, source: str, round_: str, choose: Choose | None = None
+) -> KeysCommitment:
     """Draws a secret, writes the private key file, and returns the commitment to publish before the round's value is known.
 
     A second call with the same arguments returns the same commitment.
@@ -72,13 +83,19 @@ def commit_to_keys(root: Root, path: str, spec: KeySpec, source: str, round_: st
     """
     if not root.exists(path):
         secret = secrets.token_bytes(32)
+        if choose is not None:
+            spec = choose(secret, spec)
         commitment = KeysCommitment.of(secret, spec, source, round_)
         waiting: dict[str, str | None] = {"source": source, "round": round_, "value": None}
         _create(root, path, _KeyFile(secret, spec, None, waiting | {"commitment_sha256": commitment.sha256}))
         return commitment
     file = _read(root, path)
     commitment = KeysCommitment.of(file.secret, file.spec, source, round_)
-    if file.randomness is None or file.spec != spec or file.randomness["commitment_sha256"] != commitment.sha256:
+    if (
+        file.randomness is None
+        or replace(file.spec, choice=None) != spec
+        or file.randomness["commitment_sha256"] != commitment.sha256
+    ):
         raise InputError(
             f"The key file {path!r} under {root.uri} exists and is not committed to {source!r}, round {round_!r}, with these "
             "keys: choose another keys.name."

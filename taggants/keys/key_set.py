@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Final
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from taggants.errors import InputError, check_integer
 from taggants.identity import canonical_json
+from taggants.keys.choice import Choice
 from taggants.keys.derivation import check_secret, derive_cells, derive_id, derive_label, derive_salt
 from taggants.keys.families import KEY_FAMILIES
 from taggants.keys.merkle import merkle_root
@@ -36,6 +37,7 @@ class KeySpec:
         image_size: side of the square key image, in pixels, 4..4096.
         family: how they are drawn, by its name in `KEY_FAMILIES`.
         parameters: of the family, by name; as JSON they stand beside the other fields.
+        choice: which candidates became the keys, in order, at least num_keys; None: the first ones.
 
     Raises:
         InputError: a value is out of its range.
@@ -47,6 +49,7 @@ class KeySpec:
     image_size: int
     family: str
     parameters: Mapping[str, int]
+    choice: Choice | None = None
 
     def __post_init__(self) -> None:
         check_integer("num_keys", self.num_keys, 1, MAX_NUM_KEYS)
@@ -57,9 +60,18 @@ class KeySpec:
         if not isinstance(self.family, str) or self.family not in KEY_FAMILIES:
             raise InputError(f"family is {self.family!r} but must be one of {', '.join(KEY_FAMILIES)}.")
         KEY_FAMILIES[self.family].check(self.family, self.parameters, self.image_size)
+        if self.choice is not None and len(self.choice.indices) < self.num_keys:
+            raise InputError(f"the choice names {len(self.choice.indices)} candidates for {self.num_keys} keys.")
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Which candidate each key is: the index that its image, its label and its id are derived from."""
+        return range(self.num_keys) if self.choice is None else self.choice.indices[: self.num_keys]
 
     def to_json(self) -> dict[str, Any]:
-        return {**{name: getattr(self, name) for name in _SHARED_FIELDS}, **self.parameters}
+        shared = {name: getattr(self, name) for name in _SHARED_FIELDS}
+        chosen = {} if self.choice is None else {"choice": self.choice.to_json()}
+        return {**shared, **self.parameters, **chosen}
 
     @classmethod
     def from_json(cls, value: object) -> KeySpec:
@@ -67,10 +79,12 @@ class KeySpec:
         if not isinstance(value, dict) or not set(_SHARED_FIELDS) <= set(value):
             raise InputError(f"The key spec must be a JSON object with the fields {', '.join(_SHARED_FIELDS)}.")
         shared = {name: value[name] for name in _SHARED_FIELDS}
-        return cls(**shared, parameters={name: number for name, number in value.items() if name not in shared})
+        choice = Choice.from_json(value["choice"]) if "choice" in value else None
+        parameters = {name: number for name, number in value.items() if name not in shared and name != "choice"}
+        return cls(**shared, parameters=parameters, choice=choice)
 
 
-_SHARED_FIELDS: Final = tuple(f.name for f in fields(KeySpec) if f.name != "parameters")
+_SHARED_FIELDS: Final = tuple(f.name for f in fields(KeySpec) if f.name not in ("parameters", "choice"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +134,8 @@ def derive_keys(secret: bytes, spec: KeySpec, randomness: Randomness | None = No
     """The keys of `spec` from a 32-byte secret and, if given, public randomness, by the construction in
     `taggants.keys.derivation`.
 
-    The first n keys do not depend on `spec.num_keys`. The commitment is
+    The first n keys do not depend on `spec.num_keys`. Key i of a spec with a choice is candidate `spec.choice.indices[i]`, the
+    key of that number without a choice. The commitment is
 
         SHA-256("taggants/v1/keys-commitment" || secret || u32 BE length of J || J || image bytes || labels as int64 LE)
 
@@ -138,14 +153,14 @@ def derive_keys(secret: bytes, spec: KeySpec, randomness: Randomness | None = No
     images = np.empty((spec.num_keys, spec.channels, spec.image_size, spec.image_size), dtype=np.uint8)
     labels = np.empty(spec.num_keys, dtype=np.int64)
     drawn = b"" if randomness is None else randomness.digest
-    for index in range(spec.num_keys):
+    for place, index in enumerate(spec.indices):
         stream = np.frombuffer(derive_cells(secret, index, num_bytes), dtype=np.uint8)
-        images[index] = family.image(stream, spec.channels, spec.image_size, **spec.parameters)
-        labels[index] = derive_label(secret, index, spec.num_classes, drawn)
+        images[place] = family.image(stream, spec.channels, spec.image_size, **spec.parameters)
+        labels[place] = derive_label(secret, index, spec.num_classes, drawn)
     whole = spec.to_json() | ({"randomness": drawn.hex()} if drawn else {})
-    look = canonical_json({name: value for name, value in whole.items() if name != "num_keys"})
-    ids = tuple(derive_id(secret, index, look) for index in range(spec.num_keys))
-    salts = tuple(derive_salt(secret, index, look) for index in range(spec.num_keys))
+    look = canonical_json({name: value for name, value in whole.items() if name not in ("num_keys", "choice")})
+    ids = tuple(derive_id(secret, index, look) for index in spec.indices)
+    salts = tuple(derive_salt(secret, index, look) for index in spec.indices)
     return KeySet(
         spec, images, labels, _commitment(secret, canonical_json(whole), images, labels), ids, salts, randomness
     )

@@ -72,6 +72,7 @@ def _check_files(config: Config) -> None:
         ("crafting.lpips_weights", config.crafting.lpips_weights),
         ("surrogate.init_from", config.surrogate.init_from),
         ("evaluation.training.init_from", config.evaluation.training.init_from),
+        *(("keys.networks", uri) for uri in config.keys.networks),
     ):
         if uri is None:
             continue

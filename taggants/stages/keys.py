@@ -15,6 +15,7 @@ from taggants.keys.derivation import DEMONSTRATION_SECRET
 from taggants.reporting.contact_sheet import draw_keys
 from taggants.reporting.progress import say
 from taggants.run import Run, read_registration, registration_paths, signing_size
+from taggants.stages.key_choice import chooser_of
 from taggants.stages.questions import registration_of
 from taggants.storage import encode_json
 
@@ -33,12 +34,12 @@ def prepare_keys(run: Run) -> Registration:
     if not run.keys_root.exists(path):
         secret = DEMONSTRATION_SECRET if keys.demonstration else None
         try:
-            create_key_file(run.keys_root, path, run.key_spec, secret)
+            create_key_file(run.keys_root, path, run.key_spec, secret, chooser_of(run))
         except InputError:
             if not run.keys_root.exists(path):
                 raise
             # else another driver drew it meanwhile: its keys are the keys
-    public = derive_keys(DEMONSTRATION_SECRET, run.key_spec, run.keys.randomness)
+    public = derive_keys(DEMONSTRATION_SECRET, run.keys.spec, run.keys.randomness)
     is_public = run.keys.commitment == public.commitment
     if is_public != keys.demonstration:
         found = "the public demonstration secret" if is_public else "a secret of its own"
@@ -64,7 +65,9 @@ def commit_keys(run: Run, source: str, round_: str) -> KeysCommitment:
     keys = run.config.keys
     if keys.demonstration:
         raise InputError("keys.demonstration is true, and a public secret cannot be committed to; set it to false")
-    commitment = commit_to_keys(run.keys_root, f"{keys.name}.json", run.key_spec, source, round_)
+    path = f"{keys.name}.json"
+    choose = None if run.keys_root.exists(path) else chooser_of(run)
+    commitment = commit_to_keys(run.keys_root, path, run.key_spec, source, round_, choose)
     run.root.create_bytes(COMMITMENT_PATH, encode_json(commitment.to_json()))
     return commitment
 

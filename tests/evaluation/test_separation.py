@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from taggants.evaluation.separation import collapse_floor, separation
+from taggants.evaluation.separation import collapse_floor
 from taggants.reporting.similarity import draw_similarity
+from taggants.training.separation import separation
 
 
 class Sums(nn.Module):

@@ -43,6 +43,7 @@ def main(config: Config, checkpoints: Sequence[str] = ()) -> int:
     from taggants.reporting.progress import say
     from taggants.reporting.similarity import draw_similarity
     from taggants.run import Run
+    from taggants.stages.key_choice import chooser_of, is_reproduced
 
     run = Run(config)
     folders = [PurePosixPath(uri).parent.name for uri in checkpoints]
@@ -57,10 +58,16 @@ def main(config: Config, checkpoints: Sequence[str] = ()) -> int:
             "`taggants craft` first"
         )
     are_drawn = run.keys_root.exists(f"{config.keys.name}.json")
-    keys = run.keys if are_drawn else derive_keys(secrets.token_bytes(32), run.key_spec)
+    if are_drawn:
+        keys = run.keys
+    else:
+        secret, choose = secrets.token_bytes(32), chooser_of(run)
+        keys = derive_keys(secret, run.key_spec if choose is None else choose(secret, run.key_spec))
     found = inspect_keys(run, keys, models)
     worst = max(found, key=lambda seen: float(seen.pairs.mean()))
     path = f"{config.keys.name}-{'separation' if are_drawn else 'examples'}.png"
     run.keys_root.write_bytes(path, draw_similarity(keys.images, worst.cosines), private=True)  # as secret as the keys
     say(summaries.keys_inspected(keys, found, run.keys_root.uri_of(path), worst.name, are_drawn=are_drawn))
+    if are_drawn and keys.spec.choice is not None:
+        say(f"choice  the configured pool and networks {'give' if is_reproduced(run) else 'DO NOT give'} these keys")
     return 0
