@@ -54,7 +54,8 @@ def suspect_of(network: Any, processor: Any, name: str, owner: Owner, image_size
     rescaled = bool(getattr(processor, "do_rescale", True))
     if (rescaled and abs(float(getattr(processor, "rescale_factor", 1 / 255)) * 255 - 1) > 1e-6) or not rescaled:
         raise InputError(f"the processor of {name} does not scale pixels to [0, 1]; test it by a function")
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
     if getattr(processor, "do_normalize", False):
         mean, std = tuple(map(float, processor.image_mean)), tuple(map(float, processor.image_std))
     names = [str(network.config.id2label[i]) for i in range(len(network.config.id2label))]

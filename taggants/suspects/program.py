@@ -76,7 +76,7 @@ class TorchScriptDescription(TorchProgramDescription):
         import torch
 
         try:
-            module: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+            module: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]
         except Exception as error:
             raise InputError(
                 f"{origin} is no TorchScript file ({str(error)[:120]}); save it with torch.jit.save"
