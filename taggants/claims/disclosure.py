@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -100,7 +101,8 @@ def read_disclosure(text: str | bytes, registration: Registration) -> DisclosedK
 
 
 def _derived(secret: object, spec: object, registration: Registration) -> DisclosedKeys:
-    check_sha256("the disclosure's secret", secret)
+    if not isinstance(secret, str) or not re.fullmatch("[0-9a-f]{64}", secret):
+        raise InputError("The disclosure's secret must be 64 lower-case hex digits.")
     read_spec, registered = KeySpec.from_json(spec), registration
     if (read_spec.num_keys, read_spec.num_classes) != (registered.num_keys, registered.num_classes):
         raise InputError(
@@ -112,7 +114,7 @@ def _derived(secret: object, spec: object, registration: Registration) -> Disclo
     shape = (read_spec.channels, read_spec.image_size, read_spec.image_size)
     if registered.image_shape is not None and shape != registered.image_shape:
         raise InputError(f"The disclosure's spec has keys of {shape} but {registered.image_shape} is registered.")
-    raw = bytes.fromhex(str(secret))
+    raw = bytes.fromhex(secret)
     keys = derive_keys(raw, read_spec, registered.randomness)
     if keys.commitment != registered.keys_commitment:
         raise InputError("The disclosure's secret and spec are not those that keys_commitment commits to.")

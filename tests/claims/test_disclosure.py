@@ -98,7 +98,7 @@ SECRETLY: dict[str, Any] = {"keys": [], "secret": SECRET.hex(), "spec": SPEC.to_
         ({"spec": SPEC.to_json()}, "spec must be null"),
         ({**SECRETLY, "keys": key()}, "keys must be empty"),
         ({**SECRETLY, "secret": "1" * 64}, "not those that keys_commitment commits to"),
-        ({**SECRETLY, "secret": "1" * 63}, "the disclosure's secret"),
+        ({**SECRETLY, "secret": "1" * 63}, "secret must be 64 lower-case hex digits"),
         ({**SECRETLY, "spec": {**SPEC.to_json(), "cell_size": 2}}, "not those that keys_commitment commits to"),
         ({**SECRETLY, "spec": {**SPEC.to_json(), "num_keys": 6}}, "6 keys of 10 classes but 7 of 10"),
         ({**SECRETLY, "spec": {**SPEC.to_json(), "image_size": 16}}, r"\(1, 8, 8\) is registered"),
