@@ -204,10 +204,16 @@ class _Log:
         missing = [number for number in numbers if number not in self._rows]
         if missing and isinstance(suspect, OneByOne):
             wanted = images[[number - first for number in missing]]
-            with closing(suspect.one_by_one(wanted, lambda: self._count(suspect))) as answered:
-                for index, row in answered:
-                    self._keep(missing[index], [row])
-                    advance(len(self._rows), f"{self._num_requests} of {suspect.max_requests} requests")
+            try:
+                with closing(suspect.one_by_one(wanted, lambda: self._count(suspect))) as answered:
+                    for index, row in answered:
+                        self._keep(missing[index], [row])
+                        advance(len(self._rows), f"{self._num_requests} of {suspect.max_requests} requests")
+            except BudgetSpent as error:
+                raise BudgetSpent(
+                    f"{error} after {len(self._rows)} answers; raise max_requests and run the same command again to go on, what "
+                    "was answered is kept"
+                ) from error
         elif missing:
             given = np.asarray(suspect.answers(images))
             Answers.of(given, len(images), suspect.num_classes)  # what has no known form is not kept
