@@ -166,26 +166,22 @@ class RandomResizedCrop(_ToSquare):
         """Returns [N, C, image_size, image_size]; see `Augmentation`."""
         heights, widths = heights_and_widths(images, sizes)
         drawn = self.windows(heights, widths, image_ids, seed=seed, step=step, view=view)
-        # The crop comes before the resize: no pixel beyond the window is read.
-        rows = resampling_matrices(
-            drawn.top.double(),
-            drawn.height.double(),
-            drawn.top,
-            drawn.top + drawn.height,
-            size_in=images.shape[2],
-            size_out=self.image_size,
-            dtype=images.dtype,
-        )
-        columns = resampling_matrices(
-            drawn.left.double(),
-            drawn.width.double(),
-            drawn.left,
-            drawn.left + drawn.width,
-            size_in=images.shape[3],
-            size_out=self.image_size,
-            flip=drawn.flip,
-            dtype=images.dtype,
-        )
+
+        def matrices(start: Tensor, length: Tensor, size_in: int, flip: Tensor | None = None) -> Tensor:
+            # The crop comes before the resize: no pixel beyond the window is read.
+            return resampling_matrices(
+                start.double(),
+                length.double(),
+                start,
+                start + length,
+                size_in=size_in,
+                size_out=self.image_size,
+                flip=flip,
+                dtype=images.dtype,
+            )
+
+        rows = matrices(drawn.top, drawn.height, images.shape[2])
+        columns = matrices(drawn.left, drawn.width, images.shape[3], drawn.flip)
         return resample(images, rows, columns)
 
 

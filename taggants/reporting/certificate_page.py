@@ -20,6 +20,7 @@ from taggants.detection.outcome import CHANCE_LEVEL
 from taggants.detection.statistics import SumOverKeys
 from taggants.errors import InputError
 from taggants.reporting.null_picture import draw_null, null_sum
+from taggants.reporting.quantities import counted
 
 _MOST_NAMES = 6  # of classes, that are written out
 
@@ -130,7 +131,7 @@ def _explanation(certificate: Certificate) -> str:
 
 def _method(registered: Registration) -> list[str]:
     """Five sentences."""
-    keys = _counted(registered.num_keys, "secret key")
+    keys = counted(registered.num_keys, "secret key")
     question = registered.question
     shown = "each key's picture"
     compared = ""
@@ -138,14 +139,14 @@ def _method(registered: Registration) -> list[str]:
         ways = ["by itself"] * bool(question.bare_weight)
         if question.cover_ids:
             ways.append(
-                f"faintly laid over {_counted(len(question.cover_ids), 'ordinary picture')} at "
-                f"{_counted(len(question.amplitudes), 'strength')}"
+                f"faintly laid over {counted(len(question.cover_ids), 'ordinary picture')} at "
+                f"{counted(len(question.amplitudes), 'strength')}"
             )
-        shown = f"{_counted(question.num_queries, 'picture')} for each key, {' and '.join(ways)}"
+        shown = f"{counted(question.num_queries, 'picture')} for each key, {' and '.join(ways)}"
         if registered.references:
             count = len(registered.references)
             verb = "was" if count == 1 else "were"
-            compared = f", in comparison with {_counted(count, 'model')} that {verb} never given the signed images"
+            compared = f", in comparison with {counted(count, 'model')} that {verb} never given the signed images"
     return [
         f"Before publication, the owner drew {keys}, each a picture of noise with one of {registered.num_classes:,} class labels "
         "drawn by lot, and registered a number that fixes the keys, this test and its level.",
@@ -185,7 +186,7 @@ def _results(certificate: Certificate) -> list[tuple[str, str, str]]:
             (
                 "e-value",
                 f"{power_of_e(found.log_maximum)}",
-                f"the largest after any of {_counted(found.num_asked, 'key')}, the last {power_of_e(found.log_final)}; holds "
+                f"the largest after any of {counted(found.num_asked, 'key')}, the last {power_of_e(found.log_final)}; holds "
                 "whenever asking stops",
             )
         )
@@ -221,8 +222,8 @@ def _committed(certificate: Certificate, timestamps: Sequence[str]) -> list[tupl
         rows.append(
             (
                 "Level",
-                f"{number(registered.alpha)} for all tests together: {_counted(registered.num_suspects, 'suspect')}, "
-                f"{_counted(registered.num_looks, 'look')} each; {number(registered.level)} for this one, look "
+                f"{number(registered.alpha)} for all tests together: {counted(registered.num_suspects, 'suspect')}, "
+                f"{counted(registered.num_looks, 'look')} each; {number(registered.level)} for this one, look "
                 f"{certificate.look}{_more_looks(certificate)}",
             )
         )
@@ -315,10 +316,6 @@ def _limits(certificate: Certificate) -> list[str]:
 def _with_hashes(text: str) -> Markup:
     """Returns the text, escaped, with SHA-256 numbers in letters of one width."""
     return Markup(re.sub(r"\b[0-9a-f]{64}\b", r"<code>\g<0></code>", str(escape(text))))
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _package_text(name: str) -> str:

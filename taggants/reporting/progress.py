@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from taggants.reporting.quantities import number, speed
+
 console = Console(highlight=False, soft_wrap=True)
 """Where jobs write for people."""
 
@@ -70,8 +72,8 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
     def summary(done: float, note: str) -> str:
         rate, eta_s = speed_and_eta(done)
         eta = "" if eta_s is None else f", ETA {eta_s:.0f} s"
-        speed = "" if rate is None else f", {speed_text(rate, unit)}{eta}"
-        return f"{title}: {_number(done)}/{_number(total)} {unit}{speed}{', ' + note if note else ''}"
+        pace = "" if rate is None else f", {speed(rate, unit)}{eta}"
+        return f"{title}: {number(done)}/{number(total)} {unit}{pace}{', ' + note if note else ''}"
 
     if console.is_terminal and not _writes_json:
         columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"))
@@ -106,16 +108,6 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
                 say(summary(done, note), **fields)
 
         yield write
-
-
-def speed_text(per_s: float, unit: str) -> str:
-    """Returns "1,090 rows/s" or "0.517 shards/s"."""
-    return f"{f'{per_s:,.0f}' if per_s >= 100 else f'{per_s:.3g}'} {unit}/s"
-
-
-def _number(value: float) -> str:
-    """Returns 1,200 or 0.5: whole numbers in full, however large."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
 
 
 def say(text: str, **fields: Any) -> None:

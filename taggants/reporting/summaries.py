@@ -12,6 +12,7 @@ from taggants.detection import STATISTICS, Certificate, Registration, describe, 
 from taggants.detection.outcome import verdict_of
 from taggants.evaluation.flips import FLIP_LEVELS
 from taggants.evaluation.separation import collapse_floor
+from taggants.reporting.quantities import counted
 from taggants.run import registration_paths
 from taggants.stages.verify import certificate_path
 
@@ -168,8 +169,8 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
         for name, is_found in (
             ("keys", work.has_keys),
             ("registration", work.is_registered),
-            (_counted(done, "model"), done),
-            (_counted(work.shards_done, "shard"), work.shards_done),
+            (counted(done, "model"), done),
+            (counted(work.shards_done, "shard"), work.shards_done),
             ("export", work.is_exported),
         )
         if is_found
@@ -186,7 +187,7 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
         f"keys      {work.keys} {config.keys.family} keys of {work.images_per_key} images each: "
         f"{work.keys * work.images_per_key:,} images signed ({work.signed_share:.2%})",
         f"crafting  {config.crafting.method}, {work.sample_steps:,} sample-steps on "
-        f"{_counted(work.crafted_surrogates, 'surrogate')}{retrained}",
+        f"{counted(work.crafted_surrogates, 'surrogate')}{retrained}",
         f"models    {len(work.trainings)} to train, {done} of them done",
         "",
         f"{'stage':<28}{'on':<6}{'time':>10}  work that is left",
@@ -237,10 +238,6 @@ def _each(fewest: int, most: int) -> str:
     return f"{fewest:,}{'' if fewest == most else f' to {most:,}'} images each"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
@@ -251,7 +248,7 @@ def _duration(seconds: float | None) -> str:
 
 def exported_again(copy: ExportCopy) -> str:
     manifest, left_out = copy.manifest, ", ".join(copy.left_out)
-    files = _counted(len(manifest.files), "file")
+    files = counted(len(manifest.files), "file")
     dropped = f"\nexport: left out, as this layout has no place for them: {left_out}" if left_out else ""
     return (
         f"export: {copy.destination.uri}, {manifest.num_rows:,} rows in {files} ({manifest.layout}), "

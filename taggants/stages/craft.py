@@ -18,7 +18,8 @@ from taggants.crafting.reuse import CraftedShards, shard_addresses
 from taggants.crafting.shard import Companions, CraftingJob, CraftingWorker
 from taggants.crafting.status import Status, watching
 from taggants.errors import InputError
-from taggants.reporting.progress import speed_text, stage
+from taggants.reporting.progress import stage
+from taggants.reporting.quantities import speed
 from taggants.run import Run
 from taggants.stages.crafting_settings import hardware_of, optimisation_of, perception_of
 from taggants.stages.model_training import all_checkpoints
@@ -97,7 +98,7 @@ def _status_note(status: Status) -> str:
     if status.mean_alignment is not None:
         parts.append(f"alignment {status.mean_alignment:.3f}")
     if status.sample_steps_per_s_recent:
-        parts.append(speed_text(status.sample_steps_per_s_recent, "sample-steps"))
+        parts.append(speed(status.sample_steps_per_s_recent, "sample-steps"))
     return ", ".join(parts)
 
 

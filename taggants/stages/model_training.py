@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from taggants.config import TrainingConfig
 from taggants.data.source import ImageSource
 from taggants.reporting.progress import say, stage
+from taggants.reporting.quantities import counted
 from taggants.run import Run, model_spec
 from taggants.seeds import hash_seed
 from taggants.training.given import GivenModel, adopt
@@ -109,8 +110,7 @@ def train_model(run: Run, job: TrainingJob | GivenModel) -> TrainedModel:
 
 def say_trained(run: Run, trained: TrainedModel, *, is_found: bool = False) -> None:
     """Prints what a training came to; is_found: it was done before."""
-    epochs = f"{trained.num_epochs} epoch{'' if trained.num_epochs == 1 else 's'}"
-    effort = "found done" if is_found else f"{epochs} in {trained.seconds:.0f} s"
+    effort = "found done" if is_found else f"{counted(trained.num_epochs, 'epoch')} in {trained.seconds:.0f} s"
     measured = "accuracy" if run.config.data.test is not None else "accuracy on its training images"
     say(f"train {trained.name}: {measured} {trained.accuracy:.4f}, {effort}")
 

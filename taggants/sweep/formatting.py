@@ -19,10 +19,6 @@ def level(alpha: float) -> str:
     return f"{alpha:g}".replace("e-0", "e-")
 
 
-def count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def percent(share: float | None) -> str:
     """Returns 12%, with more digits near 0% and 100%, and never 100% for less; a dash for None."""
     if share is None:

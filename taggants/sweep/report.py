@@ -16,6 +16,7 @@ from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
 from taggants.errors import InputError
+from taggants.reporting.quantities import counted
 from taggants.storage import Root
 from taggants.sweep import formatting
 from taggants.sweep.power import CONFIDENCE, Proportion, cell_power
@@ -132,7 +133,7 @@ def _heat(proportion: Proportion) -> str:
 
 
 _FILTERS: Final[dict[str, Callable[..., str]]] = {
-    "count": formatting.count,
+    "count": counted,
     "decimal": formatting.decimal,
     "duration": formatting.duration,
     "exact": repr,  # of a float: the shortest text that reads as the same number

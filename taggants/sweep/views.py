@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from markupsafe import Markup
 
+from taggants.reporting.quantities import counted
 from taggants.sweep import charts, formatting
 from taggants.sweep.power import (
     CellPower,
@@ -50,9 +51,7 @@ class View:
 
     @property
     def size(self) -> str:
-        return (
-            f"{formatting.count(self.cell.num_keys, 'key')}, {formatting.count(self.cell.images_per_key, 'image')} each"
-        )
+        return f"{counted(self.cell.num_keys, 'key')}, {counted(self.cell.images_per_key, 'image')} each"
 
     @property
     def factors(self) -> str:
@@ -136,8 +135,7 @@ def _curves(
         curves[k] = [_power_reading(view, alpha) for view in ofs]
     title = f"Power at alpha {formatting.level(alpha)} against images per key"
     return [
-        charts.power_curves(f"{name}-{k}", f"{title}, {formatting.count(k, 'key')}", curves, k, wanted_power)
-        for k in key_counts
+        charts.power_curves(f"{name}-{k}", f"{title}, {counted(k, 'key')}", curves, k, wanted_power) for k in key_counts
     ]
 
 
@@ -149,7 +147,7 @@ def _power_reading(view: View, alpha: float) -> charts.Reading:
         estimate=proportion.estimate,
         low=proportion.low if proportion.total else None,
         high=proportion.high if proportion.total else None,
-        note=f"{formatting.count(cell.images_per_key, 'image')} per key: {formatting.in_words(proportion)} detected",
+        note=f"{counted(cell.images_per_key, 'image')} per key: {formatting.in_words(proportion)} detected",
     )
 
 
@@ -170,7 +168,7 @@ def _strips(name: str, members: Sequence[View], num_keys: int, alphas: Sequence[
         )
         for view in ordered
     ]
-    title = f"p-values of victims and controls, {formatting.count(num_keys, 'key')}"
+    title = f"p-values of victims and controls, {counted(num_keys, 'key')}"
     return charts.p_value_strips(name, title, strips, alphas, lowest)
 
 
@@ -201,13 +199,13 @@ def _accuracy_changes(
                     estimate=None if change is None else 100 * change.mean,
                     low=None if change is None or change.low is None else 100 * change.low,
                     high=None if change is None or change.high is None else 100 * change.high,
-                    note=f"{formatting.count(view.cell.images_per_key, 'image')} per key: {formatting.points(change)}",
+                    note=f"{counted(view.cell.images_per_key, 'image')} per key: {formatting.points(change)}",
                 )
             )
         drawn.append(
             charts.intervals(
                 f"{name}-{k}",
-                f"Accuracy of victims minus controls, {formatting.count(k, 'key')}",
+                f"Accuracy of victims minus controls, {counted(k, 'key')}",
                 readings,
                 axis="accuracy change in points",
                 low=-reach,
@@ -245,7 +243,7 @@ def false_positive_views(results: SweepResults) -> dict[str, Any]:
 
 
 def _false_positive_reading(row: FalsePositives) -> charts.Reading:
-    label = "all" if row.num_keys is None else formatting.count(row.num_keys, "key")
+    label = "all" if row.num_keys is None else counted(row.num_keys, "key")
     estimate = row.rate.estimate
     return charts.Reading(
         x=row.alpha,

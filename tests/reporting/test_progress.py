@@ -8,7 +8,8 @@ import pytest
 from rich.table import Table
 
 from taggants.reporting import progress
-from taggants.reporting.progress import say, show, speed_text, stage, write_json_lines
+from taggants.reporting.progress import say, show, stage, write_json_lines
+from taggants.reporting.quantities import speed
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_large_numbers_are_written_out(printed):
     with stage("export", 1_281_167, "rows") as advance:
         advance(1_000_000, "")
     assert printed.getvalue() == "export: 1,000,000/1,281,167 rows\n"
-    assert [speed_text(per_s, "rows") for per_s in (0.51713, 21.24, 1094.2)] == [
+    assert [speed(per_s, "rows") for per_s in (0.51713, 21.24, 1094.2)] == [
         "0.517 rows/s",
         "21.2 rows/s",
         "1,094 rows/s",
