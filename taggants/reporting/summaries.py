@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from taggants.estimation.estimate import Estimate
     from taggants.estimation.power import Power
     from taggants.evaluation.rehearsal import Rehearsed
-    from taggants.evaluation.separation import Separation
     from taggants.evaluation.transfer import Transfer
     from taggants.export import ExportManifest
     from taggants.keys import KeySet
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from taggants.stages.export import ExportCopy, ExportResult
     from taggants.sweep.stages import Sweep
     from taggants.training.job import TrainedModel
+    from taggants.training.separation import Separation
 
 
 def opening(run: Run) -> str:
