@@ -226,7 +226,7 @@ def power_table(power: Power | None, config: Config) -> str:
         )
         enough = next((f"{n} keys" for n, p in zip(power.num_keys, row.power, strict=True) if p >= 0.8), "more")
         lines.append(f"{effect:<52}{''.join(f'{p:>7.2f}' for p in row.power)}  {enough}")
-    measured = f"; measured on {_counted(power.num_victims, 'victim')} of this run" if power.num_victims else ""
+    measured = f"; measured on {counted(power.num_victims, 'victim')} of this run" if power.num_victims else ""
     lines.append(
         f"effect: by how many standard deviations of a key's evidence its label is favoured{measured}. Power is {how}, if keys "
         "are alike and independent and evidence is normal: a guide, no promise"
