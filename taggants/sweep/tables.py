@@ -6,7 +6,8 @@ from rich import box
 from rich.table import Table
 
 from taggants.evaluation.differences import PairedDifference
-from taggants.sweep.formatting import count, in_words, level
+from taggants.reporting.quantities import counted
+from taggants.sweep.formatting import in_words, level
 from taggants.sweep.power import cell_power, false_positives, recommend
 from taggants.sweep.results import SweepResults
 
@@ -41,7 +42,7 @@ def false_positives_text(results: SweepResults) -> str:
     """Returns the controls detected, for each number of keys at each level."""
     lines = ["False positives among distinct controls, which all answer the same nested keys (95% exact interval)"]
     for found in false_positives(results):
-        keys = "all numbers of keys" if found.num_keys is None else count(found.num_keys, "key")
+        keys = "all numbers of keys" if found.num_keys is None else counted(found.num_keys, "key")
         within = "within" if found.contains_alpha else "NOT within"
         lines.append(f"  {keys}, alpha {level(found.alpha)}: {in_words(found.rate)}; alpha is {within} the interval")
     return "\n".join(lines)
@@ -52,7 +53,7 @@ def recommendation_text(results: SweepResults) -> str:
     lines = [f"Cheapest cell with power {results.wanted_power:g} (fewest sample-steps, then fewest signed images)"]
     for alpha in results.alphas:
         found = recommend(results, alpha)
-        certain = found.certain or f"none (with {count(found.victims_needed, 'victim')}, all detected, a cell can)"
+        certain = found.certain or f"none (with {counted(found.victims_needed, 'victim')}, all detected, a cell can)"
         lines.append(f"  alpha {level(alpha)}: by its estimate {found.likely or 'none'}; by its lower bound {certain}")
     return "\n".join(lines)
 
