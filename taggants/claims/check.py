@@ -182,13 +182,16 @@ class _Check:
         keys = self.read("keys", lambda: read_disclosure(content, registration))
         if keys is None:
             return None
-        if not keys.by_secret:
+        if keys.spec is None:
             text = f"{len(keys.indices)} of {registration.num_keys} keys and their labels are proved by keys_root"
             self.say("keys", True, text)
             self.say("labels", None, "only the secret shows that they were drawn as they should be")
             return keys
         self.say("keys", True, f"the secret gives all {registration.num_keys} keys and keys_commitment")
-        drawn = registration.randomness
+        drawn, choice = registration.randomness, keys.spec.choice
+        if drawn is None and choice is not None:
+            text = f"chosen out of {choice.pool}: nothing shows that the choice by networks was made without a look at labels"
+            self.say("keys", None, text)
         if drawn is None:
             text = "derived from the secret alone: nothing shows that secrets were not tried until their labels suited"
             self.say("labels", None, text)

@@ -32,13 +32,13 @@ class DisclosedKeys:
         indices: of the keys, rising, int64 [n].
         images: uint8 [n, channels, H, W].
         labels: int64 [n].
-        by_secret: whether the secret was disclosed, so that all keys were derived again.
+        spec: what they look like, where the secret was disclosed, so that all keys were derived again; else None.
     """
 
     indices: NDArray[np.int64]
     images: NDArray[np.uint8] = field(repr=False)
     labels: NDArray[np.int64] = field(repr=False)
-    by_secret: bool
+    spec: KeySpec | None
 
 
 def disclosure_of(
@@ -128,7 +128,7 @@ def _derived(secret: object, spec: object, registration: Registration) -> Disclo
         raise InputError("The secret is not the one that the randomness's commitment_sha256 commits to.")
     if raw == DEMONSTRATION_SECRET and registered.question is not None and not registered.demonstration:
         raise InputError("The secret is the public demonstration secret but the registration does not say so.")
-    return DisclosedKeys(np.arange(read_spec.num_keys), keys.images, keys.labels, True)
+    return DisclosedKeys(np.arange(read_spec.num_keys), keys.images, keys.labels, read_spec)
 
 
 def _proved(disclosed: list[Any], registration: Registration) -> DisclosedKeys:
@@ -157,7 +157,7 @@ def _proved(disclosed: list[Any], registration: Registration) -> DisclosedKeys:
         images.append(image)
     if not indices or indices != sorted(set(indices)):
         raise InputError("The disclosure's keys must be at least one, each once, by rising index.")
-    return DisclosedKeys(np.array(indices), np.stack(images), np.array(labels, dtype=np.int64), False)
+    return DisclosedKeys(np.array(indices), np.stack(images), np.array(labels, dtype=np.int64), None)
 
 
 def _image(text: object, shape: tuple[int, int, int], name: str) -> NDArray[np.uint8]:

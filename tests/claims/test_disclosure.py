@@ -43,11 +43,11 @@ def test_some_keys_are_proved_and_say_nothing_of_the_others() -> None:
 def test_the_secret_discloses_all() -> None:
     content = disclosure_of(REGISTRATION, KEYS, [], SECRET)
     found = read_disclosure(json.dumps(content), REGISTRATION)
-    assert found.by_secret
+    assert found.spec == SPEC
     assert np.array_equal(found.labels, KEYS.labels)
     # Without a question, too, where there is no root.
     plain = Registration(KEYS.commitment, 7, 10, "data", "rank", 1, 0.01)
-    assert read_disclosure(json.dumps(disclosure_of(plain, KEYS, [], SECRET)), plain).by_secret
+    assert read_disclosure(json.dumps(disclosure_of(plain, KEYS, [], SECRET)), plain).spec == SPEC
     with pytest.raises(InputError, match="--secret"):
         disclosure_of(plain, KEYS, [1])
     # With labels from public randomness, which stands in the registration.
@@ -125,7 +125,7 @@ def test_the_public_secret_must_be_registered_as_such() -> None:
     with pytest.raises(InputError, match="public demonstration secret"):
         read_disclosure(json.dumps(disclosure_of(public, keys, [], DEMONSTRATION_SECRET)), public)
     said = replace(public, demonstration=True)
-    assert read_disclosure(json.dumps(disclosure_of(said, keys, [], DEMONSTRATION_SECRET)), said).by_secret
+    assert read_disclosure(json.dumps(disclosure_of(said, keys, [], DEMONSTRATION_SECRET)), said).spec == SPEC
 
 
 def test_lists_of_keys() -> None:

@@ -18,7 +18,7 @@ from taggants.detection import Certificate, Registration, certify
 from taggants.detection.outcome import LabelMap, PlainCovers
 from taggants.detection.question import Question
 from taggants.detection.registration import SigningRecord
-from taggants.keys import KeySpec, derive_keys
+from taggants.keys import Choice, KeySpec, derive_keys
 from taggants.suspects.answers import Answers, is_kept, question_evidence
 from taggants.suspects.label_maps import held_out_half
 from taggants.suspects.recorded_answers import encode_answers
@@ -188,3 +188,19 @@ def test_a_model_that_is_asked_again_must_say_what_was_recorded() -> None:
     assert again(bare) == (False, "asked again about key 5, it answers otherwise than was recorded")
     few = Answers(4, scores[: 16 + 2 * NUM_QUERIES], None)
     assert check_same_answers(registration, None, few, Answers(4, scores[rows], None), indices)[0] is None
+
+
+def test_a_choice_of_keys_before_their_labels_were_drawn_is_said() -> None:
+    files, secret = claim(None), bytes(range(32))
+    registration = Registration.from_text(files.registration)
+    spec = replace(KEYS.spec, choice=Choice(9, ("0" * 64,), (8, 0, 1, 2, 3, 4, 5, 6)))
+    keys = derive_keys(secret, spec)
+    chosen = replace(registration, keys_commitment=keys.commitment, keys_root=keys.root)
+    changed = replace(
+        files,
+        registration=json.dumps(chosen.to_json()).encode(),
+        disclosure=json.dumps(disclosure_of(chosen, keys, [], secret)).encode(),
+    )
+    said = [finding.text for finding in check_claim(changed) if finding.subject == "keys"]
+    assert said[0].startswith("the secret gives all 8 keys")
+    assert said[1].startswith("chosen out of 9: nothing shows")
