@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import Final
 
@@ -32,6 +33,11 @@ def describe(certificate: Certificate) -> str:
     for name, head in heads.items():
         decides = "   <- registered, decides" if name == registered.statistic else ""
         lines.append(f"{head:<{width}}{_number(c.p_values[name])}{decides}")
+    if c.e_value is not None:
+        exponent = c.e_value.log_maximum / math.log(10)
+        lines.append(
+            f"{'e-value':<{width}}10^{exponent:.1f} at its largest, of {c.e_value.num_asked} keys asked in turn"
+        )
     lines += [
         f"Decision   {c.verdict.upper()}: p {sign} {_level(registered)}",
         *_sanity(c),
@@ -85,6 +91,9 @@ def _sanity(certificate: Certificate) -> list[str]:
     said = []
     if registered.demonstration:
         said.append("The keys come from a public demonstration secret: anybody can forge this.")
+    if c.label_map is not None:
+        known = f"it knows {len(c.label_map.known)} of the {registered.num_classes} classes"
+        said.append(f"Its classes are read by a label map ({c.label_map.kind}), by which {known}.")
     if c.covers is not None:
         said.append(f"{c.covers.num_right} of {c.covers.num} plain covers are answered with their class.")
     if c.num_refused:

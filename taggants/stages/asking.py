@@ -227,10 +227,7 @@ class _Log:
 
     def _count(self, suspect: OneByOne) -> None:
         if self._num_requests >= suspect.max_requests:
-            raise BudgetSpent(
-                f"the budget of {suspect.max_requests} requests is spent after {len(self._rows)} answers; raise max_requests and "
-                "run the same command again to go on, what was answered is kept"
-            )
+            raise BudgetSpent(f"the budget of {suspect.max_requests} requests is spent")
         self._append(b'{"requests": 1}')  # before it is sent: a killed process may have sent it
         self._num_requests += 1
 

@@ -25,6 +25,13 @@ from taggants.suspects.one_by_one import Row
 
 _MOST_BYTES: Final = 2**28
 _MOST_VALUES: Final = 2**25  # 10,000 answers with 3,000 scores each
+_FINE_TYPES: Final = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_null,
+)
 IMAGE_COLUMN: Final = "image"
 
 
@@ -123,6 +130,12 @@ class AnswersTable:
             metadata = file.metadata
             if metadata.num_rows * metadata.num_columns > _MOST_VALUES:
                 raise InputError(f"{self._what} has more than {_MOST_VALUES} values; give one row for each image")
+            for field in file.schema_arrow:
+                kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+                if not any(is_fine(kind) for is_fine in _FINE_TYPES):
+                    raise InputError(
+                        f"{self._what} has the column {field.name[:50]!r} of type {kind}; give numbers or text"
+                    )
             table = file.read()
             return list(table.column_names), [column.to_pylist() for column in table.columns]
 

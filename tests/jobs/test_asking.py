@@ -225,6 +225,8 @@ def test_keys_of_classes_that_it_does_not_know_are_left_out_and_counted(run: Run
     assert certificate.p_value == pytest.approx(len(known) ** -num_kept, rel=0.5)
     assert certificate.covers is not None
     assert certificate.covers.num == 2 * len(known)
+    shown = " ".join(describe(certificate).split())
+    assert f"label map (file), by which it knows {len(known)} of the 10 classes" in shown
 
 
 def test_the_same_classes_in_another_order_are_named(run: Run) -> None:
@@ -273,6 +275,7 @@ def test_a_sequential_test_stops_as_soon_as_it_is_decided(sequential: Run, run: 
     assert list(certificate.p_values) == ["sequential"]
     assert certificate.p_value == pytest.approx(np.exp(-certificate.e_value.log_maximum))
     assert certificate.p_value <= 0.01
+    assert f"at its largest, of {num_asked} keys asked in turn" in describe(certificate)
     assert Certificate.from_json(json.loads(json.dumps(certificate.to_json()))) == certificate
     silent = verify(sequential, answering(sequential, scores_of(sequential), "silent"))
     assert silent.e_value is not None

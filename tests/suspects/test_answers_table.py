@@ -94,9 +94,10 @@ def test_columns_of_other_classes_need_a_label_map(tmp_path: Path) -> None:
         ("image,score_0,score_1,score_2\nquery-0000.png,1,nan,3\n", "a score that is no number in row 1"),
         ("image,score_0,score_1,score_2\nquery-0000.png,1,,3\n", "a score that is no number in row 1"),
         ("image,score_0,score_1,score_2\nquery-0000.png,1,high,3\n", "a score that is no number in row 1"),
-        ({"image": NAMES, "label_1": [True, False, True]}, "the label True"),
+        ({"image": NAMES, "label_1": [True, False, True]}, "the column 'label_1' of type bool"),
+        ({"image": NAMES, "label_1": pa.array([1, 2, 3], pa.timestamp("ns"))}, "of type timestamp"),
         ({"image": NAMES, "label_1": [0.5, 1.0, 1.0]}, "the label 0.5"),
-        ({"image": NAMES, "score_0": [[1.0]] * 3, "score_1": [1.0] * 3, "score_2": [1.0] * 3}, "is no number"),
+        ({"image": NAMES, "score_0": [[1.0]] * 3, "score_1": [1.0] * 3, "score_2": [1.0] * 3}, "of type list"),
     ],
 )
 def test_a_table_that_is_none_is_named(tmp_path: Path, content: Any, sentence: str) -> None:
@@ -124,3 +125,24 @@ def test_a_damaged_or_huge_file_is_named(tmp_path: Path) -> None:
     assert path.stat().st_size < 2**20
     with pytest.raises(InputError, match="has more than 33554432 values"):
         open_suspect(str(path), OWNER)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_damaged_bytes_are_an_error_in_one_sentence_or_still_answers(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"answers.{suffix}"
+    columns: dict[str, Any] = {"image": NAMES, "label_1": ["cat", "1", None], "label_2": ["dog", None, None]}
+    pq.write_table(pa.table(columns), path)
+    if suffix == "csv":
+        path.write_text("image,label_1,label_2\n" + "".join(f"{name},cat,1\n" for name in NAMES))
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(0)
+    for _ in range(300):
+        mutated = data.copy()
+        for place in rng.integers(0, len(data), rng.integers(1, 4)):
+            mutated[place] = rng.integers(0, 256)
+        path.write_bytes(mutated[: rng.integers(1, len(data))] if rng.random() < 0.2 else mutated)
+        try:
+            rows = open_suspect(str(path), OWNER).rows_of(NAMES)  # type: ignore[attr-defined]
+        except InputError as error:
+            assert "\n" not in str(error)
+        else:
+            assert all(row is None or all(0 <= label < 3 for label in row) for row in rows)
