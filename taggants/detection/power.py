@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import scipy.special
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
@@ -89,27 +88,31 @@ def rank_probabilities(effect: float, num_classes: int) -> NDArray[np.float64]:
     return probabilities
 
 
-def effect_of_table(table: ArrayLike, positions: ArrayLike) -> NDArray[np.float64]:
-    """Returns by how many standard deviations of its key's other classes each label is favoured: float64 [num_keys].
+def effect_of_table(table: ArrayLike, positions: ArrayLike) -> tuple[float, float]:
+    """Returns the effect that the model needs for labels to be as far out in their rows as they are on average, and its standard
+    error over the keys; at most `MAX_EFFECT`.
 
-    Unbiased in the model (Hedges, "Distribution theory for Glass's estimator of effect size", 1981); 0 where all other classes
-    are alike.
+    A label's place z is in root mean squares of its row about the row's mean, its own value included: so it is at most
+    sqrt(C - 1), also where an answer names few of the C classes and the others are alike. In the model with an effect e
+    the mean is e / C and the mean square about it nearly v = 1 + e^2 (C - 1) / C^2, so z = e (C - 1) / C / sqrt(v).
 
     Args:
-        table: real [num_keys, num_classes], small where the suspect favours a class, at least 4 classes.
+        table: real [num_keys, num_classes], small where the suspect favours a class; of at least 2 keys.
         positions: int [num_keys], the column of each key's label.
     """
-    rows, own = np.asarray(table, dtype=np.float64), np.asarray(positions)[:, None]
-    is_other = np.ones(rows.shape, dtype=bool)
-    np.put_along_axis(is_other, own, False, axis=1)
-    others = rows[is_other].reshape(len(rows), -1)
-    freedom = others.shape[1] - 1
-    gammas = scipy.special.gammaln([freedom / 2, (freedom - 1) / 2])
-    correction = math.exp(gammas[0] - gammas[1]) / math.sqrt(freedom / 2)
-    spread = others.std(axis=1, ddof=1)
-    favour = others.mean(axis=1) - np.take_along_axis(rows, own, axis=1)[:, 0]
-    effects: NDArray[np.float64] = np.divide(correction * favour, spread, out=np.zeros(len(rows)), where=spread > 0)
-    return effects
+    rows = np.asarray(table, dtype=np.float64)
+    num_classes, own = rows.shape[1], np.asarray(positions)[:, None]
+    spread = rows.std(axis=1)
+    favour = rows.mean(axis=1) - np.take_along_axis(rows, own, axis=1)[:, 0]
+    places = np.divide(favour, spread, out=np.zeros(len(rows)), where=spread > 0)
+
+    def effect(place: float) -> float:
+        left = (num_classes - 1) ** 2 - place**2 * (num_classes - 1)
+        limit = num_classes * place / math.sqrt(left) if left > 0 else math.copysign(MAX_EFFECT, place)
+        return float(np.clip(limit, -MAX_EFFECT, MAX_EFFECT))
+
+    mean, error = float(places.mean()), float(places.std(ddof=1)) / math.sqrt(len(places))
+    return effect(mean), (effect(mean + error) - effect(mean - error)) / 2
 
 
 def _rank_scores(num_classes: int, top_m: int | None) -> NDArray[np.int64]:

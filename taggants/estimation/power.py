@@ -73,7 +73,7 @@ def power_of(run: Run, num_classes: int, effects: Sequence[float]) -> Power | No
     for effect, error, asked in [*given, *(_measured(run, victims) if victims else [])]:
         found = power(
             detection.statistic,
-            min(8.0, max(0.0, effect)) if asked else effect,
+            max(0.0, effect) if asked else effect,
             num_classes,
             num_keys,
             level,
@@ -118,23 +118,17 @@ def _measured(run: Run, victims: Sequence[Answers]) -> Iterator[tuple[float, flo
     for covers, count, labels in asked:
         if not covers and not question.bare_weight:
             continue
-        effects = np.concatenate(
-            [_effects(run, registration, victim, references[:count], covers, labels) for victim in victims]
-        )
+        tables = [_table(registration, victim, references[:count], covers, labels) for victim in victims]
+        effect, error = effect_of_table(np.concatenate(tables), np.tile(run.keys.labels, len(victims)))
         named = "all labels" if labels == num_labels else "best label" if labels == 1 else f"best {labels} labels"
         words = f"{covers} covers, {count} reference{'' if count == 1 else 's'}, {named}"
-        yield float(effects.mean()), float(effects.std(ddof=1) / np.sqrt(len(effects))), words
+        yield effect, error, words
 
 
-def _effects(
-    run: Run,
-    registration: Registration,
-    victim: Answers,
-    references: Sequence[Answers],
-    num_covers: int,
-    num_labels: int,
-) -> NDArray[np.float64]:
-    """Of each key of one victim, had it been asked with the first num_covers covers and named num_labels labels."""
+def _table(
+    registration: Registration, victim: Answers, references: Sequence[Answers], num_covers: int, num_labels: int
+) -> NDArray[np.int64]:
+    """The evidence of one victim, had it been asked with the first num_covers covers and named num_labels labels."""
     question = registration.question
     assert question is not None, "victims answered it"
     shape = (registration.num_keys, question.num_queries, registration.num_classes)
@@ -145,11 +139,9 @@ def _effects(
         found = answer_values(answers.scores, answers.labels, answers.num_classes, cut)[0]
         return found[len(question.cover_ids) :].reshape(shape)
 
-    table = evidence_table(
+    return evidence_table(
         values(victim), [values(reference) for reference in references], _weights(question, num_covers)
     )
-    labels = run.keys.labels
-    return effect_of_table(table, labels)
 
 
 def _weights(question: Question, num_covers: int) -> NDArray[np.int64]:

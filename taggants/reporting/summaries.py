@@ -212,25 +212,25 @@ def power_table(power: Power | None, config: Config) -> str:
             f"\npower     not known of the statistic {config.detection.statistic!r} at this level and number of classes"
         )
     error = 0.5 / math.sqrt(power.num_draws)
-    how = "exact" if power.is_exact else f"of {power.num_draws} simulated claims each, standard error up to {error:.3f}"
+    how = "is exact" if power.is_exact else f"has a standard error of up to {error:.3f} ({power.num_draws} simulated claims)"
     counts = "".join(f"{count:>7}" for count in power.num_keys)
     lines = [
         "",
         f"power     of the {power.statistic} statistic at level {power.level:g} with {power.num_classes} classes, by number "
         "of keys",
-        f"{'effect':<52}{counts}  0.8 from",
+        f"{'effect':<57}{counts}  0.8 from",
     ]
     for row in power.rows:
         effect = (
             f"{row.effect:g} assumed" if row.error is None else f"{row.effect:.2f} +- {row.error:.2f} with {row.asked}"
         )
         enough = next((f"{n} keys" for n, p in zip(power.num_keys, row.power, strict=True) if p >= 0.8), "more")
-        lines.append(f"{effect:<52}{''.join(f'{p:>7.2f}' for p in row.power)}  {enough}")
+        lines.append(f"{effect:<57}{''.join(f'{p:>7.2f}' for p in row.power)}  {enough}")
     measured = f"; measured on {counted(power.num_victims, 'victim')} of this run" if power.num_victims else ""
-    lines.append(
-        f"effect: by how many standard deviations of a key's evidence its label is favoured{measured}. Power is {how}, if keys "
-        "are alike and independent and evidence is normal: a guide, no promise"
-    )
+    lines += [
+        f"effect: by how many standard deviations of a key's evidence its label is favoured{measured}",
+        f"power {how}, if keys are alike and independent and evidence is normal: a guide, no promise",
+    ]
     return "\n".join(lines)
 
 

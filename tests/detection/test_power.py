@@ -71,11 +71,22 @@ def test_power_rises_with_keys_effect_and_labels_that_are_named() -> None:
     assert power("one of a plug-in", 1.0, 20, [16], 1e-3) is None
 
 
-def test_the_effect_is_found_again_in_simulated_tables() -> None:
-    rows = simulated_rows(1.3, 1, 20_000, 10)[0]
-    measured = effect_of_table(rows, np.zeros(len(rows), dtype=int))
-    assert measured.mean() == pytest.approx(1.3, abs=4 * measured.std() / np.sqrt(len(rows)))
-    assert effect_of_table([[5, 5, 5, 5]], [1]).tolist() == [0.0]
+@pytest.mark.parametrize("num_classes", [4, 10, 100])
+def test_the_effect_is_found_again_in_simulated_tables(num_classes: int) -> None:
+    rows = simulated_rows(1.3, 1, 4000, num_classes)[0]
+    effect, error = effect_of_table(rows, np.zeros(len(rows), dtype=int))
+    assert effect == pytest.approx(1.3, abs=4 * error + 0.08)  # the formula takes means of a quotient apart
+    parts = [effect_of_table(part, np.zeros(len(part), dtype=int)) for part in np.split(rows, 100)]
+    assert np.std([part[0] for part in parts]) == pytest.approx(np.mean([part[1] for part in parts]), rel=0.3)
+
+
+def test_rows_that_name_one_class_have_a_finite_effect() -> None:
+    """The label in half of the rows, another class in the others."""
+    rows = np.repeat(np.eye(10)[[0, 3]], 5, axis=0)
+    effect, _ = effect_of_table(-rows, np.zeros(10, dtype=int))
+    assert 1 < effect < 3
+    assert effect_of_table(-rows[:5], np.zeros(5, dtype=int)) == (8.0, 0.0)
+    assert effect_of_table([[5, 5, 5, 5]] * 2, [1, 0]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
