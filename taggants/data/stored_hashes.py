@@ -1,14 +1,17 @@
 """Hashes of image files that are stored beside them, as img2dataset and others do: found, recomputed or blanked.
 
-They are looked for as words, so that it does not matter where they stand: a column, JSON, a PAX header, a file name.
+They are looked for as words, so that it does not matter where they stand: a column, JSON, a PAX header, a file name. Sizes
+and checksums of 32 bits are no words that chance could not write: they are looked for field by field.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 HashPolicy = Literal["refuse", "recompute", "strip"]
@@ -72,3 +75,33 @@ def algorithm_in(value: Any, hashes: Mapping[str, bytes]) -> str | None:
         if with_hashes(value, {form: b"\0" * len(form)}) != value:
             return name.partition("/")[0]
     return None
+
+
+def facts_in(value: Any, data: bytes) -> dict[str, str]:
+    """Returns: by field of a value (lists, dictionaries, JSON) that holds the size in bytes, CRC-32 or Adler-32 of a file,
+    as a number or in digits, which of them. One file's may agree by chance, those of several do not."""
+    facts = {len(data): "size in bytes", zlib.crc32(data): "CRC-32", zlib.adler32(data): "Adler-32"}
+    return {field: facts[number] for field, numbers in _numbers(value) for number in numbers if number in facts}
+
+
+def _numbers(value: Any, field: str = "", *, is_parsed: bool = False) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields: each field of a value and the numbers that it may be meant as."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield field, (value,)
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from _numbers(one, f"{field}.{name}", is_parsed=is_parsed)
+    elif isinstance(value, list):
+        for i, one in enumerate(value):
+            yield from _numbers(one, f"{field}.{i}", is_parsed=is_parsed)
+    elif isinstance(value, bytes | str):
+        text = value.decode(errors="replace") if isinstance(value, bytes) else value
+        text = text.strip()
+        if re.fullmatch("(0x)?[0-9A-Fa-f]{1,19}", text):
+            yield field, (int(text, 16), *((int(text),) if text.isdecimal() else ()))
+        elif text[:1] in ("{", "[") and not is_parsed:
+            try:
+                parsed = json.loads(text)
+            except (ValueError, RecursionError):
+                return
+            yield from _numbers(parsed, field, is_parsed=True)

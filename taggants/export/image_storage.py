@@ -23,7 +23,7 @@ from taggants.data.layouts import layout_of
 from taggants.data.layouts.layout import FILE_NAME
 from taggants.data.signed_images import ImageStorage
 from taggants.data.source import ImageSource, SampleError
-from taggants.data.stored_hashes import HashPolicy, algorithm_in, hashes_of
+from taggants.data.stored_hashes import HashPolicy, algorithm_in, facts_in, hashes_of
 from taggants.errors import InputError
 from taggants.export.originals import originals_of
 
@@ -90,6 +90,8 @@ def image_storage_of(
         reencodes = True
         break
     place = _stored_hash(source) if layout == source.layout else None
+    if layout == source.layout:
+        _refuse_stored_facts(source)
     if place is not None:
         where, algorithm, sample_id = place
         if where == FILE_NAME or policy.hashes == "refuse":
@@ -134,6 +136,26 @@ def _readable(source: ImageSource, sample_ids: Sequence[int]) -> Iterator[tuple[
         for sample_id in sample_ids:
             with contextlib.suppress(SampleError):
                 yield sample_id, source.read_encoded([sample_id])[0]
+
+
+def _refuse_stored_facts(source: ImageSource) -> None:
+    """Raises:
+    InputError: a size or checksum of the image stands beside each of the first ones that can be signed.
+    """
+    ids = [
+        i for i, data in _readable(source, range(min(_NUM_HASHED, source.num_rows))) if _is_fit(data, source.channels)
+    ]
+    common: dict[tuple[str, str], str] | None = None
+    for (_, data), places in zip(originals_of(source, ids), layout_of(source).companions(source, ids), strict=True):
+        facts = {
+            (place, field): fact for place, value in places.items() for field, fact in facts_in(value, data).items()
+        }
+        common = facts if common is None else dict(common.items() & facts.items())
+    for (place, field), fact in common.items() if common and len(ids) > 1 else ():
+        raise InputError(
+            f"{place}{f', field {field[1:]},' if field else ''} of {source.place_of(ids[0])} holds the image's {fact}, which "
+            "signed images would fail; remove it from the dataset, or export in another layout."
+        )
 
 
 def _stored_hash(source: ImageSource) -> tuple[str, str, int] | None:

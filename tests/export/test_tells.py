@@ -9,6 +9,7 @@ import json
 import struct
 import tarfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,43 @@ def test_names_made_of_hashes_are_refused(tmp_path: Path, destination: Root) -> 
     tars.write_bytes("x.tar", tar_of(names))
     with pytest.raises(InputError, match="name the images otherwise"):
         export_dataset(open_source("webdataset", tars, "", channels=3), SIGNED, Root(str(tmp_path / "out")))
+
+
+FACTS: dict[str, Callable[[bytes], Any]] = {
+    "size in bytes": len,
+    "CRC-32": zlib.crc32,
+    "Adler-32": lambda data: f"{zlib.adler32(data):08x}",
+}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+@pytest.mark.parametrize("place", ["column", "json in a column", "json in a tar"])
+def test_sizes_and_checksums_beside_images_are_refused(
+    fact: str, place: str, tmp_path: Path, destination: Root
+) -> None:
+    root = Root(str(tmp_path / "source"))
+    facts = [FACTS[fact](data) for data in LIBPNG]
+    in_json = [json.dumps({"label": i % 2, "deep": [{"of": one}]}) for i, one in enumerate(facts)]
+    if place == "json in a tar":
+        members = [
+            (f"{i}.{end}", content)
+            for i, data in enumerate(LIBPNG)
+            for end, content in (("png", data), ("json", in_json[i].encode()))
+        ]
+        root.write_bytes("x.tar", tar_of(members))
+        source = open_source("webdataset", root, "", channels=3)
+    else:
+        cells = [{"bytes": data, "path": ""} for data in LIBPNG]
+        column = facts if place == "column" else in_json
+        root.write_table("x.parquet", pa.table({"image": cells, "label": [0, 1, 0] * 3, "about": column}))
+        source = open_source("parquet", root, "", channels=3)
+    named = {"column": "column about of", "json in a column": "column about, field deep.0.of, of"}.get(
+        place, "member .json, field deep.0.of, of"
+    )
+    with pytest.raises(InputError, match=rf"{named} .* holds the image's {fact}, .*remove it from the dataset"):
+        export_dataset(source, SIGNED, destination, policy=StoragePolicy(hashes="recompute"))
+    assert destination.list() == []
+    export_dataset(source, SIGNED, destination, layout="imagefolder")
 
 
 @pytest.mark.parametrize("writer", ["this pyarrow", "other options", "other program", "two writers", "other level"])
