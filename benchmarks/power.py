@@ -356,7 +356,7 @@ def _both(record: Record) -> tuple[tuple[Tested, ...], tuple[Tested, ...]]:
 
 
 def _listed(values: Iterable[float]) -> str:
-    return ", ".join(f"{value:.0e}" for value in values)
+    return ", ".join(f"{value:.2g}" for value in values)
 
 
 def _share(count: int, total: int) -> str:
