@@ -9,14 +9,16 @@ from taggants.data import open_source
 from taggants.data.inspection import inspect_dataset
 from taggants.data.source import read_for_models
 from taggants.detection import Registration
+from taggants.detection.question import balanced_covers
 from taggants.errors import InputError
 from taggants.storage import Root
 from taggants.suspects import Answers, Owner, open_suspect
 from taggants.suspects.one_by_one import rows_of_table, table_of_rows
 
 
-def read_covers(uri: str, registration: Registration) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Returns the registered covers, uint8 [num_covers, channels, H, W], and their classes, int64 [num_covers].
+def read_covers(uri: str, registration: Registration) -> tuple[NDArray[np.uint8], NDArray[np.int64], bool]:
+    """Returns the registered covers, uint8 [num_covers, channels, H, W], their classes, int64 [num_covers], and whether they are
+    the first images of each class, as `balanced_covers` takes them: else somebody chose them.
 
     uri: the dataset that they are rows of, a folder or one file, local or on S3.
 
@@ -34,7 +36,8 @@ def read_covers(uri: str, registration: Registration) -> tuple[NDArray[np.uint8]
             rows = list(question.cover_ids)
             images = read_for_models(source, rows[:1], None)
             size = None if images.shape[1:] == shape else shape[1]
-            return read_for_models(source, rows, size), source.labels()[rows]
+            by_rule = balanced_covers(source.labels(), len(rows), registration.num_classes) == question.cover_ids
+            return read_for_models(source, rows, size), source.labels()[rows], by_rule
     raise InputError(f"{uri} is not the dataset of the registered covers: no split has their covers_fingerprint")
 
 

@@ -50,6 +50,7 @@ class ClaimFiles:
         timestamps: of the registration or the signing record.
         published: numbers that the owner published, each the SHA-256 of the registration or of the signing record.
         cover_labels: class of each registered cover, int64 [num_covers].
+        covers_by_rule: whether the registered covers are the first images of each class.
         suspect, references: ask a model about disclosed keys once more.
     """
 
@@ -60,6 +61,7 @@ class ClaimFiles:
     timestamps: tuple[Timestamp, ...] = ()
     published: tuple[str, ...] = ()
     cover_labels: NDArray[np.int64] | None = None
+    covers_by_rule: bool | None = None
     suspect: Asker | None = None
     references: tuple[Asker, ...] = ()
 
@@ -162,6 +164,11 @@ class _Check:
     def registered(self, registration: Registration) -> None:
         if registration.demonstration:
             self.say("keys", False, "they come from the public demonstration secret: anybody can make this claim")
+        if self.files.covers_by_rule is not None:
+            text = "the registered ones are the first images of each class, so nobody chose them"
+            if not self.files.covers_by_rule:
+                text = "the registered ones are not the first images of each class: ask who chose them, knowing which models"
+            self.say("covers", self.files.covers_by_rule or None, text)
         if registration.number > 1:
             text = f"it is number {registration.number} of this secret: ask for the others, and for what came of them"
             self.say("registration", None, text)

@@ -204,3 +204,11 @@ def test_a_choice_of_keys_before_their_labels_were_drawn_is_said() -> None:
     said = [finding.text for finding in check_claim(changed) if finding.subject == "keys"]
     assert said[0].startswith("the secret gives all 8 keys")
     assert said[1].startswith("chosen out of 9: nothing shows")
+
+
+def test_covers_that_somebody_chose_stay_open() -> None:
+    said = [
+        finding for finding in check_claim(replace(claim(None), covers_by_rule=False)) if finding.subject == "covers"
+    ]
+    assert [finding.holds for finding in said] == [None, True]
+    assert "are not the first images of each class" in said[0].text

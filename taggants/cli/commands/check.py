@@ -72,11 +72,11 @@ def run(given: argparse.Namespace) -> int:
             raise InputError(f"--published is {number!r} but must be 64 lower-case hex digits")
     roots = tuple(_read(path) for path in given.tsa_root)
     registration = _read(given.registration)
-    covers = labels = None
+    covers = labels = by_rule = None
     if given.covers is not None:
         from taggants.claims.asking import read_covers
 
-        covers, labels = read_covers(given.covers, Registration.from_text(registration))
+        covers, labels, by_rule = read_covers(given.covers, Registration.from_text(registration))
     suspect: Asker | None = None
     references: tuple[Asker, ...] = ()
     if given.suspect is not None or given.reference:
@@ -93,6 +93,7 @@ def run(given: argparse.Namespace) -> int:
             timestamps=tuple(Timestamp(path, _read(path), roots) for path in given.timestamp),
             published=tuple(given.published),
             cover_labels=labels,
+            covers_by_rule=by_rule,
             suspect=suspect,
             references=references,
         )
