@@ -138,7 +138,8 @@ def test_config_prints_every_field_with_its_range_default_and_meaning(capsys):
 
 def test_each_dataset_source_is_explained_in_the_order_of_its_names():
     explained = DataConfig.model_fields["source"].description
-    names = [*PREPARED, *LAYOUTS]
+    of_tests = {"numbered"}  # of tests/jobs/test_new_layout.py, registered after the configuration was read
+    names = [name for name in (*PREPARED, *LAYOUTS) if name not in of_tests]
     assert [part.partition(":")[0] for part in explained.split("; ")] == names
 
 
