@@ -127,7 +127,7 @@ def _ticks(first: float, last: float) -> list[int]:
     """Three to six whole numbers at equal steps of 1, 2 or 5 times a power of ten."""
     span = last - first
     powers: Final = [m * 10**e for e in range(12) for m in (1, 2, 5)]
-    step = next(step for step in powers if span / step <= 5)
+    step = next(step for step in powers if span / step <= 6)
     return list(range(int(np.ceil(first / step)) * step, int(last) + 1, step))
 
 
