@@ -212,7 +212,11 @@ def power_table(power: Power | None, config: Config) -> str:
             f"\npower     not known of the statistic {config.detection.statistic!r} at this level and number of classes"
         )
     error = 0.5 / math.sqrt(power.num_draws)
-    how = "is exact" if power.is_exact else f"has a standard error of up to {error:.3f} ({power.num_draws} simulated claims)"
+    how = (
+        "is exact"
+        if power.is_exact
+        else f"has a standard error of up to {error:.3f} ({power.num_draws:,} simulated claims)"
+    )
     counts = "".join(f"{count:>7}" for count in power.num_keys)
     lines = [
         "",
