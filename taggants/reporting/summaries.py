@@ -215,7 +215,7 @@ def power_table(power: Power | None, config: Config) -> str:
     how = (
         "is exact"
         if power.is_exact
-        else f"has a standard error of up to {error:.3f} ({power.num_draws} simulated claims)"
+        else f"has a standard error of up to {error:.3f} ({power.num_draws:,} simulated claims)"
     )
     counts = "".join(f"{count:>7}" for count in power.num_keys)
     lines = [
