@@ -269,7 +269,8 @@ def trained(model: TrainedModel, checkpoint: str) -> str:
 
 
 def sweep_opening(sweep: Sweep) -> str:
-    return f"sweep   {sweep.root.uri}\n        {len(sweep.cells)} cells of {sweep.config.sweep.num_victims} victims"
+    victims = counted(sweep.config.sweep.num_victims, "victim")
+    return f"sweep   {sweep.root.uri}\n        {counted(len(sweep.cells), 'cell')} of {victims}"
 
 
 def sweep_failed(reasons: Sequence[tuple[int, str]]) -> str:
