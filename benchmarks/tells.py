@@ -21,6 +21,8 @@ import itertools
 import json
 import math
 import os
+import shutil
+import sys
 import tarfile
 import tempfile
 import zlib
@@ -356,13 +358,8 @@ def start_s3(stack: ExitStack) -> str | None:
         from tests.s3_server import S3Process
     except ImportError:
         return None
-    import shutil
-    import sys
-
-    if (
-        shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-        is None
-    ):
+    places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    if shutil.which("weed", path=os.pathsep.join(places)) is None:
         return None
     process = S3Process(Path(stack.enter_context(tempfile.TemporaryDirectory())))
     stack.callback(process.kill)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -89,9 +89,9 @@ def image_storage_of(
             )
         reencodes = True
         break
-    place = _stored_hash(source) if layout == source.layout else None
-    if layout == source.layout:
-        _refuse_stored_facts(source)
+    first = _first_images(source) if layout == source.layout else []
+    _refuse_stored_facts(source, first)
+    place = _stored_hash(first)
     if place is not None:
         where, algorithm, sample_id = place
         if where == FILE_NAME or policy.hashes == "refuse":
@@ -138,31 +138,34 @@ def _readable(source: ImageSource, sample_ids: Sequence[int]) -> Iterator[tuple[
                 yield sample_id, source.read_encoded([sample_id])[0]
 
 
-def _refuse_stored_facts(source: ImageSource) -> None:
+def _first_images(source: ImageSource) -> list[tuple[int, bytes, Mapping[str, Any]]]:
+    """Returns: sample id, image and what lies beside it, of the first rows that hold one."""
+    images = list(_readable(source, range(min(_NUM_HASHED, source.num_rows))))
+    beside = layout_of(source).companions(source, [sample_id for sample_id, _ in images])
+    return [(*image, places) for image, places in zip(images, beside, strict=True)]
+
+
+def _refuse_stored_facts(source: ImageSource, first: Sequence[tuple[int, bytes, Mapping[str, Any]]]) -> None:
     """Raises:
     InputError: a size or checksum of the image stands beside each of the first ones that can be signed.
     """
-    ids = [
-        i for i, data in _readable(source, range(min(_NUM_HASHED, source.num_rows))) if _is_fit(data, source.channels)
-    ]
+    fit = [image for image in first if _is_fit(image[1], source.channels)]
     common: dict[tuple[str, str], str] | None = None
-    for (_, data), places in zip(originals_of(source, ids), layout_of(source).companions(source, ids), strict=True):
+    for _, data, places in fit:
         facts = {
             (place, field): fact for place, value in places.items() for field, fact in facts_in(value, data).items()
         }
         common = facts if common is None else dict(common.items() & facts.items())
-    for (place, field), fact in common.items() if common and len(ids) > 1 else ():
+    for (place, field), fact in common.items() if common and len(fit) > 1 else ():
         raise InputError(
-            f"{place}{f', field {field[1:]},' if field else ''} of {source.place_of(ids[0])} holds the image's {fact}, which "
-            "signed images would fail; remove it from the dataset, or export in another layout."
+            f"{place}{f', field {field[1:]},' if field else ''} of {source.place_of(fit[0][0])} holds the image's {fact}, "
+            "which signed images would fail; remove it from the dataset, or export in another layout."
         )
 
 
-def _stored_hash(source: ImageSource) -> tuple[str, str, int] | None:
+def _stored_hash(first: Sequence[tuple[int, bytes, Mapping[str, Any]]]) -> tuple[str, str, int] | None:
     """Returns: place, algorithm and sample id of the first hash beside one of the first images; None if there is none."""
-    ids = [i for i, _ in _readable(source, range(min(_NUM_HASHED, source.num_rows)))]
-    beside = layout_of(source).companions(source, ids)
-    for (sample_id, data), places in zip(originals_of(source, ids), beside, strict=True):
+    for sample_id, data, places in first:
         hashes = hashes_of(data)
         for place, value in places.items():
             algorithm = algorithm_in(value, hashes)
