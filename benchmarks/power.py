@@ -345,7 +345,7 @@ def table(records: Sequence[Record]) -> str:
         cells += [_share(sum(m.own <= alpha for m in models), len(models)) for alpha in (1e-3, 1e-6)]
         lines.append("| " + " | ".join(cells) + " |")
     # A control stands in several cells, with the same keys in some; only where draws differ are its p-values of other labels.
-    of_controls = [p for _, _, p in {(r.draw, c.name, c.own) for r in records for c in r.controls}]
+    of_controls = [p for *_, p in {(r.draw, r.kind, c.name, c.own) for r in records for c in r.controls}]
     p = kstest(of_controls, "uniform", alternative="greater").pvalue
     lines += ["", f"{len(of_controls)} p-values of controls, smaller than uniform ones: Kolmogorov-Smirnov p = {p:.2g}"]
     return "\n".join(lines)
