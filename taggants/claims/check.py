@@ -174,9 +174,8 @@ class _Check:
             if not self.files.covers_by_rule:
                 text = "the registered ones are not the first images of each class: ask who chose them, knowing which models"
             self.say("covers", self.files.covers_by_rule or None, text)
-        if registration.number > 1:
-            text = f"it is number {registration.number} of this secret: ask for the others, and for what came of them"
-            self.say("registration", None, text)
+        text = f"it is number {registration.number} of its secret by the owner's count"
+        self.say("registration", None, f"{text}: ask for the others, those of other secrets, and what came of them")
 
     def dated(self, numbers: dict[str, str], certificate: Certificate | None) -> None:
         tested_at = None if certificate is None else datetime.fromisoformat(certificate.created_at)

@@ -84,7 +84,7 @@ def test_an_honest_claim_passes(files: dict[str, Any], signed: Run, disclosure: 
 def test_without_files_it_says_what_stays_open(files: dict[str, Any], capsys: Any) -> None:
     assert main(["check", str(files["certificate"]), "--registration", str(files["registration"])]) == 0
     said = capsys.readouterr().out
-    for subject in ("certificate", "keys", "answers", "published", "time", "references", "suspect"):
+    for subject in ("certificate", "registration", "keys", "answers", "published", "time", "references", "suspect"):
         assert f"open  {subject:<14}" in said
     assert main(["check", "missing.json", "--registration", str(files["registration"])]) == 2
     assert main([*words_of(files, "all"), "--published", "abc"]) == 2
