@@ -9,7 +9,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from taggants.claims.disclosure import DisclosedKeys, read_disclosure
 from taggants.claims.evidence import check_covers, check_evidence, check_label_map, check_same_answers
-from taggants.claims.timestamps import Timestamp, check_timestamp
+from taggants.claims.timestamps import Timestamp, check_timestamp, is_dated_by
 from taggants.detection import Certificate, Registration
 from taggants.detection.statistics import STATISTICS
 from taggants.errors import InputError
@@ -29,6 +29,7 @@ Asker: TypeAlias = Callable[[Registration, NDArray[np.uint8]], tuple[str | None,
 """From images of keys to what is known of a model's weights, as a SHA-256 or None, and its answers: to the plain covers, then to
 the queries of each key in turn."""
 _LONGEST = 400
+_CLOCKS_DIFFER = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,11 @@ def check_claim(files: ClaimFiles) -> list[Finding]:
     if certificate is not None:
         check.say("certificate", True, _outcome(certificate))
         num_tests = certificate.registration.num_suspects * certificate.registration.num_looks
-        if certificate.look is not None and certificate.look > num_tests:
-            text = f"it is test {certificate.look} of its run by the owner's count, but alpha was registered for {num_tests}"
+        if certificate.look is not None:
+            text = f"it is test {certificate.look} of its run by the owner's count, and alpha was registered for {num_tests}"
             check.say("certificate", None, f"{text}: ask what came of the others")
+        if datetime.fromisoformat(certificate.created_at) > datetime.now(UTC) + _CLOCKS_DIFFER:
+            check.say("certificate", False, f"created_at is {certificate.created_at}, which is yet to come")
     registration = check.read("registration", lambda: Registration.from_text(files.registration))
     if registration is not None and certificate is not None:
         check.same_registration(certificate.registration, registration)
@@ -89,6 +92,8 @@ def check_claim(files: ClaimFiles) -> list[Finding]:
     if certificate is None or certificate.registration != registration:
         return check.findings
     recorded = None if registration.question is None else check.recorded(certificate)
+    if registration.question is None:
+        check.say("evidence", None, "without a question no answers were recorded: its ranks are taken on trust")
     if recorded is not None:
         check.evidence(certificate, keys, recorded)
     check.asked_again(certificate, keys, recorded)
@@ -169,9 +174,8 @@ class _Check:
             if not self.files.covers_by_rule:
                 text = "the registered ones are not the first images of each class: ask who chose them, knowing which models"
             self.say("covers", self.files.covers_by_rule or None, text)
-        if registration.number > 1:
-            text = f"it is number {registration.number} of this secret: ask for the others, and for what came of them"
-            self.say("registration", None, text)
+        text = f"it is number {registration.number} of its secret by the owner's count"
+        self.say("registration", None, f"{text}: ask for the others, those of other secrets, and what came of them")
 
     def dated(self, numbers: dict[str, str], certificate: Certificate | None) -> None:
         tested_at = None if certificate is None else datetime.fromisoformat(certificate.created_at)
@@ -180,6 +184,13 @@ class _Check:
             self.judge("time", judge, f"{timestamp.name}: ")
         if not self.files.timestamps:
             self.say("time", None, "no timestamp was given: when it was registered is the owner's word")
+            return
+        for name, number in numbers.items():
+            if not any(is_dated_by(timestamp, number) for timestamp in self.files.timestamps):
+                self.say("time", None, f"no timestamp of {name} was given: when it was made is the owner's word")
+        if tested_at is not None:
+            text = f"that the test was at {tested_at:%Y-%m-%d %H:%M:%S} UTC is the owner's word"
+            self.say("time", None, f"{text}: compare the dates with the first day on which the suspect was known")
 
     def disclosed(self, registration: Registration) -> DisclosedKeys | None:
         content = self.files.disclosure
@@ -192,7 +203,11 @@ class _Check:
         if keys.spec is None:
             text = f"{len(keys.indices)} of {registration.num_keys} keys and their labels are proved by keys_root"
             self.say("keys", True, text)
-            self.say("labels", None, "only the secret shows that they were drawn as they should be")
+            self.say(
+                "labels",
+                None,
+                "only the secret shows that they were drawn as they should be, and that it is not a public one",
+            )
             return keys
         self.say("keys", True, f"the secret gives all {registration.num_keys} keys and keys_commitment")
         drawn, choice = registration.randomness, keys.spec.choice
@@ -205,7 +220,8 @@ class _Check:
             return keys
         self.say("labels", True, "derived from the secret that was committed to and the registered public value")
         text = (
-            f"look up that {drawn.source} gave {drawn.value} in round {drawn.round}, after the commitment was published"
+            f"look up that {drawn.source} gave {drawn.value} in round {drawn.round}, after the commitment was published, and "
+            "that no other commitment was"
         )
         self.say("labels", None, text)
         return keys
@@ -255,20 +271,31 @@ class _Check:
             self.say("answers", False, text)
         if certificate.label_map is not None:
             self.judge("label map", lambda: check_label_map(certificate, suspect, labels))
-        if certificate.covers is not None and labels is None:
+        question = certificate.registration.question
+        has_covers = question is not None and bool(question.cover_ids)
+        if has_covers and labels is None:
             text = "whether plain covers were answered with their class shows with their dataset: --covers"
             self.say("covers", None, text)
-        elif certificate.covers is not None and labels is not None:
+        elif has_covers and labels is not None:
             self.judge("covers", lambda: check_covers(certificate, suspect, labels))
         if keys is None:
             self.say("evidence", None, "it belongs to the keys, which are not disclosed")
             return
         self.judge("evidence", lambda: check_evidence(certificate, keys, recorded))
+        num_asked = len(certificate.ranks) + certificate.num_left_out
+        num_others = num_asked - int(np.count_nonzero(keys.indices < num_asked))
+        if num_others:
+            text = f"ranks of the other {num_others} of {num_asked} keys, and so p, are taken on trust"
+            self.say("evidence", None, f"{text}: ask for all keys, since the owner chose which to show")
 
     def asked_again(self, certificate: Certificate, keys: DisclosedKeys | None, recorded: list[Answers] | None) -> None:
         """Asks the suspect and references again, about the disclosed keys."""
         if self.files.suspect is None:
             self.say("suspect", None, "it was not asked again: --suspect")
+        num_others = len(certificate.registration.references) - len(self.files.references)
+        if num_others > 0:
+            text = f"{num_others} of {len(certificate.registration.references)} were not asked again"
+            self.say("references", None, f"{text}, so that their answers are the owner's word: --reference")
         if keys is None:
             if self.files.suspect is not None or self.files.references:
                 self.say("suspect", None, "nobody can be asked without keys: --disclosure")

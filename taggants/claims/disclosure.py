@@ -126,8 +126,8 @@ def _derived(secret: object, spec: object, registration: Registration) -> Disclo
         and KeysCommitment.of(raw, read_spec, drawn.source, drawn.round).with_value(drawn.value) != drawn
     ):
         raise InputError("The secret is not the one that the randomness's commitment_sha256 commits to.")
-    if raw == DEMONSTRATION_SECRET and registered.question is not None and not registered.demonstration:
-        raise InputError("The secret is the public demonstration secret but the registration does not say so.")
+    if raw == DEMONSTRATION_SECRET and not registered.demonstration:  # which format 1 cannot say
+        raise InputError("The secret is the public demonstration secret: anybody can make this claim.")
     return DisclosedKeys(np.arange(read_spec.num_keys), keys.images, keys.labels, read_spec)
 
 

@@ -62,6 +62,8 @@ def check_evidence(
             return False, f"the answers about key {index} give another row or rank than the certificate holds"
     if is_all and evidence != certificate.evidence:
         return False, "the answers about all keys give other evidence than the certificate holds"
+    if not _holds_rows(certificate, table):
+        return False, "the answers about the other keys give other rows than the certificate holds"
     what = f"all {num_asked}" if is_all else f"{len(indices)} of {num_asked}"
     return (
         True,
@@ -78,16 +80,18 @@ def check_covers(certificate: Certificate, suspect: Answers, labels: NDArray[np.
         InputError: a label map cannot be fitted to the answers, as the certificate says it was.
     """
     label_map, claimed, best = certificate.label_map, certificate.covers, suspect.best[: len(labels)]
-    assert claimed is not None, "there are covers"
     counted = np.ones(len(labels), dtype=np.bool_)
     if label_map is not None and label_map.kind == "fitted":  # those that a map is fitted on would agree anyway
         counted = held_out_half(labels)
-        label_map = _fitted(certificate, suspect, best[~counted], labels[~counted])
+        label_map = _fitted(certificate, best[~counted], labels[~counted])
     wanted = labels
     if label_map is not None:
         wanted = np.array([-2 if theirs is None else theirs for theirs in label_map.classes])[labels]
     counted &= wanted >= 0
     found = int(counted.sum()), int((best == wanted)[counted].sum())
+    if claimed is None:
+        text = f"covers is null but the answers say {found[1]} of {found[0]} right"
+        return found[0] == 0, text if found[0] else "the suspect knows the class of no plain cover"
     if found != (claimed.num, claimed.num_right):
         return (
             False,
@@ -114,7 +118,7 @@ def check_label_map(
         return None, "whoever tested gave it as a file: nothing shows that no answer about a key was known by then"
     if labels is None:
         return None, "it was fitted on the answers to plain covers, which shows with their dataset: --covers"
-    if _fitted(certificate, suspect, suspect.best[: len(labels)], labels) != label_map:
+    if _fitted(certificate, suspect.best[: len(labels)], labels) != label_map:
         return False, "label_map is not the one that fits the answers to plain covers"
     return True, "label_map is the one that fits the answers to plain covers"
 
@@ -153,8 +157,14 @@ def check_same_answers(
     return True, f"asked again about {int(asked.sum())} keys, it answers as was recorded"
 
 
-def _fitted(certificate: Certificate, suspect: Answers, best: NDArray[np.int64], labels: NDArray[np.int64]) -> LabelMap:
-    return fitted_label_map(best, labels, certificate.registration.num_classes, suspect.num_classes)
+def _fitted(certificate: Certificate, best: NDArray[np.int64], labels: NDArray[np.int64]) -> LabelMap:
+    return fitted_label_map(best, labels, certificate.registration.num_classes)
+
+
+def _holds_rows(certificate: Certificate, table: NDArray[np.int64]) -> bool:
+    """Whether the certificate's rows are those of the answers, in their order, but for the keys left out: no label is needed."""
+    rows = iter(map(tuple, np.sort(table, axis=1).tolist()))
+    return all(row in rows for row in certificate.evidence.table or ())  # `in` goes on behind the last row found
 
 
 def _stands_at(certificate: Certificate, evidence: Evidence, place: int, index: int) -> bool:

@@ -7,12 +7,13 @@ own program `ots` checks.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from taggants.errors import InputError
@@ -67,7 +68,7 @@ def check_timestamp(
     if len(timestamp.data) > _MOST_BYTES:
         raise InputError(f"it is longer than {_MOST_BYTES} bytes, so it is no timestamp")
     if timestamp.name.endswith(".ots"):
-        return _check_ots(timestamp, numbers)
+        return _check_ots(timestamp, numbers, tested_at)
     return _check_token(timestamp, numbers, tested_at)
 
 
@@ -113,7 +114,28 @@ def _certificates(roots: tuple[bytes, ...]) -> list[Any]:
     return list(dict.fromkeys(found))
 
 
-def _check_ots(timestamp: Timestamp, numbers: Mapping[str, str]) -> tuple[bool | None, str]:
+def is_dated_by(timestamp: Timestamp, number: str) -> bool:
+    """Returns whether a timestamp is of a number, 64 hex digits, whoever signed it; False where it cannot be read."""
+    if timestamp.name.endswith(".ots"):  # a proof begins with 33 bytes of header and kind, then the hash
+        return bytes.fromhex(number) in timestamp.data[:100]
+    try:
+        imprint = _client().decode_timestamp_response(timestamp.data).tst_info.message_imprint.message
+    except Exception:  # as in `_check_token`, which says why
+        return False
+    return bool(imprint.hex() == number)
+
+
+def _dated_by_ots(name: str, said: str, tested_at: datetime | None) -> tuple[bool | None, str]:
+    text = f"ots verify says of {name}: {said}"
+    found = re.search(r"as of ([0-9]{4}-[0-9]{2}-[0-9]{2})", said)
+    if found is None:
+        return None, f"{text}; compare its date with that of the test"
+    if tested_at is not None and found[1] > f"{tested_at + timedelta(days=1):%Y-%m-%d}":  # ots names the local day
+        return False, f"{text}, which is after the test at {tested_at:%Y-%m-%d %H:%M:%S} UTC"
+    return True, text
+
+
+def _check_ots(timestamp: Timestamp, numbers: Mapping[str, str], tested_at: datetime | None) -> tuple[bool | None, str]:
     program = shutil.which("ots")
     if program is None:
         return None, "the program ots is not installed (pip install opentimestamps-client); it reads this proof"
@@ -134,7 +156,7 @@ def _check_ots(timestamp: Timestamp, numbers: Mapping[str, str]) -> tuple[bool |
                 return None, f"ots gave no answer in {_MOST_SECONDS} s"
             said = " ".join((done.stdout + done.stderr).split())[-200:]
             if done.returncode == 0:
-                return True, f"ots verify says of {name}: {said}"
+                return _dated_by_ots(name, said, tested_at)
     return False, f"ots verify refuses it: {said}"
 
 

@@ -344,6 +344,7 @@ def _check_time(value: object) -> None:
     try:
         if not isinstance(value, str):
             raise ValueError
-        datetime.strptime(value, _TIME_FORMAT).replace(tzinfo=UTC)
+        if datetime.strptime(value, _TIME_FORMAT).replace(tzinfo=UTC).strftime(_TIME_FORMAT) != value:
+            raise ValueError  # digits left out, or of another script: other readers of ISO 8601 refuse them
     except ValueError:
         raise InputError(f"created_at is {value!r} but must be a UTC time such as '2025-01-31T12:00:00Z'.") from None

@@ -17,6 +17,7 @@ from taggants.identity import identity
 Verdict = Literal["detected", "not detected", "cannot be judged"]
 CHANCE_LEVEL: Final = 0.01  # of the test whether a suspect answers plain covers better than by guessing
 _MAX_COUNT: Final = 2**40
+MAX_CLASS_NUMBER: Final = 2**24  # of a suspect's class: tables by class stay small
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class LabelMap:
             raise InputError(f"the kind of label_map is {self.kind!r} but must be 'names', 'file' or 'fitted'.")
         found = [known for known in self.classes if known is not None]
         for known in found:
-            check_integer("a class of label_map", known, 0, 2**24)
+            check_integer("a class of label_map", known, 0, MAX_CLASS_NUMBER)
         if len(set(found)) != len(found):
             raise InputError("label_map takes a class of the suspect for two of the owner's; name each once.")
         if len(found) < 2:

@@ -150,8 +150,8 @@ def _understood(
         checked = found = label_map_by_names(registration.class_names, suspect.class_names)
     elif label_map == "fitted":
         counted = held_out_half(labels)  # those that it is fitted on would agree anyway
-        checked = fitted_label_map(best[~counted], labels[~counted], num_classes, suspect.num_classes)
-        found = fitted_label_map(best, labels, num_classes, suspect.num_classes)
+        checked = fitted_label_map(best[~counted], labels[~counted], num_classes)
+        found = fitted_label_map(best, labels, num_classes)
     elif label_map is not None:
         checked = found = label_map_from_file(
             label_map, registration.class_names, num_classes, suspect.class_names, suspect.num_classes

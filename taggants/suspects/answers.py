@@ -135,8 +135,15 @@ class Answers:
         Lists of labels leave out the others; what is missing then at the end of a row is filled up with REFUSED.
 
         columns: int [n], the classes in their new order, each once.
+
+        Raises:
+            InputError: there are no scores of such a class.
         """
         if self.scores is not None:
+            if columns.max() >= self.num_classes:
+                raise InputError(
+                    f"the label map names class {columns.max()} but there are scores of {self.num_classes}"
+                )
             return Answers(len(columns), self.scores[:, columns], None)
         assert self.labels is not None, "one of the two is there"
         number = np.full(max(self.num_classes, int(columns.max()) + 1) + 1, REFUSED, dtype=np.int64)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
@@ -25,6 +26,7 @@ from taggants.suspects.one_by_one import Row
 
 _MOST_BYTES: Final = 2**28
 _MOST_VALUES: Final = 2**25  # 10,000 answers with 3,000 scores each
+_LONGEST_TEXT: Final = 2**12
 _FINE_TYPES: Final = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -130,14 +132,31 @@ class AnswersTable:
             metadata = file.metadata
             if metadata.num_rows * metadata.num_columns > _MOST_VALUES:
                 raise InputError(f"{self._what} has more than {_MOST_VALUES} values; give one row for each image")
+            texts = []
             for field in file.schema_arrow:
                 kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
                 if not any(is_fine(kind) for is_fine in _FINE_TYPES):
                     raise InputError(
-                        f"{self._what} has the column {field.name[:50]!r} of type {kind}; give numbers or text"
+                        f"{self._what} has the column {field.name[:50]!r} of type {str(kind)[:50]}; give numbers or text"
                     )
-            table = file.read()
-            return list(table.column_names), [column.to_pylist() for column in table.columns]
+                if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+                    texts.append(field.name)
+            # As dictionaries: a long text that stands in many rows takes a few bytes in the file.
+            table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts).read()
+            return list(table.column_names), [self._values(column) for column in table.columns]
+
+    def _values(self, column: Any) -> list[Any]:
+        values: list[Any] = []
+        for chunk in column.chunks:
+            if not pa.types.is_dictionary(chunk.type):
+                values += chunk.to_pylist()
+                continue
+            texts = chunk.dictionary
+            if len(texts) and (pc.max(pc.binary_length(texts)).as_py() or 0) > _LONGEST_TEXT:
+                raise InputError(f"{self._what} has a text longer than {_LONGEST_TEXT} bytes; give names or numbers")
+            named = texts.to_pylist()
+            values += [None if place is None else named[place] for place in chunk.indices.to_pylist()]
+        return values
 
     def _labels(self, table: dict[str, list[Any]], num_rows: int) -> list[Row]:
         wanted = [f"label_{place}" for place in range(1, len(table) + 1)]

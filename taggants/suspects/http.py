@@ -6,14 +6,13 @@ import base64
 import copy
 import email.utils
 import logging
-import os
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ from taggants.data.image_codec import encode_png
 from taggants.errors import InputError
 from taggants.identity import identity, strict_json
 from taggants.suspects.description import Owner, SuspectDescription
+from taggants.suspects.http_address import http_address
 from taggants.suspects.json_paths import put_value, value_at
 from taggants.suspects.label_maps import folded_name
 from taggants.suspects.naming import name_from
@@ -115,11 +115,7 @@ class HttpSuspect:
         except ImportError:
             raise InputError("HTTP suspects need httpx; install it: pip install 'taggants[http]'") from None
         given = description
-        self._url = _from_environment(given.url, "url")
-        self._headers = {name: _from_environment(value, f"headers.{name}") for name, value in given.headers.items()}
-        match = re.fullmatch(r"https?://(?P<host>[^/?#@\s]+)([/?#]\S*)?", self._url)
-        if match is None:  # not quoted: it may hold a password
-            raise InputError("the url of an HTTP suspect must begin with http:// or https:// and a host, without user@")
+        self._url, host, self._headers = http_address(httpx, given.url, given.headers)
         logging.getLogger("httpx").setLevel(logging.WARNING)  # which logs addresses, and they may hold a key
         self._httpx = httpx
         self._description = description
@@ -131,7 +127,7 @@ class HttpSuspect:
             )
             | {"kind": "http", "num_classes": num_classes, "class_names": list(class_names or ())}
         )
-        self.name = name_from(match["host"], self.identity)
+        self.name = name_from(host, self.identity)
         self.sha256: str | None = None
         self.num_classes = num_classes
         self.class_names = class_names
@@ -170,13 +166,11 @@ class HttpSuspect:
         """
         given = self._description
         stopped = threading.Event()
-        limits = self._httpx.Limits(max_connections=given.concurrency)
-        with (
-            self._httpx.Client(timeout=given.timeout_s, limits=limits, headers=self._headers) as client,
-            ThreadPoolExecutor(given.concurrency) as pool,
-        ):
+        clients: list[Any] = []  # that no thread uses at the moment
+        with ExitStack() as opened, ThreadPoolExecutor(given.concurrency) as pool:
+            opened.callback(lambda: [client.close() for client in clients])
             waiting = {
-                pool.submit(self._ask, client, image, before_request, stopped): n for n, image in enumerate(images)
+                pool.submit(self._ask, clients, image, before_request, stopped): n for n, image in enumerate(images)
             }
             failure: BaseException | None = None
             try:
@@ -195,16 +189,16 @@ class HttpSuspect:
                 raise failure
 
     def _ask(
-        self, client: Any, image: NDArray[np.uint8], before_request: Callable[[], None], stopped: threading.Event
+        self, clients: list[Any], image: NDArray[np.uint8], before_request: Callable[[], None], stopped: threading.Event
     ) -> Row:
         try:
-            return self._answer(client, image, before_request, stopped)
+            return self._answer(clients, image, before_request, stopped)
         except BaseException:
             stopped.set()  # before this thread takes the next image
             raise
 
     def _answer(
-        self, client: Any, image: NDArray[np.uint8], before_request: Callable[[], None], stopped: threading.Event
+        self, clients: list[Any], image: NDArray[np.uint8], before_request: Callable[[], None], stopped: threading.Event
     ) -> Row:
         given = self._description
         request = self._request(encode_png(image))
@@ -217,7 +211,7 @@ class HttpSuspect:
                 before_request()
             pause_s = min(_LONGEST_PAUSE_S, 0.5 * 2**attempt) * (0.5 + random.random() / 2)
             try:
-                status, headers, content = self._sent(client, request)
+                status, headers, content = self._sent(clients, request)
             except self._httpx.RequestError as error:
                 reason = type(error).__name__  # its text may hold the address
             else:
@@ -261,15 +255,39 @@ class HttpSuspect:
         put_value(tree, given.field, base64.b64encode(png).decode())
         return {"json": tree}
 
-    def _sent(self, client: Any, request: dict[str, Any]) -> tuple[int, Any, bytes]:
-        """Status, headers and content; a content that comes too slowly or is too long counts as a failed request."""
-        deadline_s = self._clock() + self._description.timeout_s
+    def _sent(self, clients: list[Any], request: dict[str, Any]) -> tuple[int, Any, bytes]:
+        """Status, headers and content; a response that comes too slowly or is too long counts as a failed request."""
+        given = self._description
+        try:
+            client = clients.pop()
+        except IndexError:
+            client = self._httpx.Client(timeout=given.timeout_s, headers=self._headers)
+        # httpx limits each wait for the next bytes: a header that comes byte by byte would take days.
+        watch = threading.Timer(given.timeout_s, client.close)
+        watch.daemon = True
+        watch.start()
         content = bytearray()
-        with client.stream(self._description.method, self._url, **request) as response:
-            for piece in response.iter_bytes():
-                content += piece
-                if len(content) > _MOST_RESPONSE_BYTES or self._clock() > deadline_s:
-                    raise self._httpx.ReadTimeout("too long")
+        try:
+            with client.stream(given.method, self._url, **request) as response:
+                if response.headers.get("content-encoding", "identity").lower() != "identity":
+                    raise InputError(
+                        f"{given.url} answers with a compressed response, which was not asked for and may be of any size; "
+                        "have its compression switched off"
+                    )
+                for piece in response.iter_raw():
+                    content += piece
+                    if len(content) > _MOST_RESPONSE_BYTES:
+                        raise self._httpx.ReadTimeout("too long")
+        except RuntimeError:
+            if not client.is_closed:
+                raise
+        finally:
+            watch.cancel()
+            watch.join()  # from here on it does not close the client
+            if not client.is_closed:
+                clients.append(client)
+        if client.is_closed:
+            raise self._httpx.ReadTimeout("too slow")
         return response.status_code, response.headers, bytes(content)
 
     def _pause(self, seconds: float, stopped: threading.Event) -> None:
@@ -359,18 +377,6 @@ class _Stopped(Exception):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _from_environment(text: str, field: str) -> str:
-    def value(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        if name not in os.environ:
-            raise InputError(
-                f"{field} of the HTTP suspect needs the environment variable {name}, which is not set; set it"
-            )
-        return os.environ[name]
-
-    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, text)
 
 
 def _retry_after(text: str | None) -> float | None:

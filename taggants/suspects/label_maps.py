@@ -89,7 +89,7 @@ def label_map_from_file(
         raise InputError(f"label map {uri}: {error}") from error
 
 
-def fitted_label_map(best: ArrayLike, labels: ArrayLike, num_classes: int, num_suspect_classes: int) -> LabelMap:
+def fitted_label_map(best: ArrayLike, labels: ArrayLike, num_classes: int) -> LabelMap:
     """Returns the one-to-one map under which most plain covers are answered with their class.
 
     A class of the owner whose covers are never answered with the class that it would get is unknown.
@@ -103,12 +103,14 @@ def fitted_label_map(best: ArrayLike, labels: ArrayLike, num_classes: int, num_s
     """
     from scipy.optimize import linear_sum_assignment
 
-    if num_classes * num_suspect_classes > _MOST_PAIRS:
-        raise InputError(
-            f"a label map between {num_classes} and {num_suspect_classes} classes is too large to fit; give names or a file"
-        )
     answered, own = np.asarray(best), np.asarray(labels)
-    agreement = np.zeros((num_classes, num_suspect_classes), dtype=np.int64)
+    # Up to the last class that was answered: of equal maps, whoever knows only the answers finds the same one.
+    num_answered = int(answered.max(initial=0)) + 1
+    if num_classes * num_answered > _MOST_PAIRS:
+        raise InputError(
+            f"a label map between {num_classes} and {num_answered} classes is too large to fit; give names or a file"
+        )
+    agreement = np.zeros((num_classes, num_answered), dtype=np.int64)
     usable = answered != REFUSED
     np.add.at(agreement, (own[usable], answered[usable]), 1)
     rows, columns = linear_sum_assignment(agreement, maximize=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from taggants.errors import InputError
+from taggants.limits import MOST_CLASSES
 from taggants.suspects.naming import name_from
 from taggants.suspects.preprocessing import Preprocessing
 
@@ -79,7 +80,12 @@ class ModuleSuspect:
                 "it those of its own size and channels: image_size, channels"
             ) from error
         scores = getattr(scores, "logits", scores)
-        if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != len(images):
+        if (
+            not isinstance(scores, torch.Tensor)
+            or scores.ndim != 2
+            or len(scores) != len(images)
+            or scores.shape[1] > MOST_CLASSES
+        ):
             what = list(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
             raise InputError(
                 f"the model answers {len(images)} images with {what}, not with scores [{len(images)}, classes]"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from taggants.errors import InputError
+from taggants.limits import MOST_CLASSES
 from taggants.suspects.description import Owner
 from taggants.suspects.naming import name_from, name_of_file
 from taggants.suspects.preprocessing import Preprocessing
@@ -21,6 +22,7 @@ from taggants.suspects.program import ProgramDescription
 from taggants.suspects.weights import read_file
 
 _MOST_SIDE = 8192
+_MOST_VALUES = 2**28  # of what is fed at once, 1 GiB
 
 
 class OnnxDescription(ProgramDescription):
@@ -55,12 +57,18 @@ class OnnxSuspect:
             )
         if channels not in (None, 1, 3):
             raise InputError(f"{self._origin} takes {channels} channels; images have 1 or 3")
-        self._batch_size = batch or 64
-        self._is_fixed = batch is not None
         given = description.preprocessing(owner)
         self._preprocessing = Preprocessing(
             description.image_size or height, given.mean, given.std, description.channels or channels or given.channels
         )
+        num_values = self._preprocessing.channels * (self._preprocessing.image_size or owner.image_shape[-1]) ** 2
+        self._batch_size = batch or max(1, min(64, _MOST_VALUES // num_values))
+        self._is_fixed = batch is not None
+        if self._batch_size * num_values > _MOST_VALUES:
+            raise InputError(
+                f"{self._origin} takes {batch} images of {num_values} values at once, more than {_MOST_VALUES}; export it with a "
+                "smaller batch"
+            )
         self.num_classes = self.answers(np.zeros((2, *owner.image_shape), dtype=np.uint8)).shape[1]
 
     def answers(self, images: NDArray[np.uint8]) -> NDArray[Any]:
@@ -89,6 +97,7 @@ class OnnxSuspect:
             or scores.ndim != 2
             or len(scores) != len(taken)
             or scores.dtype.kind != "f"
+            or scores.shape[1] > MOST_CLASSES
         ):
             what = f"{list(scores.shape)} {scores.dtype}" if isinstance(scores, np.ndarray) else type(scores).__name__
             raise InputError(f"{self._origin} answers with {what}, not with float scores [N, classes]; name its output")

@@ -8,12 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from taggants.errors import InputError
+from taggants.detection.outcome import MAX_CLASS_NUMBER
+from taggants.errors import InputError, check_integer
 from taggants.storage import encode_table
 from taggants.storage.encoding import damage_named
 from taggants.suspects.answers import Answers
 
 _MOST_VALUES: Final = 2**28  # 2 GiB
+_KINDS: Final = {"scores": pa.float64(), "labels": pa.int64()}
 
 
 def encode_answers(answers: Answers) -> bytes:
@@ -31,18 +33,18 @@ def decode_answers(data: bytes, num_classes: int | None) -> Answers:
     """
     with damage_named("the file of answers"):
         file = pq.ParquetFile(pa.BufferReader(data))
-        sizes = [part.list_size for part in file.schema_arrow.types if pa.types.is_fixed_size_list(part)]
-        if len(sizes) != 1 or file.metadata.num_rows * sizes[0] > _MOST_VALUES:
-            raise InputError(f"The file of answers must have one column of lists, of at most {_MOST_VALUES} values.")
-        table = file.read()
-    kinds = {"scores": pa.float64(), "labels": pa.int64()}
-    kind = kinds.get(table.column_names[0]) if table.num_columns == 1 else None
-    column: Any = table.column(0).combine_chunks() if kind is not None else None
-    if column is None or not pa.types.is_fixed_size_list(column.type) or column.type.value_type != kind:
-        raise InputError("The file of answers must have one column, scores or labels, of lists of one length.")
+        part: Any = file.schema_arrow.field(0) if len(file.schema_arrow) == 1 else None
+        kind = None if part is None else _KINDS.get(part.name)
+        # Before anything is read: a column beside it, or lists within the lists, may be of any size.
+        if kind is None or not pa.types.is_fixed_size_list(part.type) or part.type.value_type != kind:
+            raise InputError("The file of answers must have one column, scores or labels, of lists of one length.")
+        if file.metadata.num_rows * part.type.list_size > _MOST_VALUES:
+            raise InputError(f"The file of answers must have at most {_MOST_VALUES} values.")
+        column: Any = file.read().column(0).combine_chunks()
     if column.null_count or column.values.null_count or not len(column):
         raise InputError("The file of answers is empty or has empty places; use the original file.")
     values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
     if num_classes is None:
         num_classes = values.shape[1] if kind == pa.float64() else max(2, int(values.max(initial=0)) + 1)
+        check_integer("The number of classes in the file of answers", num_classes, 1, MAX_CLASS_NUMBER + 1)
     return Answers.of(values, len(values), num_classes)

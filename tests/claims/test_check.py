@@ -18,6 +18,7 @@ import pytest
 from taggants.claims.check import ClaimFiles, Finding, check_claim
 from taggants.cli import main
 from taggants.detection import Certificate, Evidence, certify
+from taggants.detection.outcome import LabelMap
 from taggants.run import Run
 from taggants.stages.verify import verify
 from taggants.suspects import Answers, CheckpointSuspect
@@ -83,7 +84,7 @@ def test_an_honest_claim_passes(files: dict[str, Any], signed: Run, disclosure: 
 def test_without_files_it_says_what_stays_open(files: dict[str, Any], capsys: Any) -> None:
     assert main(["check", str(files["certificate"]), "--registration", str(files["registration"])]) == 0
     said = capsys.readouterr().out
-    for subject in ("keys", "answers", "published", "time", "suspect"):
+    for subject in ("certificate", "registration", "keys", "answers", "published", "time", "references", "suspect"):
         assert f"open  {subject:<14}" in said
     assert main(["check", "missing.json", "--registration", str(files["registration"])]) == 2
     assert main([*words_of(files, "all"), "--published", "abc"]) == 2
@@ -249,9 +250,55 @@ def test_some_keys_show_a_changed_rank_of_theirs(honest: ClaimFiles, files: dict
         row = tuple(value - 50 * (place == 0) for place, value in enumerate(evidence.table[key]))
         table = tuple(row if k == key else r for k, r in enumerate(evidence.table))
         forged = _certified(certificate, replace(evidence, table=table))
-        found = refusals(replace(honest, certificate=encoded(forged), disclosure=files["some"].read_bytes()))
-        assert [finding.subject for finding in found] == ["evidence"] * is_seen
+        claim = replace(honest, certificate=encoded(forged), disclosure=files["some"].read_bytes())
+        assert [finding.subject for finding in refusals(claim)] == ["evidence"]
         assert refusals(replace(honest, certificate=encoded(forged)))
+        # The rank alone: that of a key which is not disclosed nobody can check, and the claim says so.
+        ranks = tuple(rank + (k == key) for k, rank in enumerate(evidence.ranks))
+        forged = _certified(certificate, replace(evidence, ranks=ranks))
+        claim = replace(claim, certificate=encoded(forged))
+        assert [finding.subject for finding in refusals(claim)] == ["evidence"] * is_seen
+        assert any("ranks of the other 1 of 3 keys" in finding.text for finding in check_claim(claim))
+
+
+@pytest.mark.parametrize(
+    ("created_at", "said"),
+    [
+        ("2099-01-01T00:00:00Z", "yet to come"),
+        ("2025-1-1T1:1:1Z", "must be a UTC time"),
+        ("\uff12\uff10\uff12\uff15-01-01T00:00:00Z", "must be a UTC time"),
+    ],
+)
+def test_a_time_that_is_none_is_refused(honest: ClaimFiles, created_at: str, said: str) -> None:
+    forged = rehashed({**json.loads(honest.certificate), "created_at": created_at}, lambda registration: None)
+    (found,) = refusals(replace(honest, certificate=encoded(forged)))
+    assert said in found.text
+
+
+@pytest.mark.parametrize("case", ["a label of 2^45", "classes beyond the scores", "covers that are left out"])
+def test_a_label_map_and_answers_that_do_not_fit_are_refused(honest: ClaimFiles, signed: Run, case: str) -> None:
+    original = json.loads(honest.certificate)
+    scores = decode_answers(honest.answers[0][1], 10).scores
+    assert scores is not None
+    labels = np.zeros((len(scores), 1), dtype=np.int64)
+    labels[0] = 2**45
+    data = encode_answers(Answers(10, None, labels) if case == "a label of 2^45" else Answers(10, scores, None))
+    classes = (*range(9), 5000 if case == "classes beyond the scores" else 9)
+    if case == "covers that are left out":
+        original["covers"] = None
+    number = hashlib.sha256(data).hexdigest()
+    changed = json.loads(json.dumps(original).replace(original["answers_sha256"], number))
+    forged = rehashed({**changed, "label_map": LabelMap("file", classes).to_json()}, lambda registration: None)
+    cover_labels = signed.sources[1].labels()[original["registration"]["question"]["cover_ids"]]
+    answers = (("a", data), *honest.answers[1:])
+    claim = replace(honest, certificate=encoded(forged), answers=answers, cover_labels=cover_labels)
+    found = " ".join(finding.text for finding in refusals(claim))
+    wanted = {
+        "a label of 2^45": "number of classes",
+        "classes beyond the scores": "the label map names class 5000",
+        "covers that are left out": "covers is null",
+    }
+    assert wanted[case] in found
 
 
 def _certified(certificate: Certificate, evidence: Evidence) -> Any:

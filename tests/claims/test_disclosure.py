@@ -124,6 +124,11 @@ def test_the_public_secret_must_be_registered_as_such() -> None:
     public = replace(REGISTRATION, keys_commitment=keys.commitment, keys_root=keys.root)
     with pytest.raises(InputError, match="public demonstration secret"):
         read_disclosure(json.dumps(disclosure_of(public, keys, [], DEMONSTRATION_SECRET)), public)
+    plain = Registration(  # format 1 cannot say it
+        keys.commitment, SPEC.num_keys, SPEC.num_classes, "data", "hits", top_k=1, alpha=0.05
+    )
+    with pytest.raises(InputError, match="public demonstration secret"):
+        read_disclosure(json.dumps(disclosure_of(plain, keys, [], DEMONSTRATION_SECRET)), plain)
     said = replace(public, demonstration=True)
     assert read_disclosure(json.dumps(disclosure_of(said, keys, [], DEMONSTRATION_SECRET)), said).spec == SPEC
 

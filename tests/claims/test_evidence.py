@@ -84,7 +84,9 @@ def claim(label_map: LabelMap | None, num_asked: int = 8, statistic: str = "ques
 
 
 def found(files: ClaimFiles, subject: str) -> Finding:
-    (finding,) = [finding for finding in check_claim(files) if finding.subject == subject]
+    finding = next(
+        finding for finding in check_claim(files) if finding.subject == subject
+    )  # what stays open comes behind
     return finding
 
 
@@ -146,7 +148,7 @@ def test_some_keys_are_found_among_those_kept() -> None:
     forged = recertified(files, evidence=replace(evidence, table=(*evidence.table[:-1], last)))
     assert found(forged, "evidence").holds is False
     assert f"about key {kept[-1]} give another row" in found(some_keys(forged, kept[-1]), "evidence").text
-    assert found(some_keys(forged, kept[0]), "evidence").holds is True
+    assert "about the other keys give other rows" in found(some_keys(forged, kept[0]), "evidence").text
 
 
 def test_a_stopped_test_is_checked_for_the_keys_that_were_asked() -> None:

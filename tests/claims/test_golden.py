@@ -81,7 +81,8 @@ def test_disclosures_give_the_same_keys() -> None:
 
 
 def times(claim: ClaimFiles) -> list[Finding]:
-    return [finding for finding in check_claim(claim) if finding.subject == "time"]
+    names = tuple(f"{timestamp.name}: " for timestamp in claim.timestamps)
+    return [finding for finding in check_claim(claim) if finding.subject == "time" and finding.text.startswith(names)]
 
 
 def test_the_whole_claim_holds_with_its_timestamp() -> None:
@@ -120,6 +121,14 @@ def test_a_timestamp_that_does_not_hold_is_refused() -> None:
     assert "is not the number of the registration" in found.text
 
 
+def test_what_no_timestamp_dates_stays_open() -> None:
+    """Else references forged after the test would pass with a timestamp of the registration."""
+    said = [finding.text for finding in check_claim(CLAIM) if finding.subject == "time" and finding.holds is None]
+    assert any("no timestamp of the signing record" in text for text in said)
+    assert not any("no timestamp of the registration" in text for text in said)
+    assert any("that the test was at" in text for text in said)
+
+
 def test_a_request_asks_for_the_published_number() -> None:
     registration = Registration.from_text(CLAIM.registration)
     request = timestamp_request(registration.canonical)
@@ -143,6 +152,14 @@ def test_a_proof_of_opentimestamps_is_read_by_its_own_program(tmp_path: Path, mo
     (found,) = times(proof)
     assert found.holds is True
     assert "block 1 attests" in found.text
+    said = program.read_text()
+    program.write_text(said.replace("2026-01-01", "2100-01-01"))
+    (found,) = times(proof)
+    assert found.holds is False
+    assert "after the test" in found.text
+    program.write_text(said.replace("as of 2026-01-01 UTC", ""))
+    (found,) = times(proof)
+    assert found.holds is None
     program.write_text("#!/bin/sh\necho no proof >&2\nexit 1\n")
     (found,) = times(proof)
     assert found.holds is False

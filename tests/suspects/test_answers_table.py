@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from taggants.errors import InputError
+from taggants.storage import encode_table
 from taggants.suspects import Owner, check_suspect, open_suspect
 from taggants.suspects.answers_table import AnswersTable
+from taggants.suspects.recorded_answers import decode_answers
 from tests.detection.registrations import registered
 
 NAMES = ["query-0000.png", "query-0001.png", "query-0002.png"]
@@ -148,3 +150,35 @@ def test_damaged_bytes_are_an_error_in_one_sentence_or_still_answers(tmp_path: P
             sentence = ""
             assert all(row is None or all(0 <= label < 3 for label in row) for row in rows)
         assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("column", "sentence"),
+    [
+        (pa.ListArray.from_arrays([0, 2**22], pa.array(np.zeros(2**22, np.int32))), "of type list<"),
+        (pa.array([{"a": 1}]), "of type struct<"),
+        (pa.array([b"0"]), "of type binary"),
+        (pa.array(["a" * 5000]), "longer than 4096 bytes"),
+        (pa.DictionaryArray.from_arrays(pa.array([0]), pa.array(["a" * 5000])), "longer than 4096 bytes"),
+    ],
+)
+def test_values_that_may_be_of_any_size_are_refused(tmp_path: Path, column: Any, sentence: str) -> None:
+    """A few hundred bytes of Parquet that grow to gigabytes once they are values of Python."""
+    with pytest.raises(InputError, match=sentence):
+        opened(tmp_path, {"image": NAMES[:1], "label_1": column})
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"scores": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2.0]), 2), "other": pa.array([1])},
+        {"scores": pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(pa.array([1.0] * 4), 2), 2)},
+        {"scores": pa.array([[1.0, 2.0]])},
+        {"other": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2.0]), 2)},
+    ],
+)
+def test_recorded_answers_of_another_form_are_refused_unread(columns: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode_table(pa.table(columns))
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda file: pytest.fail("was read"))
+    with pytest.raises(InputError, match="must have one column"):
+        decode_answers(data, 2)

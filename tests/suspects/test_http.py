@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+import socket
+import socketserver
 import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -260,3 +267,80 @@ def test_a_deep_place_in_the_body_is_made() -> None:
     (sent,) = json.loads(arrived.bodies[0])["inputs"]
     assert sent["id"] == 3
     assert set(sent["image"]) == {"b64"}
+
+
+@contextmanager
+def raw_interface(respond: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Yields the address of an interface that sends what it likes."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(2**16)
+            with suppress(OSError):
+                respond(self.request)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"])
+def test_bytes_that_drip_in_do_not_keep_it_waiting(head: bytes) -> None:
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(head)
+        for _ in range(200):
+            connection.sendall(b" ")
+            time.sleep(0.05)
+
+    started_s = time.monotonic()
+    with raw_interface(drip) as url, pytest.raises(InputError, match="failed 2 times"):
+        suspect_of(url, timeout_s=0.3, retries=1).answers(IMAGES[:1])
+    assert time.monotonic() - started_s < 4
+
+
+def test_a_compressed_response_is_not_unpacked() -> None:
+    packed = gzip.compress(gzip.compress(b" " * 2**20))
+    with (
+        interface(lambda number, content: (200, {"Content_Encoding": "gzip, gzip"}, packed)) as arrived,
+        pytest.raises(InputError, match="compressed response"),
+    ):
+        suspect_of(arrived.url).answers(IMAGES[:1])
+    assert arrived.headers[0]["Accept-Encoding"] == "identity"
+
+
+def test_no_redirection_takes_the_authorisation_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", "a-secret")
+    headers = {"Authorization": "Bearer $API_TOKEN"}
+    targets = ["file:///etc/passwd"]
+    with (
+        interface(in_body) as other,
+        interface(lambda number, content: (307, {"Location": targets[0]}, b"")) as arrived,
+    ):
+        for target in (other.url, *targets):
+            targets[0] = target
+            with pytest.raises(InputError, match="HTTP status 307"):
+                suspect_of(arrived.url, headers=headers).answers(IMAGES[:1])
+        assert other.headers == []
+
+
+@pytest.mark.parametrize(
+    ("value", "fields"),
+    [
+        ("s3cret\n", {"headers": {"Authorization": "Bearer $API_TOKEN"}}),
+        ("s3cr\u00e9t", {"headers": {"Authorization": "Bearer $API_TOKEN"}}),
+        ("s3cret", {"url": "http://127.0.0.1:$API_TOKEN/"}),
+    ],
+)
+def test_a_secret_that_cannot_be_sent_is_not_quoted(
+    value: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_TOKEN", value)
+    with pytest.raises(InputError) as caught:
+        suspect_of(**{"url": "http://127.0.0.1/", **fields})
+    assert "s3cr" not in "".join(traceback.format_exception(caught.value))

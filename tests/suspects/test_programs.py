@@ -87,6 +87,14 @@ def test_programs_of_torch_answer_as_the_module_once_they_are_trusted(trained: n
             open_suspect(described(path, kind, trust_code=True), OWNER)
 
 
+def flattening(size: int) -> onnx.ModelProto:
+    """As many classes as pixels."""
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 1, size, size])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", size**2])
+    graph = helper.make_graph([helper.make_node("Flatten", ["images"], ["y"])], "it", [image], [output])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 def hostile(model: onnx.ModelProto, tmp_path: Path) -> dict[str, tuple[onnx.ModelProto, str]]:
     def changed(edit: Any) -> onnx.ModelProto:
         other = onnx.ModelProto.FromString(model.SerializeToString())
@@ -119,6 +127,8 @@ def hostile(model: onnx.ModelProto, tmp_path: Path) -> dict[str, tuple[onnx.Mode
         "oblong": (changed(with_input("n", 1, 8, 16)), "8 x 16 px|cannot be run"),
         "huge": (changed(with_input("n", 1, 10**7, 10**7)), "10000000 px|cannot be run"),
         "channels": (changed(with_input("n", 7, 8, 8)), "takes 7 channels|cannot be run"),
+        "batch": (changed(with_input(2**23, 1, 8, 8)), "more than 268435456|cannot be run"),
+        "classes": (flattening(1024), "answers with .* 1048576. float32, not with"),
     }
 
 
