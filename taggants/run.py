@@ -202,12 +202,21 @@ class Run:
         """
         config = self.config
         return {
-            index: given_model(f"surrogate-{index}", named, training.model, training.patch_size, self.owner)
+            index: given_model(
+                f"surrogate-{index}", self._where_it_lies(named), training.model, training.patch_size, self.owner
+            )
             for index, (named, training) in enumerate(
                 zip(config.surrogate.weights, config.surrogate_trainings, strict=False)
             )
             if named is not None
         }
+
+    def _where_it_lies(self, named: str) -> str:
+        """A relative path that starts where the run was made, if nothing is there in the working directory."""
+        if os.path.exists(named) or not self.root.exists("config.json"):
+            return named
+        there = os.path.join(str(self.root.read_json("config.json").get("directory", "")), named)
+        return there if os.path.exists(there) else named
 
     @property
     def keys_root(self) -> Root:

@@ -127,7 +127,7 @@ def _session(data: bytes, origin: str) -> Any:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
         raise InputError(
             f"{origin} cannot be run by onnxruntime ({' '.join(str(error).split())[:150]}); export it again"

@@ -71,6 +71,10 @@ class Weights:
 
     def _columns(self, owner: Owner) -> tuple[int, ...]:
         names, num_classes = self.class_names, self.network.spec.num_classes
+        if names is not None and len(names) != num_classes:
+            raise InputError(
+                f"class_names names {len(names)} classes but {self.origin} has {num_classes}; name all of them"
+            )
         if names is not None and owner.class_names is not None and set(owner.class_names) <= set(names):
             if len(set(names)) < len(names):
                 raise InputError(f"{self.origin} gives two classes one name; give class_names that differ")

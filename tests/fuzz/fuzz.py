@@ -27,11 +27,12 @@ from taggants.errors import InputError
 from tests.fuzz.claim_files import CLAIM_FILES
 from tests.fuzz.dataset_files import FILES
 from tests.fuzz.kind import Kind, mutated
+from tests.fuzz.model_files import MODEL_FILES
 from tests.fuzz.records import RECORDS
 
 MOST_BYTES = 2 * 2**30
 MOST_SECONDS = 10.0
-KINDS: dict[str, Kind] = {**FILES, **RECORDS, **CLAIM_FILES}
+KINDS: dict[str, Kind] = {**FILES, **RECORDS, **CLAIM_FILES, **MODEL_FILES}
 
 
 def case(kind: str, seed: int, number: int) -> bytes:

@@ -78,6 +78,18 @@ def test_a_question_compares_with_it_as_a_reference(weights: Path, tmp_path: Pat
     assert certificate.p_value > 0.01
 
 
+def test_a_relative_path_is_found_again_from_elsewhere(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(weights.parent)
+    settings = settings_in(tmp_path, f"surrogate.weights={weights.name}")
+    assert exit_code("craft", settings) == 0
+    before = surrogate_jobs(Run(load_config(None, settings)))[0].identity
+    uri = Run(load_config(None, settings)).uri
+    monkeypatch.chdir(tmp_path)
+    assert surrogate_jobs(Run.open(uri))[0].identity == before
+
+
 def test_other_weights_are_another_surrogate_and_are_noticed(weights: Path, tmp_path: Path, capsys: Any) -> None:
     own = tmp_path / "own.pth"
     own.write_bytes(weights.read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,36 @@ def test_options_of_timm_are_read(tmp_path: Path) -> None:
     images = torch.from_numpy(QUERIES)
     suspect = open_suspect({"kind": "timm", "path": str(tmp_path), "mean": 0.0, "std": 1.0}, OWNER)
     np.testing.assert_allclose(suspect.answers(QUERIES), model(images / 255).detach().numpy(), atol=1e-4)
+
+
+def test_names_of_the_authors_are_translated_by_timm(tmp_path: Path) -> None:
+    """Those of ConvNeXt's own repository."""
+    model = timm.create_model("convnext_atto", num_classes=5).eval()
+    rules = [
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
+        (r"\.conv_dw\.", ".dwconv."),
+        (r"\.mlp\.fc(\d)\.", r".pwconv\1."),
+        (r"^head\.norm\.", "norm."),
+        (r"^head\.fc\.", "head."),
+    ]
+    theirs = {}
+    for name, tensor in model.state_dict().items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        theirs[name] = tensor.flatten(1) if name.endswith(("pwconv1.weight", "pwconv2.weight")) else tensor
+    torch.save({"model": theirs}, tmp_path / "theirs.pth")
+    fields = {
+        "kind": "state-dict",
+        "path": str(tmp_path / "theirs.pth"),
+        "architecture": "timm/convnext_atto",
+        "num_classes": 5,
+    }
+    found = open_suspect({**fields, "mean": 0.0, "std": 1.0}, OWNER).answers(QUERIES)
+    np.testing.assert_allclose(found, model(torch.from_numpy(QUERIES) / 255).detach().numpy(), atol=1e-4)
+    with pytest.raises(InputError, match=r"it holds no 'stem\.0\.weight' but 'downsample_layers\.0\.0\.weight'"):
+        open_suspect({**fields, "architecture": "timm/convnext_femto"}, OWNER)
 
 
 @pytest.mark.parametrize(

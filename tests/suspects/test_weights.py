@@ -208,6 +208,7 @@ class TestSurrogates:
             (Owner(9, (1, 8, 8)), None, "knows 10 classes but the dataset has 9"),
             (Owner(2, (1, 8, 8), ("a", "z")), list("abcdefghij"), "knows 10 classes but the dataset has 2"),
             (Owner(2, (1, 8, 8), ("a", "b")), list("aacdefghib"), "gives two classes one name"),
+            (Owner(2, (1, 8, 8), ("a", "b")), list("ab"), "class_names names 2 classes but .* has 10"),
         ],
     )
     def test_classes_that_it_does_not_know_are_refused(
