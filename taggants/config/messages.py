@@ -16,6 +16,8 @@ def one_sentence(error: ValidationError) -> str:
     """Returns the first of pydantic's complaints as one sentence: field, value, what is allowed."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "config"
+    if first["type"] == "invalid_key":  # YAML takes any value for a name
+        return f"config field {where!r} is named by a value that is no word; `taggants config` lists all fields"
     if first["type"] == "extra_forbidden":
         return f"config field {where!r} does not exist; {_what_exists(first['loc'])}"
     given = first["input"]
