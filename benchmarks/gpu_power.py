@@ -83,6 +83,7 @@ def the_run(folder: str, toy: bool, epsilon: str, kind: str, role: str) -> Run:
         "keys": {"root": f"{folder}/secrets", "name": "gpu", "num_keys": 2 if toy else 10, "cell_size": 4},
         "signing": {"images_per_key": 4 if toy else 50, "selection": "loss"},
         "surrogate": training,
+        "detection": {"statistic": "rank", "question": None},  # references would take the time of victims
         "crafting": {
             "epsilon": epsilon,
             "num_steps": 2 if toy else 250,

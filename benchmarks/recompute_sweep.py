@@ -30,12 +30,26 @@ def rank_p_value(ranks: list[int], num_classes: int) -> float:
     return min(1.0, max(1e-300, float(distribution[: observed + 1].sum())))
 
 
+def table_p_value(table: list[list[int]], ranks: list[int]) -> float:
+    """P(sum of one value of each row <= the observed one), values uniform in their rows; rows are ascending."""
+    distribution, lowest = np.ones(1), 0
+    for row in table:
+        one = np.zeros(row[-1] - row[0] + 1)
+        for value in row:
+            one[value - row[0]] += 1 / len(row)
+        distribution, lowest = convolve(distribution, one, method="direct"), lowest + row[0]
+    observed = sum(row[rank - 1] for row, rank in zip(table, ranks, strict=True))
+    return min(1.0, max(1e-300, float(distribution[: observed - lowest + 1].sum())))
+
+
 def p_value(certificate: dict[str, Any]) -> float:
     """Of the registered statistic."""
     ranks, registered = certificate["evidence"]["ranks"], certificate["registration"]
     num_classes, top_k = registered["num_classes"], registered["top_k"]
     if registered["statistic"] == "rank":
         return rank_p_value(ranks, num_classes)
+    if registered["statistic"] == "question":
+        return table_p_value(certificate["evidence"]["table"], ranks)
     hits = sum(rank <= top_k for rank in ranks)
     return max(1e-300, float(binom.sf(hits - 1, len(ranks), top_k / num_classes)))
 
