@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -14,7 +15,8 @@ from taggants.errors import InputError
 P_VALUE_FLOOR: Final = 1e-300  # smaller p-values are reported as this upper bound: doubles thin out and end below it
 _MAX_DIRECT_WORK: Final = 10**9  # multiply-adds: about a second
 _MAX_DRAWN_SPAN: Final = 2**22
-_MAX_SPAN: Final = 2**25  # values of the sum: some seconds and 1 GB by transforms
+_MAX_SPAN: Final = 2**25  # values of the sum: some seconds and 1 GB by the transform of one row
+_MAX_SPAN_OF_ROWS: Final = 2**23  # the same where every key has a row of its own
 
 
 def exact_p_value(values: ArrayLike, positions: ArrayLike) -> float:
@@ -73,7 +75,7 @@ def exact_p_value(values: ArrayLike, positions: ArrayLike) -> float:
     if observed >= largest:
         return 1.0
     is_direct = num_keys * (observed + 1) * max(spans) <= _MAX_DIRECT_WORK
-    if not is_direct and len(rows) * largest > 16 * _MAX_SPAN:
+    if not is_direct and len(rows) > 1 and largest > _MAX_SPAN_OF_ROWS:
         raise InputError(too_many)
     densities = [np.bincount(row) / num_classes for row in rows]  # P(value of one key = s), s = 0..D
     if is_direct:
@@ -115,6 +117,7 @@ def null_distribution(values: ArrayLike, num_keys: int) -> tuple[int, NDArray[np
 
 def _tail_by_transforms(densities: Sequence[NDArray[np.float64]], times: int, observed: int, largest: int) -> float:
     """P(sum <= observed) for the sum of independent values, `times` of each density."""
+    from scipy.signal import fftconvolve  # its import takes longer than most p-values
 
     def tilted(density: NDArray[np.float64], tilt: float) -> tuple[NDArray[np.float64], float]:
         weighted = density * np.exp(-tilt * np.arange(density.size))
@@ -130,12 +133,17 @@ def _tail_by_transforms(densities: Sequence[NDArray[np.float64]], times: int, ob
     for _ in range(60):  # by bisection: the mean falls as the tilt rises
         middle = (low + high) / 2
         low, high = (middle, high) if mean(middle) > observed else (low, middle)
-    size = 1 << largest.bit_length()
-    spectrum, log_mass = np.ones(size // 2 + 1, dtype=np.complex128), 0.0
+    sums, log_mass = [], 0.0
     for density in densities:
         weighted, log_one = tilted(density, high)
-        spectrum *= np.fft.rfft(weighted, size) ** times
+        sums.append(weighted)
         log_mass += times * log_one
-    below = np.fft.irfft(spectrum, size)[: observed + 1]
+    if times > 1:
+        size = 1 << largest.bit_length()
+        sums = [np.fft.irfft(np.fft.rfft(sums[0], size) ** times, size)]
+    while len(sums) > 1:  # pair by pair, so that few transforms are of the whole length
+        pairs = itertools.zip_longest(sums[::2], sums[1::2], fillvalue=np.ones(1))
+        sums = [fftconvolve(first, second) for first, second in pairs]
+    below = sums[0][: observed + 1]
     exponent = high * (np.arange(observed + 1) - observed)
     return float(below @ np.exp(exponent)) * math.exp(log_mass + high * observed)
