@@ -211,6 +211,26 @@ class Run:
             if named is not None
         }
 
+    @cached_property
+    def given_references(self) -> list[GivenModel]:
+        """The models of others that suspects are compared with, `public-0` and so on, read when first asked for.
+
+        Raises:
+            InputError: one cannot be opened, or does not fit the dataset.
+        """
+        question = self.config.detection.question
+        return [
+            given_model(
+                f"public-{index}",
+                self._where_it_lies(named),
+                self.config.surrogate.model,
+                None,
+                self.owner,
+                "detection.question.references",
+            )
+            for index, named in enumerate(question.references if question else ())
+        ]
+
     def _where_it_lies(self, named: str) -> str:
         """A relative path that starts where the run was made, if nothing is there in the working directory."""
         if os.path.exists(named) or not self.root.exists("config.json"):

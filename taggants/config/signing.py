@@ -214,6 +214,12 @@ class QuestionConfig(Section):
     num_references: int = Field(
         1, ge=0, description="clean models that are trained as references beside the surrogates"
     )
+    references: tuple[Uri, ...] = Field(
+        (),
+        max_length=64,
+        description="models of others that suspects are compared with, too, such as public ones that are older than the keys: as "
+        "surrogate.weights names them",
+    )
 
     @model_validator(mode="after")
     def _asks_something(self) -> QuestionConfig:

@@ -82,8 +82,8 @@ def _question_of(run: Run) -> Question | None:
 
 
 def reference_jobs(run: Run) -> list[TrainingJob | GivenModel]:
-    """Returns the trainings of the models that suspects are compared with: the clean surrogates, then `num_references` models of
-    their kinds and of other seeds, `reference-0` and so on; none where there is no question.
+    """Returns the models that suspects are compared with, none where there is no question: the clean surrogates, those of others
+    that are named, then `num_references` models of the surrogates' kinds and of other seeds, `reference-0` and so on.
     """
     section = run.config.detection.question
     if section is None:
@@ -100,7 +100,7 @@ def reference_jobs(run: Run) -> list[TrainingJob | GivenModel]:
         )
         for index in range(section.num_references)
     ]
-    return [*surrogate_jobs(run), *others]
+    return [*surrogate_jobs(run), *run.given_references, *others]
 
 
 def record_signing(run: Run) -> None:

@@ -25,7 +25,7 @@ class GivenModel:
     """A network that others trained, adapted to the dataset; has name, identity and folder as a `TrainingJob` has.
 
     named: as the configuration names its weights; weights_sha256: of their file. model: takes pixels in [0, 1] of the dataset's
-    size, and gives scores of its classes.
+    size, and gives scores of its classes. field_name: of the configuration that names it, for error sentences.
     """
 
     name: str
@@ -33,6 +33,7 @@ class GivenModel:
     weights_sha256: str
     spec: ModelSpec
     model: nn.Module = field(repr=False)
+    field_name: str = "surrogate.weights"
 
     @property
     def identity(self) -> str:
@@ -45,7 +46,14 @@ class GivenModel:
         return f"{self.name}-{self.identity[:12]}"
 
 
-def given_model(name: str, named: str, architecture: str, patch_size: int | None, owner: Owner) -> GivenModel:
+def given_model(
+    name: str,
+    named: str,
+    architecture: str,
+    patch_size: int | None,
+    owner: Owner,
+    field_name: str = "surrogate.weights",
+) -> GivenModel:
     """Returns the network that a text, a file of weights or a description file names, tried on a black image.
 
     Raises:
@@ -57,13 +65,13 @@ def given_model(name: str, named: str, architecture: str, patch_size: int | None
         with torch.no_grad():
             model(torch.zeros(1, *owner.image_shape))
     except InputError as error:
-        raise InputError(f"surrogate.weights: {error}") from error
+        raise InputError(f"{field_name}: {error}") from error
     except (AssertionError, RuntimeError) as error:
         raise InputError(
-            f"surrogate.weights: {named} does not take images of its size ({' '.join(str(error).split())[:120]}); name "
+            f"{field_name}: {named} does not take images of its size ({' '.join(str(error).split())[:120]}); name "
             "image_size in a description file"
         ) from error
-    return GivenModel(name, named, weights.sha256, spec, model)
+    return GivenModel(name, named, weights.sha256, spec, model, field_name)
 
 
 def adopt(given: GivenModel, models: Root, test: ImageSource, image_size: int | None, device: str) -> TrainedModel:
@@ -81,7 +89,7 @@ def adopt(given: GivenModel, models: Root, test: ImageSource, image_size: int | 
     chance = 1 / given.spec.num_classes
     if metrics.accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / test.num_rows):
         raise InputError(
-            f"surrogate.weights: {given.named} answers {metrics.accuracy:.4f} of {test.num_rows} images with their class, no "
+            f"{given.field_name}: {given.named} answers {metrics.accuracy:.4f} of {test.num_rows} images with their class, no "
             f"better than chance ({chance:.4f}); check its architecture, mean, std and the order of its classes"
         )
     checkpoint = checkpoint_bytes(given.model, given.spec)

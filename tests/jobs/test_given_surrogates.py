@@ -16,6 +16,7 @@ from taggants.detection import Certificate
 from taggants.errors import InputError
 from taggants.run import Run
 from taggants.stages.model_training import surrogate_jobs
+from taggants.stages.questions import read_signing
 from tests.jobs.running import exit_code, settings_in
 
 
@@ -76,6 +77,26 @@ def test_a_question_compares_with_it_as_a_reference(weights: Path, tmp_path: Pat
     (path,) = run.root.list("certificates")
     certificate = Certificate.from_text(run.root.read_bytes(path))
     assert certificate.p_value > 0.01
+
+
+def test_a_question_compares_with_a_public_model_that_is_named(weights: Path, tmp_path: Path, capsys: Any) -> None:
+    question = "{num_covers: 10, amplitudes: [1/2], num_references: 1, references: '%s'}"
+    settings = settings_in(tmp_path, "detection.statistic=question", f"detection.question={question % weights}")
+    assert exit_code("craft", settings) == 0
+    run = Run(load_config(None, settings))
+    assert [name.rsplit("-", 1)[0] for name in run.registration.references] == [
+        "surrogate-0",
+        "public-0",
+        "reference-0",
+    ]
+    record, _ = read_signing(run, run.registration)
+    assert len(record.reference_answers) == 3
+    assert exit_code("verify", [*settings, f"verify.suspects=cnn@{weights}"]) == 0
+    capsys.readouterr()
+    (tmp_path / "none.pth").write_bytes(b"nothing")
+    other = f"detection.question={question % (tmp_path / 'none.pth')}"
+    assert exit_code("craft", settings_in(tmp_path / "other", "detection.statistic=question", other)) == 2
+    assert "detection.question.references: " in capsys.readouterr().err
 
 
 def test_a_relative_path_is_found_again_from_elsewhere(
