@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ os.environ |= {
 }
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the cores: threads that wait for each other would crawl
+
+# A test has a time limit as a whole; that a single example waits for a busy core says nothing.
+hypothesis.settings.register_profile("no deadline of an example", deadline=None)
+hypothesis.settings.load_profile("no deadline of an example")
 
 pytest_plugins = ["tests.s3_server"]
 

@@ -300,7 +300,7 @@ class TestNotebook:
         assert "keep it to yourself" in page
         assert page.count("data:image/png;base64,") == 1
         assert run.registration.registration_sha256 in page
-        assert re.search("suspect nothing.*not detected", page)
+        assert re.search("suspect nothing.*cannot be judged", page)
 
     def test_text_is_escaped_and_nothing_is_loaded_from_elsewhere(self, run: taggants.Run) -> None:
         class Named:
