@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from taggants.errors import InputError
 
@@ -17,6 +17,37 @@ def canonical_json(value: object) -> bytes:
 def identity(value: object) -> str:
     """Returns the SHA-256 of `canonical_json`, 64 hex digits."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+class Published(Protocol):
+    """A record of which a number is published. Classes that inherit from it define `to_json`."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    @property
+    def canonical(self) -> bytes:
+        """The bytes that `sha256` is of."""
+        return canonical_json(self.to_json())
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) over the canonical JSON of the record: the number to publish."""
+        return hashlib.sha256(self.canonical).hexdigest()
+
+
+def format_in(value: object, name: str, formats: tuple[str, ...]) -> str:
+    """Returns the format that a JSON object says it has; the first one for what is no object or says none.
+
+    Args:
+        name: what the object should be, as the sentence of an error begins.
+
+    Raises:
+        InputError: it is none of `formats`.
+    """
+    found = value.get("format", formats[0]) if isinstance(value, dict) else formats[0]
+    if found not in formats:
+        raise InputError(f"{name}'s format is {found!r} but must be {' or '.join(map(repr, formats))}.")
+    return str(found)
 
 
 def strict_json(text: str | bytes, name: str, max_bytes: int = 2**26) -> Any:

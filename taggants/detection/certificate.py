@@ -17,7 +17,7 @@ from taggants.detection.outcome import EValue, LabelMap, PlainCovers, Verdict, v
 from taggants.detection.registration import Registration, SigningRecord
 from taggants.detection.statistics import STATISTICS, p_values
 from taggants.errors import InputError, check_integer, check_sha256, check_text
-from taggants.identity import identity, strict_json
+from taggants.identity import format_in, identity, strict_json
 
 CERTIFICATE_FORMAT: Final = "taggants-certificate/2"  # of a test that asks the key images alone
 CERTIFICATE_FORMAT_QUESTION: Final = "taggants-certificate/3"
@@ -221,11 +221,7 @@ class Certificate:
             InputError: a field is missing, unknown or out of range, the registration fails its hash, a p-value is of a
                 statistic that is not known here, or disagrees with the evidence.
         """
-        found = value.get("format", CERTIFICATE_FORMAT) if isinstance(value, dict) else CERTIFICATE_FORMAT
-        if found not in (CERTIFICATE_FORMAT, CERTIFICATE_FORMAT_QUESTION):
-            raise InputError(
-                f"The certificate's format is {found!r} but must be {CERTIFICATE_FORMAT!r} or {CERTIFICATE_FORMAT_QUESTION!r}."
-            )
+        found = format_in(value, "The certificate", (CERTIFICATE_FORMAT, CERTIFICATE_FORMAT_QUESTION))
         with_question = found == CERTIFICATE_FORMAT_QUESTION
         names = [part.name for part in fields(cls) if with_question or part.name not in _OF_A_QUESTION]
         expected = [*names, "verdict", "certificate_sha256"] if with_question else names

@@ -16,8 +16,20 @@ if TYPE_CHECKING:
     from taggants.detection.registration import Registration
 
 
+class ExactSum:
+    """What sums over keys share: their p-value is that of independent draws, one from each key's values."""
+
+    def values(self, evidence: Evidence, registration: Registration) -> NDArray[np.int64]:
+        """As of `SumOverKeys`."""
+        raise NotImplementedError
+
+    def p_value(self, evidence: Evidence, registration: Registration) -> float:
+        """P(sum_null <= sum), in [1e-300, 1]."""
+        return exact_p_value(self.values(evidence, registration), evidence.positions)
+
+
 @dataclass(frozen=True)
-class RankSum:
+class RankSum(ExactSum):
     """A statistic: the sum over keys of a score of the label's rank; small when labels rank high.
 
     Null: the suspect does not depend on the key labels, which were drawn i.i.d. uniform over the classes. Then the ranks are
@@ -35,10 +47,6 @@ class RankSum:
         "independently over keys"
     )
     needs: Literal["ranks", "table"] = "ranks"
-
-    def p_value(self, evidence: Evidence, registration: Registration) -> float:
-        """P(sum_null <= sum), in [1e-300, 1]."""
-        return exact_p_value(self.values(evidence, registration), evidence.positions)
 
     def values(self, evidence: Evidence, registration: Registration) -> NDArray[np.int64]:
         """As of `SumOverKeys`: the score of each rank, the same for all keys."""

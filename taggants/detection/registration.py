@@ -10,7 +10,7 @@ from typing import Any, Final
 from taggants.detection.question import Question
 from taggants.detection.statistics import STATISTICS
 from taggants.errors import InputError, check_integer, check_sha256, check_text
-from taggants.identity import canonical_json, strict_json
+from taggants.identity import Published, canonical_json, format_in, strict_json
 from taggants.keys.key_set import MAX_NUM_CLASSES, MAX_NUM_KEYS
 from taggants.keys.randomness import Randomness
 
@@ -146,11 +146,7 @@ class Registration:
         Raises:
             InputError: a field is missing, unknown or out of range, or the hash does not match the rest.
         """
-        found = value.get("format", REGISTRATION_FORMAT) if isinstance(value, dict) else REGISTRATION_FORMAT
-        if found not in (REGISTRATION_FORMAT, REGISTRATION_FORMAT_QUESTION):
-            raise InputError(
-                f"The registration's format is {found!r} but must be {REGISTRATION_FORMAT!r} or {REGISTRATION_FORMAT_QUESTION!r}."
-            )
+        found = format_in(value, "The registration", (REGISTRATION_FORMAT, REGISTRATION_FORMAT_QUESTION))
         with_question = found == REGISTRATION_FORMAT_QUESTION
         names = [part.name for part in fields(cls) if with_question or part.name not in _OF_FORMAT_2]
         constants = ["derivation", "preprocessing"] if with_question else []
@@ -207,7 +203,7 @@ _OF_FORMAT_2: Final = tuple(_DEFAULTS)
 
 
 @dataclass(frozen=True)
-class SigningRecord:
+class SigningRecord(Published):
     """The second record, which the owner publishes once the data are signed: what the registration could not know yet.
 
     Attributes:
@@ -233,16 +229,6 @@ class SigningRecord:
                 check_sha256(f"an entry of {name}", value)
         if len(self.reference_weights) != len(self.reference_answers):
             raise InputError("reference_weights and reference_answers must have one entry for each reference.")
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 (hex) over the canonical JSON of the record: the number to publish."""
-        return hashlib.sha256(self.canonical).hexdigest()
-
-    @property
-    def canonical(self) -> bytes:
-        """The bytes that `sha256` is of."""
-        return canonical_json(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         content = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}

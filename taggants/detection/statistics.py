@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taggants.detection.evidence import Evidence
-from taggants.detection.exact import P_VALUE_FLOOR, exact_p_value
+from taggants.detection.exact import P_VALUE_FLOOR
 from taggants.detection.hits import HITS
 from taggants.detection.rank_statistic import RANK
+from taggants.detection.rank_sum import ExactSum
 from taggants.detection.sequential import running_e_values
 from taggants.errors import InputError
 from taggants.registry import Registry
@@ -61,7 +62,7 @@ class SumOverKeys(Protocol):
 
 
 @dataclass(frozen=True)
-class TableSum:
+class TableSum(ExactSum):
     """A statistic: the sum over keys of the value of the label in its key's row; small when labels are favoured.
 
     Null: neither the suspect nor the references depend on the key labels, which were drawn i.i.d. uniform over the classes. Given
@@ -73,10 +74,6 @@ class TableSum:
         "independently over keys"
     )
     needs: Literal["ranks", "table"] = "table"
-
-    def p_value(self, evidence: Evidence, registration: Registration) -> float:
-        """P(sum_null <= sum), in [1e-300, 1]."""
-        return exact_p_value(self.values(evidence, registration), evidence.positions)
 
     def values(self, evidence: Evidence, registration: Registration) -> NDArray[np.int64]:
         """As of `SumOverKeys`."""

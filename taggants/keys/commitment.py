@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from taggants.errors import InputError, check_sha256, check_text
-from taggants.identity import canonical_json, strict_json
+from taggants.identity import Published, canonical_json, strict_json
 from taggants.keys.derivation import check_secret
 from taggants.keys.key_set import KeySpec
 from taggants.keys.randomness import Randomness
@@ -18,7 +18,7 @@ _SECRET_TAG: Final = b"taggants/v1/secret-commitment"
 
 
 @dataclass(frozen=True)
-class KeysCommitment:
+class KeysCommitment(Published):
     """What the owner publishes, with a date that others can prove, before the source gives out the value of the round.
 
     From then on one secret and one value decide the labels: the owner can no longer try secrets until the labels suit.
@@ -48,16 +48,6 @@ class KeysCommitment:
         look = canonical_json({name: value for name, value in spec.to_json().items() if name != "num_keys"})
         digest = hashlib.sha256(_SECRET_TAG + secret + struct.pack(">I", len(look)) + look)
         return cls(digest.hexdigest(), source, round_)
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 (hex) over the canonical JSON: the number to publish before the round."""
-        return hashlib.sha256(self.canonical).hexdigest()
-
-    @property
-    def canonical(self) -> bytes:
-        """The bytes that `sha256` is of."""
-        return canonical_json(self.to_json())
 
     def with_value(self, value: str) -> Randomness:
         """Returns the randomness that the labels are drawn from, once the source has given out the value."""

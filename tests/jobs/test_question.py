@@ -21,6 +21,7 @@ from taggants.stages.keys import prepare_keys
 from taggants.stages.questions import read_answers, read_signing
 from taggants.stages.verify import verify
 from taggants.suspects import CallableSuspect, question_evidence
+from tests.detection.registrations import registered
 from tests.jobs.running import settings_in
 
 QUESTION = (
@@ -193,17 +194,9 @@ def test_what_was_changed_afterwards_is_refused(run: Run, tmp_path: Path) -> Non
 
 def test_a_registration_of_format_1_is_what_it_was(tmp_path: Path) -> None:
     """Its hash was published: that of a run without a question does not change."""
-    content = {
-        "keys_commitment": "ab" * 32,
-        "num_keys": 10,
-        "num_classes": 1000,
-        "dataset_fingerprint": "12" * 32,
-        "statistic": "rank",
-        "top_k": 10,
-        "alpha": 1e-6,
-        "format": "taggants-registration/1",
-        "registration_sha256": "502c89573ecd46129c73e458198f919f021c3e94182ac7247f11ee664d48ade1",
-    }
+    content = registered().to_json()
+    assert content["registration_sha256"] == "502c89573ecd46129c73e458198f919f021c3e94182ac7247f11ee664d48ade1"
+    assert content["format"] == "taggants-registration/1"
     assert Registration.from_json(content).to_json() == content
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 
 from taggants.errors import InputError
 from taggants.identity import canonical_json
@@ -25,6 +23,7 @@ from taggants.keys import (
     load_secret,
 )
 from taggants.storage import Root
+from tests.keys.kbkdf import kbkdf
 
 SECRET = bytes(range(32))
 SPEC = KeySpec(4, 10, 1, 16, "block", {"cell_size": 4})
@@ -37,18 +36,8 @@ def test_labels_come_from_the_secret_and_the_public_value_as_the_text_says() -> 
     assert DRAWN.digest == digest
 
     def word(index: int) -> int:
-        reference = KBKDFHMAC(
-            algorithm=hashes.SHA256(),
-            mode=Mode.CounterMode,
-            length=8,
-            rlen=4,
-            llen=4,
-            location=CounterLocation.BeforeFixed,
-            label=b"taggants/v2/key-label",
-            context=struct.pack(">II", index, 0) + digest,
-            fixed=None,
-        )
-        return int.from_bytes(reference.derive(SECRET), "big")
+        reference = kbkdf(SECRET, b"taggants/v2/key-label", struct.pack(">II", index, 0) + digest, 8)
+        return int.from_bytes(reference, "big")
 
     assert keys.labels.tolist() == [word(index) % 10 for index in range(4)]
     assert np.array_equal(keys.images, alone.images)

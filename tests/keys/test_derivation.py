@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,55 +15,26 @@ from taggants.keys.derivation import (
     derive_label,
     label_from_word,
 )
+from tests.keys.kbkdf import kbkdf
 
 SECRET = bytes(range(32))
 
 
 @given(st.binary(min_size=32, max_size=32), st.integers(0, 2**32 - 1), st.integers(1, 200))
 def test_stream_equals_kbkdf_of_the_cryptography_package(secret: bytes, key_index: int, size_bytes: int) -> None:
-    reference = KBKDFHMAC(
-        algorithm=hashes.SHA256(),
-        mode=Mode.CounterMode,
-        length=size_bytes,
-        rlen=4,
-        llen=4,
-        location=CounterLocation.BeforeFixed,
-        label=b"taggants/v1/key-image",
-        context=key_index.to_bytes(4, "big"),
-        fixed=None,
-    ).derive(secret)
+    reference = kbkdf(secret, b"taggants/v1/key-image", key_index.to_bytes(4, "big"), size_bytes)
     assert derive_cells(secret, key_index, size_bytes) == reference
 
 
 def test_first_label_word_equals_kbkdf() -> None:
     for index, num_classes in [(0, 10), (7, 1000), (99, 3)]:
-        reference = KBKDFHMAC(
-            algorithm=hashes.SHA256(),
-            mode=Mode.CounterMode,
-            length=8,
-            rlen=4,
-            llen=4,
-            location=CounterLocation.BeforeFixed,
-            label=b"taggants/v1/key-label",
-            context=index.to_bytes(4, "big") + bytes(4),
-            fixed=None,
-        ).derive(SECRET)
+        reference = kbkdf(SECRET, b"taggants/v1/key-label", index.to_bytes(4, "big") + bytes(4), 8)
         assert derive_label(SECRET, index, num_classes) == int.from_bytes(reference, "big") % num_classes
 
 
 def test_id_equals_kbkdf_over_the_index_and_the_look_of_the_keys() -> None:
     look = b'{"cell_size":4,"channels":3,"family":"block","image_size":32,"num_classes":10}'
-    reference = KBKDFHMAC(
-        algorithm=hashes.SHA256(),
-        mode=Mode.CounterMode,
-        length=32,
-        rlen=4,
-        llen=4,
-        location=CounterLocation.BeforeFixed,
-        label=b"taggants/v1/key-id",
-        context=(7).to_bytes(4, "big") + look,
-        fixed=None,
-    ).derive(SECRET)
+    reference = kbkdf(SECRET, b"taggants/v1/key-id", (7).to_bytes(4, "big") + look, 32)
     assert derive_id(SECRET, 7, look) == reference.hex()
 
 

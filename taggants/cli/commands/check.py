@@ -11,6 +11,7 @@ import argparse
 import functools
 import re
 
+from taggants.cli.commands.timestamp import add_timestamps
 from taggants.errors import InputError
 
 _MOST_BYTES = 2**30
@@ -35,19 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="number that the owner published; may be repeated",
     )
-    parser.add_argument(
-        "--timestamp",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="RFC 3161 response (.tsr) or OpenTimestamps proof (.ots) of the registration or the signing record; may be repeated",
-    )
-    parser.add_argument(
-        "--tsa-root",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="certificates in PEM form that the time-stamping authority is trusted by; may be repeated",
+    add_timestamps(
+        parser, "RFC 3161 response (.tsr) or OpenTimestamps proof (.ots) of the registration or the signing record"
     )
     parser.add_argument("--suspect", metavar="SUSPECT", help="asks the suspect again, as `taggants verify` names it")
     parser.add_argument(

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from taggants.cli.commands.timestamp import add_timestamps
 from taggants.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,20 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="page.html, or page.pdf (needs pip install 'taggants[report]'); default: the certificate's name with .html, here",
     )
-    parser.add_argument(
-        "--timestamp",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="dates the registration or the signing record, as of `taggants check`; may be repeated",
-    )
-    parser.add_argument(
-        "--tsa-root",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="certificates in PEM form that the time-stamping authority is trusted by; may be repeated",
-    )
+    add_timestamps(parser, "dates the registration or the signing record, as of `taggants check`")
 
 
 def run(given: argparse.Namespace) -> int:

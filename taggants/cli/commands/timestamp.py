@@ -13,6 +13,18 @@ import argparse
 from taggants.cli.configuration import add_config_arguments, read_config
 
 
+def add_timestamps(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Adds the options that hand in what the services answered; meaning: what a timestamp is for in this command."""
+    parser.add_argument("--timestamp", metavar="FILE", action="append", default=[], help=f"{meaning}; may be repeated")
+    parser.add_argument(
+        "--tsa-root",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="certificates in PEM form that the time-stamping authority is trusted by; may be repeated",
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser, run_folder=True)
 
