@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from benchmarks import power
-from benchmarks.findability import Findability, findability
+from benchmarks.power import claims, measuring
+from benchmarks.power.cells import narrowed, read_bench
+from benchmarks.power.claims import claimed, train_models
+from benchmarks.power.findability import Findability, findability
 from taggants.errors import InputError
+from taggants.storage import Root
+
+COMMAND = Path(claims.__file__).parents[1] / "power.py"
 
 FILE = """
 preset: taggants/presets/digits.yaml
@@ -37,20 +49,37 @@ cells:
 """
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "cells.yaml"
+    path.write_text(FILE.format(root=tmp_path / "runs"))
+    return path
+
+
+@pytest.fixture
+def bench(file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the command in this process; returns what it prints."""
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["power.py", str(file), *words])
+        runpy.run_path(str(COMMAND), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.mark.slow
 def test_cells_are_measured_once_and_stand_in_one_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    file: Path, bench: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "cells.yaml"
-    file.write_text(FILE.format(root=tmp_path / "runs"))
-    monkeypatch.setattr("sys.argv", ["power.py", str(file), "--cell", "imprint"])
-    power.main()
-    assert len(list((tmp_path / "runs" / "power").glob("*.json"))) == 2
-    monkeypatch.setattr("sys.argv", ["power.py", str(file)])
-    power.main()
-    capsys.readouterr()
-    bench = power.read_bench(str(file), [])
-    records = [record for cell in bench.cells for record in power.measure_cell(bench, cell)]
+    records_of = file.parent / "runs" / "power"
+    bench("--cell", "imprint", "--draw", "2")
+    bench("--cell", "matching", "--kind", "cnn")
+    assert len(list(records_of.glob("*.json"))) == 2
+    bench()
+    assert len(list(records_of.glob("*.json"))) == 4  # those measured alone count in the whole
+    whole = read_bench(str(file), [])
+    records = [record for cell in whole.cells for record in measuring.measure_cell(whole, cell)]
     assert [(r.cell, r.draw, r.kind) for r in records] == [
         ("imprint", 1, "cnn"),
         ("imprint", 2, "cnn"),
@@ -67,19 +96,91 @@ def test_cells_are_measured_once_and_stand_in_one_table(
             assert 0 <= min(model.flips) <= max(model.flips) <= 1
     # The same secret, so the same labels, whatever the draw is used for.
     assert records[0].victims != records[1].victims
-    monkeypatch.setattr(power, "_crafted", None)  # nothing is made again
-    monkeypatch.setattr("sys.argv", ["power.py", str(file), "--table"])
-    power.main()
-    shown = capsys.readouterr().out
+    monkeypatch.setattr(measuring, "_crafted", None)  # nothing is made again
+    shown = bench("--table")
     assert shown.count("\n| imprint | ") == 3  # two draws, and the sum over them
     assert "\n3 p-values of controls, smaller than uniform ones" in shown  # two cells share a control and its keys
+
+
+@pytest.mark.slow
+def test_two_calls_at_once_train_no_model_twice(file: Path) -> None:
+    call = [sys.executable, str(COMMAND), str(file), "--draw", "1", "--kind", "cnn"]
+    own = {
+        "env": os.environ | {"OMP_NUM_THREADS": "1"},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+    calls = [subprocess.Popen(call, **own) for _ in range(2)]
+    said = "".join(process.communicate()[0] for process in calls)
+    assert [process.returncode for process in calls] == [0, 0], said
+    trained = re.findall(r"train (\S+): accuracy \S+, 1 epoch in", said)
+    # A surrogate, a reference and a control for both cells, which differ in their victims alone.
+    assert sorted(trained) == ["control-0", "reference-0", "surrogate-0", "victim-0", "victim-0"]
+
+
+@dataclass(frozen=True)
+class Job:
+    folder: str
+
+
+def test_what_another_process_trains_is_left_to_it_until_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = Root(str(tmp_path))
+    run = type("Run", (), {"models": models})
+    other = claimed(models, "a-1")  # a file that is opened twice is locked twice, as by two processes
+    assert other.__enter__()
+    order = []
+
+    def train(run: object, job: Job) -> str:
+        order.append(job.folder)
+        if len(order) == 2:
+            other.__exit__(None, None, None)
+        return f"trained {job.folder}"
+
+    monkeypatch.setattr(claims, "train_model", train)
+    assert train_models(run, [Job("a-1"), Job("b-2"), Job("c-3")]) == ["trained a-1", "trained b-2", "trained c-3"]
+    assert order == ["b-2", "c-3", "a-1"]
+
+
+@pytest.mark.slow  # imports
+def test_a_killed_process_has_no_claim(tmp_path: Path) -> None:
+    holding = (
+        "import sys, time; from benchmarks.power.claims import claimed; from taggants.storage import Root\n"
+        "with claimed(Root(sys.argv[1]), 'a'): print('held', flush=True); time.sleep(100)"
+    )
+    call = [sys.executable, "-c", holding, str(tmp_path)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, cwd=COMMAND.parents[1], text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with claimed(Root(str(tmp_path)), "a", wait=False) as is_mine:
+            assert not is_mine
+        process.kill()
+    with claimed(Root(str(tmp_path)), "a", wait=False) as is_mine:
+        assert is_mine
+
+
+def test_a_part_of_the_bench_has_the_settings_of_the_whole(file: Path) -> None:
+    whole = read_bench(str(file), [])
+    part = narrowed(whole, kinds=["wide"])
+    assert [(cell.name, cell.draw, dict(cell.victims)) for cell in part.cells] == [("matching", 1, {"wide": 1})]
+    assert part.config(part.cells[0], "wide") == whole.config(whole.cells[2], "wide")
+    assert [cell.name for cell in narrowed(whole, draws=[2]).cells] == ["imprint"]
+    for words, found in (
+        ({"cells": ["x"]}, "no cell 'x'; there are imprint, matching"),
+        ({"kinds": ["vit"]}, "no kind 'vit'; there are cnn, wide"),
+        ({"draws": [7]}, "no draw 7; there are 1, 2"),
+    ):
+        with pytest.raises(InputError, match=found):
+            narrowed(whole, **words)
 
 
 def test_a_cell_of_another_kind_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "cells.yaml"
     file.write_text(FILE.format(root=tmp_path).replace("wide: 1", "vit: 1"))
     with pytest.raises(InputError, match="cell 'matching' names 'vit'; it has settings, victims of cnn, wide, draws"):
-        power.read_bench(str(file), [])
+        read_bench(str(file), [])
 
 
 @pytest.fixture(scope="module")
