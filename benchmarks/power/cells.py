@@ -25,7 +25,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Bench:
-    """kinds: settings of evaluation.training, by kind. controls, references: clean models of each kind."""
+    """kinds: settings of evaluation.training, by kind. controls, references: clean models of each kind.
+
+    baseline: the cell that the others are compared with; None: none is.
+    """
 
     preset: str
     settings: tuple[str, ...]
@@ -33,6 +36,7 @@ class Bench:
     controls: int
     references: int
     cells: tuple[Cell, ...]
+    baseline: str | None
 
     def config(self, cell: Cell, kind: str) -> Config:
         settings = [*self.settings, *self.kinds[kind], *cell.settings, "execution.pool=inline"]
@@ -49,7 +53,7 @@ def read_bench(path: str, settings: Sequence[str]) -> Bench:
     """Returns the cells of a file, one for each draw.
 
     Raises:
-        InputError: a cell names a kind or a field that the file's head does not know.
+        InputError: a cell names a kind or a field that the file's head does not know, or the baseline is no cell.
     """
     tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     kinds = {name: tuple(own) for name, own in tree["kinds"].items()}
@@ -67,8 +71,11 @@ def read_bench(path: str, settings: Sequence[str]) -> Bench:
         raise InputError(
             f"{path} asks for no control or no victim of a kind; ask for one at least, or leave the kind out"
         )
+    baseline = tree.get("baseline")
+    if baseline is not None and baseline not in tree["cells"]:
+        raise InputError(f"baseline {baseline!r} is no cell of {path}; name one of: {', '.join(tree['cells'])}")
     shared = (*tree["settings"], *settings)
-    return Bench(tree["preset"], shared, kinds, tree["controls"], tree.get("references", 0), tuple(cells))
+    return Bench(tree["preset"], shared, kinds, tree["controls"], tree.get("references", 0), tuple(cells), baseline)
 
 
 def narrowed(bench: Bench, cells: Sequence[str] = (), kinds: Sequence[str] = (), draws: Sequence[int] = ()) -> Bench:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from benchmarks.power.cells import Bench, Cell
 from benchmarks.power.claims import claimed, train_models
-from benchmarks.power.findability import findability
-from benchmarks.power.records import FLIP_LEVELS, RECORD, Record, Tested
+from benchmarks.power.findability import Searched, image_findability, model_findability
+from benchmarks.power.records import FLIP_LEVELS, RECORD, Clean, Record, Tested
 from taggants import pipeline
 from taggants.crafting.methods import key_pattern
+from taggants.crafting.plan import Plan
 from taggants.data.source import read_for_models
 from taggants.detection import Evidence, exact_p_value, key_ranks, rank_p_value
 from taggants.detection.question import Question, balanced_covers
@@ -44,7 +45,7 @@ from taggants.training.job import TrainedModel, load_trained
 from taggants.training.loop import predict_scores
 
 _NUM_FLIP_COVERS, _TOP = 100, 5
-_VERSION = 2  # of what is measured: raised, models are kept and asked again
+_VERSION = 3  # of what is measured: raised, models are kept and asked again
 
 
 class Exam:
@@ -147,14 +148,25 @@ def _crafted(run: Run, cell: Cell) -> dict[str, Any]:
         exported = export(run, plan)
     exam = Exam(run)
     registered = [exam.scores(model) for model in train_models(run, reference_jobs(run))]
+    searched = _searched(run, plan)
+    found = image_findability(searched)
+    return {
+        "plan": plan,
+        "export": exported,
+        "exam": exam,
+        "registered": registered,
+        "searched": searched,
+        "found": found,
+    }
+
+
+def _searched(run: Run, plan: Plan) -> Searched:
     ids = sorted(i for shard in plan.shards for i in shard.sample_ids)
-    labels = run.index.labels
+    labels, size = run.index.labels, run.config.data.image_size
     others = np.setdiff1d(np.flatnonzero(np.isin(labels, run.keys.labels)), ids)
-    size = run.config.data.image_size
-    images = [read_for_models(run.sources[0], rows, size) for rows in (ids, others.tolist())]
+    originals, unsigned = (read_for_models(run.sources[0], rows, size) for rows in (ids, others.tolist()))
     signed = read_for_models(run.sources[0].at(run.root.child("signed")), ids, size)
-    found = findability(images[0], signed, images[1], labels[ids], labels[others])
-    return {"plan": plan, "export": exported, "exam": exam, "registered": registered, "findability": found}
+    return Searched(originals, signed, unsigned, labels[ids], labels[others])
 
 
 def _measure(bench: Bench, cell: Cell, kind: str, spec: str, run: Run, made: Mapping[str, Any]) -> Record:
@@ -178,19 +190,21 @@ def _measure(bench: Bench, cell: Cell, kind: str, spec: str, run: Run, made: Map
     )
     own = [exam.scores(model) for model in references]
 
+    def clean(model: TrainedModel) -> dict[str, Any]:
+        return {"name": model.name, "accuracy": model.accuracy, "flips": exam.flips(model)}
+
     def tested(model: TrainedModel) -> Tested:
         scores = exam.scores(model)
         return Tested(
-            name=model.name,
-            accuracy=model.accuracy,
+            **clean(model),
             bare=exam.p_bare(scores),
             question=exam.p_question(scores, made["registered"]),
             own=exam.p_question(scores, own),
             top_5=exam.p_question(scores, own, _TOP),
-            flips=exam.flips(model),
         )
 
-    gain = measure_transfer(run, made["plan"], load_trained(run.models, controls[0])).gain if controls else float("nan")
+    clean_networks = [load_trained(run.models, model) for model in controls]
+    signed_networks = [load_trained(run.models, model) for model in victims]
     exported = made["export"]
     return Record(
         cell=cell.name,
@@ -204,8 +218,9 @@ def _measure(bench: Bench, cell: Cell, kind: str, spec: str, run: Run, made: Map
         ssim=exported.quality.ssim,
         lpips=exported.quality.lpips,
         alignment=exported.alignment,
-        gain=gain,
-        findability=made["findability"],
+        gain=measure_transfer(run, made["plan"], clean_networks[0]).gain,
+        findability=made["found"] | model_findability(made["searched"], signed_networks, clean_networks),
         victims=tuple(tested(model) for model in victims),
         controls=tuple(tested(model) for model in controls),
+        references=tuple(Clean(**clean(model)) for model in references),
     )

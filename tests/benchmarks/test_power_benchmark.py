@@ -1,4 +1,4 @@
-"""The power benchmark from a file of cells to its table, on a few digits, and its traits on changes that they should find."""
+"""The power benchmark from a file of cells to its table, on a few digits."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
 
 from benchmarks.power import claims, measuring
 from benchmarks.power.cells import narrowed, read_bench
 from benchmarks.power.claims import claimed, train_models
-from benchmarks.power.findability import Findability, findability
+from benchmarks.power.findability import TRAITS
 from taggants.errors import InputError
 from taggants.storage import Root
+from tests.strict_html import Strict
 
 COMMAND = Path(claims.__file__).parents[1] / "power.py"
 
@@ -40,6 +39,7 @@ kinds:
   cnn: [evaluation.training.model=cnn]
   wide: [evaluation.training.model=cnn_wide]
 victims: {{cnn: 1}}
+baseline: imprint
 controls: 1
 references: 1
 draws: [1, 2]
@@ -92,14 +92,25 @@ def test_cells_are_measured_once_and_stand_in_one_table(
         for model in (*record.victims, *record.controls):
             for p in (model.bare, model.question, model.own, model.top_5):
                 assert 0 < p <= 1
+        for model in (*record.victims, *record.clean):
+            assert 0 < model.accuracy <= 1
             assert len(model.flips) == 3
             assert 0 <= min(model.flips) <= max(model.flips) <= 1
+        assert set(record.findability) == set(TRAITS)
+        assert all(0 <= auc <= 1 for found in record.findability.values() for auc in (found.signed, found.reference))
     # The same secret, so the same labels, whatever the draw is used for.
     assert records[0].victims != records[1].victims
     monkeypatch.setattr(measuring, "_crafted", None)  # nothing is made again
-    shown = bench("--table")
-    assert shown.count("\n| imprint | ") == 3  # two draws, and the sum over them
-    assert "\n3 p-values of controls, smaller than uniform ones" in shown  # two cells share a control and its keys
+    page = file.parent / "power.html"
+    shown = bench("--table", "--page", str(page))
+    draws = shown[shown.index("### Every draw") :]
+    assert draws.count("\n| imprint | cnn | ") == 2
+    assert "\n| own references | 3 | 2 | " in shown  # two cells share a control and its keys
+    compared = shown[: shown.index("### Power")]
+    assert "\n| matching | cnn | 1 (1) | " in compared
+    assert "\n| matching | wide" not in compared
+    assert "matching | wide" in bench("--table", "--kind", "wide")
+    assert len([circle for circle in Strict(page.read_text()).root.all("circle") if circle.inside("figure")]) == 3 * 4
 
 
 @pytest.mark.slow
@@ -176,47 +187,11 @@ def test_a_part_of_the_bench_has_the_settings_of_the_whole(file: Path) -> None:
             narrowed(whole, **words)
 
 
-def test_a_cell_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_unknown_names_in_a_file_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "cells.yaml"
     file.write_text(FILE.format(root=tmp_path).replace("wide: 1", "vit: 1"))
     with pytest.raises(InputError, match="cell 'matching' names 'vit'; it has settings, victims of cnn, wide, draws"):
         read_bench(str(file), [])
-
-
-@pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    """Smooth random images, uint8 [300, 3, 32, 32]."""
-    random = np.random.default_rng(0)
-    smooth = gaussian_filter(random.normal(0, 1, (300, 3, 32, 32)), (0, 0, 2, 2), mode="wrap")
-    return np.clip(128 + 50 * smooth / smooth.std() + random.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
-
-
-LABELS = np.tile(np.arange(3), 50)
-
-
-def found(images: np.ndarray, change: np.ndarray) -> dict[str, Findability]:
-    """Of the first half, changed, against the second."""
-    signed = np.clip(np.rint(images[:150] + change), 0, 255).astype(np.uint8)
-    return findability(images[:150], signed, images[150:], LABELS, LABELS)
-
-
-def test_what_is_not_changed_is_not_found(images: np.ndarray) -> None:
-    for trait in found(images, np.zeros(1)).values():
-        assert trait.signed == pytest.approx(0.5, abs=0.1)
-        assert trait.noise == pytest.approx(trait.signed)
-
-
-def test_noise_is_found_by_its_level_a_grating_by_its_peak_and_what_is_shared_by_the_mean(images: np.ndarray) -> None:
-    noisy = found(images, np.random.default_rng(1).normal(0, 8, images[:150].shape))
-    assert noisy["noise level"].signed > 0.95
-    assert noisy["noise level"].noise == pytest.approx(noisy["noise level"].signed, abs=0.05)
-    assert abs(noisy["class mean"].signed - 0.5) < 0.15
-    wave = 6 * np.sin(2 * np.pi * (5 * np.arange(32)[:, None] + 7 * np.arange(32)) / 32)
-    same = found(images, wave)
-    assert same["spectral peak"].signed > 0.95
-    assert same["spectral peak"].noise < 0.7
-    assert same["class mean"].signed > 0.9
-    shifts = np.random.default_rng(2).integers(0, 32, 150)
-    shifted = found(images, np.stack([np.roll(wave, shift, axis=1)[None] for shift in shifts]))
-    assert shifted["spectral peak"].signed > 0.95
-    assert shifted["class mean"].signed < 0.6
+    file.write_text(FILE.format(root=tmp_path).replace("baseline: imprint", "baseline: x"))
+    with pytest.raises(InputError, match=r"baseline 'x' is no cell of \S+; name one of: imprint, matching"):
+        read_bench(str(file), [])
