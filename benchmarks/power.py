@@ -31,7 +31,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.power.cells import narrowed, read_bench  # the folder beside this file
-from benchmarks.power.measuring import measure_cell
+from benchmarks.power.measuring import Busy, measure_cell
 from benchmarks.power.page import render
 from benchmarks.power.records import Record
 from benchmarks.power.tables import draws_table, tables
@@ -50,21 +50,32 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing: only what is done")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the report there, as HTML")
     given = parser.parse_args()
+    if given.page is not None and not given.page.parent.is_dir():
+        parser.error(f"--page {given.page}: there is no folder {given.page.parent}; make it")
     try:
         bench = narrowed(read_bench(given.bench, given.set), given.cell, given.kind, given.draw)
     except InputError as error:
         sys.exit(f"{given.bench}: {error}")
-    records: list[Record] = []
+    measured: dict[int, list[Record]] = {}
     failed: dict[str, str] = {}
-    for cell in bench.cells:
-        try:
-            measured = measure_cell(bench, cell, only_done=given.table)
-        except (FailedShards, InputError) as error:
-            failed[cell.name] = str(error)
-            continue
-        records += measured
-        if measured and not given.table:
-            print("\n" + draws_table(measured).markdown() + "\n", flush=True)
+    todo = list(enumerate(bench.cells))
+    for wait in (False, True):
+        busy = []
+        for place, cell in todo:
+            try:
+                measured[place] = measure_cell(bench, cell, only_done=given.table, wait=wait)
+            except Busy:
+                busy.append((place, cell))
+                continue
+            except (FailedShards, InputError) as error:
+                failed[cell.name] = str(error)
+                continue
+            if not given.table:
+                print("\n" + draws_table(measured[place]).markdown() + "\n", flush=True)
+        todo = busy
+    records = [record for place in sorted(measured) for record in measured[place]]
+    if not records and not failed:
+        sys.exit("nothing is measured of these cells and kinds yet; run it without --table")
     if records:
         print("\n\n".join(found.markdown() for found in tables(records, bench.baseline)))
         if given.page is not None:

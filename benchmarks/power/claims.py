@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from taggants.reporting.progress import say
 from taggants.run import Run
 from taggants.stages.model_training import train_model
 from taggants.storage import Root
@@ -28,11 +29,14 @@ def claimed(root: Root, name: str, *, wait: bool = True) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            is_mine = True
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            is_mine = False
-        yield is_mine
+            if not wait:
+                yield False
+                return
+            say(f"power: waiting for the process that makes {name}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield True
 
 
 def train_models(run: Run, jobs: Sequence[TrainingJob | GivenModel]) -> list[TrainedModel]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-import numpy as np
 from scipy.stats import kstest, t
 
 from benchmarks.power.records import FLIP_LEVELS, Clean, Record
@@ -147,7 +146,3 @@ def _harm(groups: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Harm:
         within=within if is_known else None,
         num_victims=sum(len(victims) for _, victims in groups),
     )
-
-
-def log10_of(values: Sequence[float]) -> list[float]:
-    return [float(value) for value in np.log10(values)]

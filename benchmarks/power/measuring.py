@@ -101,10 +101,17 @@ def _scores(model: torch.nn.Module, images: NDArray[np.uint8]) -> NDArray[np.flo
     return predict_scores(model, torch.from_numpy(images)).numpy().astype(np.float64)
 
 
-def measure_cell(bench: Bench, cell: Cell, *, only_done: bool = False) -> list[Record]:
+class Busy(Exception):
+    """Another process is crafting the cell."""
+
+
+def measure_cell(bench: Bench, cell: Cell, *, only_done: bool = False, wait: bool = True) -> list[Record]:
     """Crafts a cell, trains its victims, controls and references, and measures them; what is done is found.
 
-    only_done: leave out what is not done.
+    only_done: leave out what is not done. wait: for another process that is crafting the cell.
+
+    Raises:
+        Busy: there is one, and not `wait`.
     """
     made: dict[str, Any] = {}  # once for all kinds
     records = []
@@ -119,14 +126,14 @@ def measure_cell(bench: Bench, cell: Cell, *, only_done: bool = False) -> list[R
             say(f"power: {cell.name}, draw {cell.draw}, {kind}, {time.strftime('%H:%M:%S')}")
             run = Run(config)
             if not made:
-                made |= _crafted(run, cell)
+                made |= _crafted(run, cell, wait)
             record = _measure(bench, cell, kind, spec, run, made)
             stored.write_json(path, asdict(record))
         records.append(RECORD.validate_python(stored.read_json(path)))
     return records
 
 
-def _crafted(run: Run, cell: Cell) -> dict[str, Any]:
+def _crafted(run: Run, cell: Cell, wait: bool) -> dict[str, Any]:
     """The export, the exam and what the registered references answer."""
     check(run)
     run.write_config()
@@ -140,7 +147,9 @@ def _crafted(run: Run, cell: Cell) -> dict[str, Any]:
     first = run
     while first.before_retraining is not None:  # which is signed, too, and may be another cell
         first = first.before_retraining
-    with claimed(Root(run.config.output.root).child("power"), first.config.hash):
+    with claimed(Root(run.config.output.root).child("power"), first.config.hash, wait=wait) as is_mine:
+        if not is_mine:
+            raise Busy
         surrogates, plan = pipeline.prepare(run)
         drive = craft(run, plan, surrogates)
         if drive.failed:

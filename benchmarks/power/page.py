@@ -10,13 +10,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from benchmarks.power.comparison import pairs
+from benchmarks.power.comparison import COMPARED, pairs
 from benchmarks.power.records import Record
 from benchmarks.power.tables import ALPHAS, NAMES, tables
 from taggants.sweep.charts import Strip, p_value_strips
 from taggants.sweep.report import package_text, policy_hash
 
-_SHOWN = ("question", "own", "top_5")
 _STYLE = """
 :root { --control: var(--soft); }
 td.word, th.word { white-space: normal; min-width: 6.5rem; max-width: 16rem; }
@@ -39,7 +38,7 @@ def render(records: Sequence[Record], baseline: str | None, title: str) -> str:
         style=Markup(style),
         style_hash=policy_hash(style),
         tables=tables(records, baseline),
-        pictures=[_picture(records, name) for name in _SHOWN],
+        pictures=[_picture(records, name) for name in COMPARED],
         cells=list(dict.fromkeys(record.cell for record in records)),
         kinds=list(dict.fromkeys(record.kind for record in records)),
         draws=sorted({record.draw for record in records}),

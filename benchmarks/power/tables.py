@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +16,6 @@ from benchmarks.power.comparison import (
     compare,
     flip_harm,
     geometric_mean,
-    log10_of,
     pairs,
     uniformity,
 )
@@ -93,7 +93,7 @@ def power_table(records: Sequence[Record]) -> Table:
     for (cell, kind), own in pairs(records).items():
         victims = [victim for record in own for victim in record.victims]
         row = [cell, kind, str(len(victims))]
-        row += [f"{median(log10_of([getattr(victim, name) for victim in victims])):.1f}" for name in PS]
+        row += [f"{median(math.log10(getattr(victim, name)) for victim in victims):.1f}" for name in PS]
         for name in tested:
             for alpha in ALPHAS:
                 found = proportion(sum(getattr(victim, name) <= alpha for victim in victims), len(victims))
@@ -183,7 +183,7 @@ def draws_table(records: Sequence[Record]) -> Table:
         row += [_NOTHING if r.alignment is None else f"{r.alignment:.3f}", f"{r.gain:.3f}"]
         rows.append(tuple(row))
     note = "p of each victim, flips at " + ", ".join(map(str, FLIP_LEVELS)) + " levels, means of accuracies."
-    return Table("draws", "Every draw", note, tuple(head), tuple(rows), num_words=2)
+    return Table("draws", "Every draw", note, tuple(head), tuple(rows))
 
 
 def _listed(values: Iterable[float]) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.power import claims, measuring
-from benchmarks.power.cells import narrowed, read_bench
+from benchmarks.power.cells import Cell, narrowed, read_bench
 from benchmarks.power.claims import claimed, train_models
 from benchmarks.power.findability import TRAITS
+from benchmarks.power.records import Record
 from taggants.errors import InputError
 from taggants.storage import Root
 from tests.strict_html import Strict
@@ -130,6 +131,30 @@ def test_two_calls_at_once_train_no_model_twice(file: Path) -> None:
     assert sorted(trained) == ["control-0", "reference-0", "surrogate-0", "victim-0", "victim-0"]
 
 
+@pytest.mark.slow
+def test_a_cell_that_another_process_crafts_is_left_to_the_end(
+    file: Path, bench: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_bench(str(file), [])
+    first = whole.cells[0]
+    other = claimed(Root(str(file.parent / "runs" / "power")), whole.config(first, "cnn").hash)
+    assert other.__enter__()
+    order = []
+    measure = measuring.measure_cell
+
+    def watched(bench: object, cell: Cell, **how: bool) -> list[Record]:
+        order.append((cell.draw, how["wait"]))
+        if how["wait"]:
+            other.__exit__(None, None, None)
+        return measure(bench, cell, **how)
+
+    monkeypatch.setattr(measuring, "measure_cell", watched)
+    shown = bench("--cell", "imprint")
+    assert order == [(1, False), (2, False), (1, True)]
+    last = shown[shown.rindex("### Every draw") :]
+    assert last.index("| imprint | cnn | 1 |") < last.index("| imprint | cnn | 2 |")
+
+
 @dataclass(frozen=True)
 class Job:
     folder: str
@@ -195,3 +220,13 @@ def test_unknown_names_in_a_file_are_refused(tmp_path: Path) -> None:
     file.write_text(FILE.format(root=tmp_path).replace("baseline: imprint", "baseline: x"))
     with pytest.raises(InputError, match=r"baseline 'x' is no cell of \S+; name one of: imprint, matching"):
         read_bench(str(file), [])
+
+
+def test_a_page_in_no_folder_is_refused_before_the_work(bench: Callable[..., str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        bench("--page", str(tmp_path / "no" / "page.html"))
+
+
+def test_nothing_measured_is_said(bench: Callable[..., str]) -> None:
+    with pytest.raises(SystemExit, match="nothing is measured of these cells and kinds yet"):
+        bench("--table")
