@@ -18,6 +18,7 @@ from taggants.sweep.report import package_text, policy_hash
 
 _STYLE = """
 :root { --control: var(--soft); }
+th, td { padding: .35rem .45rem; }
 td.word, th.word { white-space: normal; min-width: 6.5rem; max-width: 16rem; }
 .chart text { paint-order: stroke; stroke: var(--panel); stroke-width: 4px; }
 """

@@ -87,7 +87,7 @@ def comparison_table(records: Sequence[Record], baseline: str) -> Table:
 
 def power_table(records: Sequence[Record]) -> Table:
     tested = ("question", "own")
-    head = ["cell", "victim", "models", *(f"median log10 p, {NAMES[name]}" for name in PS)]
+    head = ["cell", "victim", "victims", *(f"median log10 p, {NAMES[name]}" for name in PS)]
     head += [f"{NAMES[name]} at {level(alpha)}" for name in tested for alpha in ALPHAS]
     rows = []
     for (cell, kind), own in pairs(records).items():
@@ -133,9 +133,9 @@ def harm_table(records: Sequence[Record]) -> Table:
         rows.append(tuple(row))
     note = (
         "Clean models are the controls and the references of the victim's kind: their mean, and the 95% prediction "
-        "interval of one more (Student's t); within: victims in it. Flips: share of test images of other classes that a "
-        "key's pattern, so many levels strong, turns to the key's label. Each draw has its own interval of flips; the "
-        "widest is shown."
+        "interval of one more (Student's t); within: victims in it. Of unharmed victims one in twenty is outside. Flips: "
+        "share of test images of other classes that a key's pattern, so many levels strong, turns to the key's label. Each "
+        "draw has its own interval of flips; the widest is shown."
     )
     return Table("harm", "Harm", note, tuple(head), tuple(rows))
 

@@ -212,6 +212,14 @@ def test_a_part_of_the_bench_has_the_settings_of_the_whole(file: Path) -> None:
             narrowed(whole, **words)
 
 
+@pytest.mark.parametrize("file", sorted(COMMAND.parent.glob("power*.yaml")), ids=lambda file: file.name)
+def test_every_cell_of_the_files_has_a_configuration(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(COMMAND.parents[1])
+    bench = read_bench(str(file), [])
+    configs = [bench.config(cell, kind) for cell in bench.cells for kind in cell.victims]
+    assert len({(config.hash, config.evaluation.model_dump_json()) for config in configs}) == len(configs)
+
+
 def test_unknown_names_in_a_file_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "cells.yaml"
     file.write_text(FILE.format(root=tmp_path).replace("wide: 1", "vit: 1"))
