@@ -100,6 +100,9 @@ def p_value_strips(name: str, title: str, strips: Sequence[Strip], alphas: Seque
         lowest: log10 p at the left end, below 0, so that several charts compare.
     """
     row, top, left = 46, 44, 56
+    has_long_labels = any(len(strip.label) > 8 for strip in strips)  # which go over their rows
+    if has_long_labels:
+        row, left = 62, 14
     bottom = top + row * len(strips)
     height = bottom + 36
     to_x = _Scale(lowest, 0, left + 8, WIDTH - _RIGHT - 6)
@@ -110,7 +113,8 @@ def p_value_strips(name: str, title: str, strips: Sequence[Strip], alphas: Seque
         if tick >= lowest:
             chart.line("grid", to_x(tick), top, to_x(tick), bottom)
             chart.text("tick", to_x(tick), bottom + 16, f"{tick}".replace("-", MINUS), "middle")
-    chart.text("tick faint", left - 8, top - 6, "alpha", "end")
+    if not has_long_labels:
+        chart.text("tick faint", left - 8, top - 6, "alpha", "end")
     taken: list[float] = []  # right end of the last label in each line above the plot
     for alpha in sorted(alphas):
         x = to_x(math.log10(alpha))
@@ -125,7 +129,11 @@ def p_value_strips(name: str, title: str, strips: Sequence[Strip], alphas: Seque
         middle = top + row * (i + 0.5)
         if i:
             chart.line("grid", 4, top + row * i, WIDTH - _RIGHT, top + row * i)
-        chart.text("tick", left - 8, middle + 4, strip.label, "end")
+        if has_long_labels:
+            chart.text("tick", left, middle - row / 2 + 15, strip.label, "start")
+            middle += 8
+        else:
+            chart.text("tick", left - 8, middle + 4, strip.label, "end")
         for kind, models, centre in (("victim", strip.victims, middle - 10), ("control", strip.controls, middle + 10)):
             spread = min(3.0, 14 / max(1, len(models)))  # apart, where p-values are equal
             for j, (log10_p, note) in enumerate(models):

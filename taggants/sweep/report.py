@@ -65,18 +65,18 @@ def render(results: SweepResults, images: Mapping[str, bytes] | None = None) -> 
         InputError: the records are not of one sweep.
     """
     images = images or {}
-    style, script = _package_text("report.css"), _package_text("report.js")
+    style, script = package_text("report.css"), package_text("report.js")
     powers = {cell.name: cell_power(cell, results.alphas) for cell in results.cells}
     views = tuple(View(i, cell, powers[cell.name], results) for i, cell in enumerate(results.cells))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= _FILTERS
-    return environment.from_string(_package_text("report_template.html")).render(
+    return environment.from_string(package_text("report_template.html")).render(
         results=results,
         results_json=Markup(htmlsafe_json_dumps(results.to_json(), indent=1)),
         style=Markup(style),
-        style_hash=_policy_hash(style),
+        style_hash=policy_hash(style),
         script=Markup(script),
-        script_hash=_policy_hash(script),
+        script_hash=policy_hash(script),
         swept=swept(results.cells),
         advice=[advice(results, alpha, views) for alpha in results.alphas],
         combinations=combinations(results, views),
@@ -118,12 +118,13 @@ def _narrowed(png: bytes) -> bytes:
     return sink.getvalue()
 
 
-def _package_text(name: str) -> str:
+def package_text(name: str) -> str:
+    """Returns a file that lies beside this one."""
     return files("taggants.sweep").joinpath(name).read_text(encoding="utf-8")
 
 
-def _policy_hash(text: str) -> str:
-    """As a content security policy names an inline style or script."""
+def policy_hash(text: str) -> str:
+    """Returns what a content security policy names an inline style or script by."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
