@@ -238,6 +238,12 @@ def power_table(power: Power | None, config: Config) -> str:
     return "\n".join(lines)
 
 
+def prospects(record: str, doubts: Sequence[str]) -> str:
+    """What is measured of such runs, and a line for each reason to doubt that this one's victims will be detected."""
+    lines = ["", f"measured  {record or 'nothing of this method on such images'}"]
+    return "\n".join([*lines, *(f"doubt     {sentence}" for sentence in doubts)])
+
+
 def _each(fewest: int, most: int) -> str:
     return f"{fewest:,}{'' if fewest == most else f' to {most:,}'} images each"
 

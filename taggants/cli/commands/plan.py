@@ -35,6 +35,7 @@ def run(given: argparse.Namespace) -> int:
         raise InputError(f"--price {given.price} must be US $ an hour, from 0 to a million")
     config = read_config(given)
 
+    from taggants.estimation.doubts import doubts, record, wanted_of
     from taggants.estimation.estimate import estimate
     from taggants.estimation.power import ASSUMED_EFFECTS, power_of
     from taggants.estimation.timing import NO_TIME, time_stages
@@ -46,9 +47,12 @@ def run(given: argparse.Namespace) -> int:
     work = work_of(run)
     power = power_of(run, work.classes, given.effect or ASSUMED_EFFECTS)
     found = estimate(run, work, NO_TIME if work.is_done else time_stages(run))
+    wanted = wanted_of(config, work.images, work.classes, work.image_size[1], work.images_per_key)
     if given.json:
-        print(json.dumps(found.to_json(given.price) | {"power": None if power is None else power.to_json()}))
+        further = {"power": None if power is None else power.to_json(), "doubts": doubts(wanted)}
+        print(json.dumps(found.to_json(given.price) | further))
     else:
         print(summaries.planned(found, config, given.price))
         print(summaries.power_table(power, config))
+        print(summaries.prospects(record(wanted), doubts(wanted)))
     return 0
