@@ -103,6 +103,34 @@ def record(wanted: Wanted) -> str:
     return f"{reached} of {counted(len(alike), 'measured cell')} of {_kind_in_words(wanted.cell, alike)} reached {_p(wanted)}"
 
 
+def gain_in_words(gain: float, wanted: Wanted) -> str:
+    """Returns what a gain on a clean model means by the measured cells with a known gain: whether those of so little were missed.
+
+    gain: mean over keys of what signing adds to the alignment, in [-2, 2]; of matching, on a model that nothing was crafted on.
+    """
+    cell = wanted.cell
+    alike = [m for m in MEASURED if (m.method, m.is_small) == (cell.method, cell.is_small)]
+    known = [(m.gain, wanted.reached(m)) for m in alike if m.gain is not None]
+    if not known:
+        return f"{gain:.3f}; no measured cell of {cell.method} on such images has a known gain to compare it with"
+    of_reached = [g for g, is_reached in known if is_reached]
+    cells = f"of {counted(len(known), 'measured cell')} with a known gain"
+    if not of_reached:
+        return f"{gain:.3f}, LOW as any: {cells} none reached {_p(wanted)}, with gains up to {max(g for g, _ in known):.2f}"
+    least = min(of_reached)
+    above = sum(g >= least for g, _ in known)
+    record = (
+        f"{cells}, none of the {len(known) - above} below {least:.2f} reached {_p(wanted)}, and {len(of_reached)} of the {above} "
+        "others did"
+    )
+    if gain >= least:
+        return f"{gain:.3f}, as in cells that were detected: {record}"
+    return (
+        f"{gain:.3f}, LOW: {record}; train the surrogates longer, take more of them or other architectures, or craft under the "
+        "augmentation that you expect"
+    )
+
+
 def smallest_p_value(statistic: str, num_keys: int, num_classes: int, top_k: int) -> float | None:
     """Returns a bound that no suspect's p-value gets below, which one that ranks every label first reaches by ranks and hits.
 
