@@ -96,7 +96,7 @@ def doubts(wanted: Wanted) -> tuple[str, ...]:
 
 def record(wanted: Wanted) -> str:
     """Returns how many measured cells of the kind reached the level, in words; "" where there is none."""
-    alike = _alike(wanted.cell)
+    alike = _alike(wanted)
     if not alike:
         return ""
     reached = sum(map(wanted.reached, alike))
@@ -109,7 +109,7 @@ def gain_in_words(gain: float, wanted: Wanted) -> str:
     gain: mean over keys of what signing adds to the alignment, in [-2, 2]; of matching, on a model that nothing was crafted on.
     """
     cell = wanted.cell
-    alike = [m for m in MEASURED if (m.method, m.is_small) == (cell.method, cell.is_small)]
+    alike = [m for m in _measured(wanted) if (m.method, m.is_small) == (cell.method, cell.is_small)]
     known = [(m.gain, wanted.reached(m)) for m in alike if m.gain is not None]
     if not known:
         return f"{gain:.3f}; no measured cell of {cell.method} on such images has a known gain to compare it with"
@@ -165,7 +165,7 @@ def _floor(wanted: Wanted) -> str | None:
 
 
 def _outside(wanted: Wanted, *, has_few_keys: bool) -> str | None:
-    cell, alike = wanted.cell, _alike(wanted.cell)
+    cell, alike = wanted.cell, _alike(wanted)
     if not alike:
         return None
     reached = [m for m in alike if wanted.reached(m)]
@@ -193,9 +193,15 @@ def _outside(wanted: Wanted, *, has_few_keys: bool) -> str | None:
     return f"nobody has seen {kind} reach {_p(wanted)} with {', '.join(beyond)}: measured in {sources}"
 
 
-def _alike(cell: Measured) -> list[Measured]:
+def _measured(wanted: Wanted) -> list[Measured]:
+    """Those with a p-value to compare."""
+    return [m for m in MEASURED if m.p_values(with_references=wanted.with_references)]
+
+
+def _alike(wanted: Wanted) -> list[Measured]:
+    cell = wanted.cell
     shared = ("method", "is_crafted_on", "mixes", "is_small")  # where these differ, one says nothing of the other
-    found = [m for m in MEASURED if all(getattr(m, name) == getattr(cell, name) for name in shared)]
+    found = [m for m in _measured(wanted) if all(getattr(m, name) == getattr(cell, name) for name in shared)]
     return [m for m in found if m.victim == cell.victim] or found
 
 

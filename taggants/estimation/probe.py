@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import torch
+from torch import nn
 
+from taggants.crafting.plan import Plan
 from taggants.errors import FailedShards, InputError
-from taggants.evaluation.transfer import Transfer, clean_job, measure_crafted
+from taggants.evaluation.transfer import Transfer, clean_job, measure_crafted, unseen_reference
 from taggants.keys import KeySet, derive_keys
 from taggants.reporting.progress import say
 from taggants.run import Run, signing_size
@@ -24,7 +27,7 @@ from taggants.stages.evaluate import suspect_job
 from taggants.stages.model_training import train_model
 from taggants.stages.plan import make_plan
 from taggants.stages.surrogates import train_surrogates
-from taggants.training.job import load_trained
+from taggants.training.job import TrainedModel, TrainingJob, load_trained
 
 NUM_SETS: Final = 2
 
@@ -60,8 +63,36 @@ def probe(run: Run) -> Probe:
     drive = craft(decoy, plan, surrogates)
     if drive.failed:
         raise FailedShards(f"signing set {min(drive.failed)} of the probe failed: {drive.failed[min(drive.failed)]}")
-    model = load_trained(run.models, clean).to(job.device if torch.cuda.is_available() else "cpu")
-    return Probe(clean.name, measure_crafted(decoy, plan.shards, model))
+    return Probe(clean.name, measure_crafted(decoy, plan.shards, _on_device(run, job, clean)))
+
+
+def first_look(run: Run, plan: Plan, show: Callable[[Probe], None]) -> Callable[[int], None]:
+    """Returns what to call with the number of committed shards: once, when there are `NUM_SETS`, it shows what the first of them
+    add on a reference, while the others are still to be crafted.
+
+    The reference is trained now instead of after the export. Does nothing where there is none, the method crafts on no
+    surrogate, or the run is exported.
+    """
+    job = unseen_reference(run)
+    if job is None or not run.config.crafting.optimised_share or run.root.exists("signed/manifest.json"):
+        return lambda num_done: None
+    clean, is_due = train_model(run, job), [True]
+
+    def look(num_done: int) -> None:
+        if not is_due[0] or num_done < min(NUM_SETS, len(plan.shards)):
+            return
+        is_due[0] = False
+        committed = run.folder.read_commits()
+        shards = [shard for shard in plan.shards if shard.index in committed][:NUM_SETS]
+        show(Probe(clean.name, measure_crafted(run, shards, _on_device(run, job, clean))))
+
+    return look
+
+
+def _on_device(run: Run, job: TrainingJob, trained: TrainedModel) -> nn.Module:
+    """The model where it was trained, if this process has such a device."""
+    is_cuda = job.device == "cuda" and torch.cuda.is_available()
+    return load_trained(run.models, trained).to("cuda" if is_cuda else "cpu")
 
 
 def _with_decoy_keys(run: Run) -> Run:

@@ -19,7 +19,7 @@ from taggants.crafting.plan import Plan, Shard
 from taggants.crafting.shard import read_signed_table
 from taggants.data.image_codec import encode_like
 from taggants.data.source import read_for_models, resize_and_crop
-from taggants.reporting.progress import stage
+from taggants.reporting.progress import Advance, stage
 from taggants.run import Run
 from taggants.stages.evaluate import suspect_job
 from taggants.stages.questions import reference_jobs
@@ -63,16 +63,16 @@ def transfer_to_control(run: Run, plan: Plan) -> Transfer | None:
 def clean_job(run: Run) -> TrainingJob | None:
     """Returns the training of a clean model that the run needs anyway and that nothing is crafted on: a reference if it is of the
     victims' architecture, else a control, else any reference; None where the run needs no such model."""
-    evaluation = run.config.evaluation
-    references = [
-        job for job in reference_jobs(run) if isinstance(job, TrainingJob) and job.name.startswith("reference-")
-    ]
-    alike = [job for job in references if job.spec.name == evaluation.training.model]
-    if alike:
-        return alike[0]
-    if evaluation.num_controls:
-        return suspect_job(run, "control", 0)
-    return references[0] if references else None
+    evaluation, reference = run.config.evaluation, unseen_reference(run)
+    if reference is not None and reference.spec.name == evaluation.training.model:
+        return reference
+    return suspect_job(run, "control", 0) if evaluation.num_controls else reference
+
+
+def unseen_reference(run: Run) -> TrainingJob | None:
+    """Returns the training of the run's first reference that is no surrogate; None without such ones."""
+    jobs = [job for job in reference_jobs(run) if isinstance(job, TrainingJob)]
+    return next((job for job in jobs if job.name.startswith("reference-")), None)
 
 
 def measure_transfer(run: Run, plan: Plan, model: nn.Module) -> Transfer:
@@ -82,7 +82,8 @@ def measure_transfer(run: Run, plan: Plan, model: nn.Module) -> Transfer:
         InputError: nothing exported yet, or an image that cannot be read.
     """
     signed, size = run.sources[0].at(run.root.child("signed")), run.config.data.image_size
-    return _measure(run, plan.shards, lambda shard: read_for_models(signed, shard.sample_ids, size), model)
+    with stage("measure transfer", len(plan.shards), "shards") as advance:
+        return _measure(run, plan.shards, lambda shard: read_for_models(signed, shard.sample_ids, size), model, advance)
 
 
 def measure_crafted(run: Run, shards: Sequence[Shard], model: nn.Module) -> Transfer:
@@ -100,27 +101,30 @@ def measure_crafted(run: Run, shards: Sequence[Shard], model: nn.Module) -> Tran
         images = source.decode(files, ids)
         return np.stack(images if size is None else [resize_and_crop(image, size) for image in images])
 
-    return _measure(run, shards, signed, model)
+    return _measure(run, shards, signed, model, lambda done, note: None)
 
 
 def _measure(
-    run: Run, shards: Sequence[Shard], signed: Callable[[Shard], NDArray[np.uint8]], model: nn.Module
+    run: Run,
+    shards: Sequence[Shard],
+    signed: Callable[[Shard], NDArray[np.uint8]],
+    model: nn.Module,
+    advance: Advance,
 ) -> Transfer:
     before: list[float] = []
     after: list[float] = []
     device, size = next(model.parameters()).device, run.config.data.image_size
-    with stage("measure transfer", len(shards), "shards") as advance:
-        for shard in shards:
-            label = torch.tensor(int(run.keys.labels[shard.key_index]), device=device)
-            key_image = torch.from_numpy(run.keys.images[shard.key_index].copy()).to(device)
-            key = key_gradient(model, key_image / 255, label)
-            clean = read_for_models(run.sources[0], shard.sample_ids, size)
-            for pixels, cosines in ((clean, before), (signed(shard), after)):
-                total: list[torch.Tensor] | None = None
-                for images in torch.split(torch.from_numpy(pixels), _MICROBATCH):
-                    part = loss_gradient(model, images.to(device) / 255, label.expand(len(images)))
-                    total = part if total is None else [a.add_(b) for a, b in zip(total, part, strict=True)]
-                assert total is not None, "a signing set holds at least one image"
-                cosines.append(float(alignment(key, total)))
-            advance(len(after), "")
+    for shard in shards:
+        label = torch.tensor(int(run.keys.labels[shard.key_index]), device=device)
+        key_image = torch.from_numpy(run.keys.images[shard.key_index].copy()).to(device)
+        key = key_gradient(model, key_image / 255, label)
+        clean = read_for_models(run.sources[0], shard.sample_ids, size)
+        for pixels, cosines in ((clean, before), (signed(shard), after)):
+            total: list[torch.Tensor] | None = None
+            for images in torch.split(torch.from_numpy(pixels), _MICROBATCH):
+                part = loss_gradient(model, images.to(device) / 255, label.expand(len(images)))
+                total = part if total is None else [a.add_(b) for a, b in zip(total, part, strict=True)]
+            assert total is not None, "a signing set holds at least one image"
+            cosines.append(float(alignment(key, total)))
+        advance(len(after), "")
     return Transfer(tuple(before), tuple(after))

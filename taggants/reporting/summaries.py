@@ -248,7 +248,7 @@ def gained(model: str, transfer: Transfer, words: str) -> str:
     """What a few signing sets add on a clean model, and what that means."""
     each = ", ".join(f"{gain:.3f}" for gain in transfer.gains)
     sets = counted(len(transfer.gains), "signing set")
-    return f"gain      of {sets} on {model}, which nothing was crafted on ({each}): {words}"
+    return f"gain    of {sets} on {model}, which nothing was crafted on ({each}): {words}"
 
 
 def _each(fewest: int, most: int) -> str:
