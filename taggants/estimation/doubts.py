@@ -100,7 +100,7 @@ def record(wanted: Wanted) -> str:
     if not alike:
         return ""
     reached = sum(map(wanted.reached, alike))
-    return f"{reached} of {counted(len(alike), 'measured cell')} of {_kind_in_words(wanted.cell, alike)} reached {_p(wanted)}"
+    return f"{reached} of {counted(len(alike), 'cell')} of {_kind_in_words(wanted.cell, alike)} reached {_p(wanted)}"
 
 
 def gain_in_words(gain: float, wanted: Wanted) -> str:
@@ -186,7 +186,10 @@ def _outside(wanted: Wanted, *, has_few_keys: bool) -> str | None:
         least.append(("keys", cell.num_keys, min(m.num_keys for m in reached)))
     beyond = [f"{own:,.0f} {what} (fewest {fewest:,.0f})" for what, own, fewest in least if own < fewest * _ROUNDING]
     if cell.strength < weakest.strength * _ROUNDING:
-        beyond.append(f"{_strength(cell)} (weakest {_strength(weakest)})")
+        enough = math.ceil(weakest.strength / cell.levels * _per_class(cell) * _ROUNDING)
+        most = max(m.images_per_key / _per_class(m) for m in reached) * _per_class(cell)
+        hint = f", or signing.images_per_key={enough}" if enough <= most / _ROUNDING else ""
+        beyond.append(f"{_strength(cell)} (weakest {_strength(weakest)}{hint})")
     if not beyond:
         return None
     sources = ", ".join(dict.fromkeys(m.source for m in reached))

@@ -37,7 +37,7 @@ def test_work_is_counted_before_anything_is_done(tmp_path, capsys):
     assert " at $2.00 an hour" in shown
     assert "power     of the rank statistic at level 0.001 with 10 classes, by number of keys" in shown
     assert re.search(r"^1 assumed +0\.0\d", shown, re.MULTILINE)
-    assert "measured  5 of 8 measured cells of plain CNN victims of matching reached p <= 0.001" in shown
+    assert "measured  5 of 8 cells of plain CNN victims of matching reached p <= 0.001" in shown
     assert "doubt     nobody has seen plain CNN victims of matching reach p <= 0.001 with 82 training steps" in shown
     assert not (tmp_path / "secrets").exists()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["datasets"]

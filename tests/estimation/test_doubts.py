@@ -66,10 +66,7 @@ def test_what_was_measured_to_work_leaves_no_doubt() -> None:
     assert "out of reach" not in " ".join(doubts(wanted("digits", DIGITS, "keys.num_keys=3"))), "1e-3 is not above 1e-3"
     assert doubts(wanted("digits", DIGITS)) == ()
     assert doubts(wanted("cifar100_paper_strength", PHOTOS, "detection.alpha=1e-5")) == ()
-    assert (
-        record(wanted("digits", DIGITS))
-        == "12 of 21 measured cells of plain CNN victims of matching reached p <= 0.001"
-    )
+    assert record(wanted("digits", DIGITS)) == "12 of 21 cells of plain CNN victims of matching reached p <= 0.001"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +81,11 @@ def test_what_was_measured_to_work_leaves_no_doubt() -> None:
         ),
         (DIGITS, ["detection.num_suspects=100", "keys.num_keys=4"], "p <= 1e-05 is out of reach"),
         (DIGITS, ["crafting.epsilon=16/255"], "16/255 on 5.4% of a class (weakest 64/255 on 2.3% of a class)"),
-        ((1_297, 10, 8, 1), [], "64/255 on 0.8% of a class (weakest 64/255 on 2.3% of a class)"),
+        (
+            (1_297, 10, 8, 1),
+            [],
+            "64/255 on 0.8% of a class (weakest 64/255 on 2.3% of a class, or signing.images_per_key=3)",
+        ),
         (DIGITS, ["evaluation.training.num_epochs=2"], "164 training steps (fewest 246)"),
         ((600, 10, 8, 4), [], "600 images (fewest 1,297), 60 images a class (fewest 130)"),
         (DIGITS, ["keys.num_keys=4"], "4 keys (fewest 8)"),
@@ -95,6 +96,16 @@ def test_too_little_is_said_with_what_was_measured(
     data: tuple[int, int, int, int], settings: list[str], said: str
 ) -> None:
     assert said in " | ".join(doubts(wanted("digits", data, *settings)))
+
+
+def test_the_images_that_are_asked_for_are_enough() -> None:
+    (sentence,) = doubts(wanted("cifar100_paper_strength", (20_000, 40, 32, 20)))
+    (asked,) = map(int, re.findall(r"or signing\.images_per_key=(\d+)", sentence))
+    assert asked == 50
+    assert doubts(wanted("cifar100_paper_strength", (20_000, 40, 32, asked))) == ()
+    assert "16/255" in doubts(wanted("cifar100_paper_strength", (20_000, 40, 32, asked - 1)))[0]
+    (sentence,) = doubts(wanted("cifar100_paper_strength", PHOTOS, "crafting.epsilon=1/255"))
+    assert "images_per_key" not in sentence, "more of a class than was ever signed"
 
 
 def test_few_steps_of_victims_are_named_and_those_of_surrogates_without_a_rehearsal() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from taggants import pipeline
 from taggants.cli import main
@@ -21,6 +22,7 @@ from taggants.stages.model_training import train_model
 from taggants.training.job import load_trained
 from tests.estimation.test_doubts import DIGITS, PHOTOS, wanted
 from tests.jobs.running import settings_in
+from tests.jobs.test_sources import draw_folder
 
 QUESTION = ("detection.statistic=question", "detection.question={num_covers: 20, amplitudes: [1/4]}")
 
@@ -68,8 +70,19 @@ def test_decoys_are_crafted_as_the_runs_own_sets_and_are_of_several_classes(tmp_
     assert probed.transfer.gains == pytest.approx(np.subtract(probed.transfer.after, probed.transfer.before))
 
 
-def test_what_is_measured_before_the_export_is_what_is_measured_after(tmp_path: Path) -> None:
-    run = Run(load_config(None, settings_in(tmp_path, "evaluation.num_controls=1")))
+def as_jpeg(folder: Path) -> None:
+    for path in [*folder.rglob("*.png")]:
+        Image.open(path).save(path.with_suffix(".jpg"), quality=80)
+        path.unlink()
+
+
+@pytest.mark.parametrize("images", ["PNG", "JPEG of several sizes"])
+def test_what_is_measured_before_the_export_is_what_is_measured_after(tmp_path: Path, images: str) -> None:
+    settings = ["evaluation.num_controls=1"]
+    if images != "PNG":
+        settings += [*draw_folder(tmp_path / "data", sizes=((40, 52), (33, 18))), "data.image_size=16"]
+        as_jpeg(tmp_path / "data")
+    run = Run(load_config(None, settings_in(tmp_path, *settings)))
     prepare_keys(run)
     surrogates, plan = pipeline.prepare(run)
     craft(run, plan, surrogates)
@@ -77,7 +90,7 @@ def test_what_is_measured_before_the_export_is_what_is_measured_after(tmp_path: 
     first = measure_crafted(run, plan.shards[:2], model)
     export(run, plan)
     assert first.after == pytest.approx(measure_transfer(run, plan, model).after[:2])
-    assert len(first.gains) == 2
+    assert first.gains == pytest.approx(np.subtract(first.after, first.before))
 
 
 def test_a_clean_model_is_one_that_the_run_needs_and_victims_resemble(tmp_path: Path) -> None:
