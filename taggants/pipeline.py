@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from taggants.crafting.driver import DriveResult
 from taggants.crafting.plan import Plan
 from taggants.errors import FailedShards
+from taggants.estimation.doubts import gain_in_words, wanted_of
+from taggants.estimation.probe import Probe, first_look
 from taggants.reporting import summaries
 from taggants.reporting.progress import say
-from taggants.run import Run
+from taggants.run import Run, signing_size
 from taggants.stages.craft import craft
 from taggants.stages.export import ExportResult, export
 from taggants.stages.keys import register
@@ -68,7 +70,7 @@ def sign(run: Run) -> Signing:
         InputError: as the stages.
     """
     surrogates, plan = prepare(run)
-    drive = craft(run, plan, surrogates)
+    drive = craft(run, plan, surrogates, first_look(run, plan, lambda probed: _say_gain(run, probed)))
     say(summaries.crafted(plan, drive))
     if drive.failed:
         return Signing(surrogates, plan, drive, None)
@@ -76,3 +78,10 @@ def sign(run: Run) -> Signing:
     record_signing(run)
     say(summaries.exported(run, exported))
     return Signing(surrogates, plan, drive, exported)
+
+
+def _say_gain(run: Run, probed: Probe) -> None:
+    index = run.index
+    wanted = wanted_of(run.config, index.num_rows, index.num_classes, run.model_size[1], signing_size(run))
+    words = gain_in_words(probed.transfer.gain, wanted)
+    say(summaries.gained(probed.model, probed.transfer, words))

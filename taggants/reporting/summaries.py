@@ -238,6 +238,19 @@ def power_table(power: Power | None, config: Config) -> str:
     return "\n".join(lines)
 
 
+def prospects(record: str, doubts: Sequence[str]) -> str:
+    """What is measured of such runs, and a line for each reason to doubt that this one's victims will be detected."""
+    lines = ["", f"measured  {record or 'nothing of this method on such images'}"]
+    return "\n".join([*lines, *(f"doubt     {sentence}" for sentence in doubts)])
+
+
+def gained(model: str, transfer: Transfer, words: str) -> str:
+    """What a few signing sets add on a clean model, and what that means."""
+    each = ", ".join(f"{gain:.3f}" for gain in transfer.gains)
+    sets = counted(len(transfer.gains), "signing set")
+    return f"gain    of {sets} on {model}, which nothing was crafted on ({each}): {words}"
+
+
 def _each(fewest: int, most: int) -> str:
     return f"{fewest:,}{'' if fewest == most else f' to {most:,}'} images each"
 

@@ -29,8 +29,13 @@ from taggants.training.job import TrainedModel
 _NUM_COMPANIONS = 256
 
 
-def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResult:
-    """Crafts, on the configured pool, every shard that is not committed yet and that no earlier run has crafted."""
+def craft(
+    run: Run, plan: Plan, surrogates: Sequence[TrainedModel], on_done: Callable[[int], None] = lambda num_done: None
+) -> DriveResult:
+    """Crafts, on the configured pool, every shard that is not committed yet and that no earlier run has crafted.
+
+    on_done: called with the number of committed shards, at the start and after each event.
+    """
     config = run.config
     share = config.crafting.optimised_share
     job = CraftingJob(
@@ -59,6 +64,7 @@ def craft(run: Run, plan: Plan, surrogates: Sequence[TrainedModel]) -> DriveResu
         def show(status: Status) -> None:
             advance(status.num_done, _status_note(status))
             show_metrics(status)
+            on_done(status.num_done)
 
         threads = torch.get_num_threads()
         try:

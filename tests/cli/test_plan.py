@@ -37,6 +37,8 @@ def test_work_is_counted_before_anything_is_done(tmp_path, capsys):
     assert " at $2.00 an hour" in shown
     assert "power     of the rank statistic at level 0.001 with 10 classes, by number of keys" in shown
     assert re.search(r"^1 assumed +0\.0\d", shown, re.MULTILINE)
+    assert "measured  5 of 8 cells of plain CNN victims of matching reached p <= 0.001" in shown
+    assert "doubt     nobody has seen plain CNN victims of matching reach p <= 0.001 with 82 training steps" in shown
     assert not (tmp_path / "secrets").exists()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["datasets"]
 
@@ -51,6 +53,7 @@ def test_json_holds_work_stages_and_cost(tmp_path, capsys):
     assert plan["power"]["num_keys"] == [3, 5, 10, 20, 40]
     assert plan["power"]["rows"][0]["effect"] == 2.5
     assert plan["power"]["rows"][0]["power"] == sorted(plan["power"]["rows"][0]["power"])
+    assert "3 keys (fewest 8)" in plan["doubts"][0]
     assert plan["cost"] == pytest.approx(3 * plan["seconds"] / 3600)
 
 

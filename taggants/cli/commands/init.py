@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
+    from taggants.config import Config
     from taggants.data.inspection import inspect_dataset
+    from taggants.estimation.doubts import doubts, record, wanted_of
     from taggants.reporting import summaries
     from taggants.reporting.progress import say
     from taggants.storage import Root
@@ -52,7 +54,14 @@ def run(given: argparse.Namespace) -> int:
         label_column=given.label_column,
     )
     say(summaries.inspected(inspection))
-    root.create_bytes(name, commented_yaml(suggest(inspection, device=given.device)).encode())
+    suggestion = suggest(inspection, device=given.device)
+    root.create_bytes(name, commented_yaml(suggestion).encode())
+    config = Config.model_validate(suggestion.tree)
+    size, per_key = config.data.image_size or inspection.one_size, config.signing.images_per_key
+    assert size is not None, "suggested where the images are of several sizes"
+    assert per_key is not None, "always suggested"
+    wanted = wanted_of(config, inspection.num_images, inspection.num_classes, size, per_key)
+    say(summaries.prospects(record(wanted), doubts(wanted)))
     say(summaries.config_written(given.output))
     return 0
 
