@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -304,6 +305,32 @@ def chunk_extent(metadata: Struct) -> tuple[int, int]:
     if dictionary is not None and 0 < dictionary < start:
         start = int(dictionary)
     return start, start + int(metadata.value(7, -1))
+
+
+def unpacked_bytes(data: bytes, metadata: Any) -> int:
+    """Returns: how many bytes the pages of a file say they unpack to: in memory whatever its footer says.
+
+    metadata: `pyarrow.parquet.FileMetaData`.
+
+    Raises:
+        pyarrow.ArrowInvalid: a page is damaged or lies beyond the file.
+    """
+    total = 0
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(number)
+            position = chunk.data_page_offset
+            if chunk.dictionary_page_offset is not None and 0 < chunk.dictionary_page_offset < position:
+                position = chunk.dictionary_page_offset
+            end = position + chunk.total_compressed_size
+            while position < end:
+                header, position = read_struct(data, position)
+                size, length = header.value(2, -1), header.value(3, -1)
+                if min(size, length) < 0 or position + length > len(data):
+                    raise pa.ArrowInvalid("a page beyond its file")
+                total += size
+                position += length
+    return total
 
 
 def has_bounds(statistics: Struct | None) -> bool:
