@@ -23,6 +23,9 @@ from taggants.storage.local import LocalStore
 from taggants.storage.s3 import S3_SCHEME, S3Store
 from taggants.storage.store import NO_ATTRIBUTES, PIECE_BYTES, Attributes, Store
 
+CLAIM_PATH = ".taggants-claim"
+"""The file of `Root.claimed`."""
+
 _FOR_A_PERSON = {
     errno.EROFS: "the file system is read-only; give a folder that can be written",
     errno.ELOOP: "its links lead in a circle; remove them",
@@ -137,6 +140,27 @@ class Root:
         """
         with self._at(path) as inside:
             return self._store.create(inside, data, private=private)
+
+    @contextmanager
+    def claimed(self, content: str) -> Iterator[None]:
+        """Keeps writers of anything else out of this folder for as long as the block takes, by a file that is gone afterwards.
+
+        Args:
+            content: a hash of what is written; several writers of the same may be here at once.
+
+        Raises:
+            InputError: somebody writes something else here, or was killed while writing it.
+        """
+        data = f"{content}\n".encode()
+        if not self.create_bytes(CLAIM_PATH, data) and self.exists(CLAIM_PATH) and self.read_bytes(CLAIM_PATH) != data:
+            raise InputError(
+                f"something else is written into {self.uri} by another process, or by one that was killed; give an empty folder, "
+                f"or delete what is there with {CLAIM_PATH}."
+            )
+        try:
+            yield
+        finally:
+            self.delete(CLAIM_PATH)
 
     @contextmanager
     def appending(self, path: str) -> Iterator[tuple[list[bytes], Callable[[bytes], None]]]:

@@ -106,8 +106,8 @@ def register(sweep: Sweep) -> None:
     for cell in [*cells, cells[0]]:
         run = Run(cell.config)
         check(run)
-        run.write_config()
         prepare_keys(run)
+        run.write_config()
     sweep.root.write_json(
         "config.json",
         {"config": sweep.config.model_dump(mode="json"), "cells": {c.name: c.config.hash for c in sweep.cells}},
