@@ -186,7 +186,7 @@ class Root:
         """
         try:
             return json.loads(self.read_bytes(path))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):  # the last of absurd nesting
+        except (ValueError, RecursionError):  # of numbers with thousands of digits, and of absurd nesting, too
             raise InputError(
                 f"{self.uri_of(path)} is not valid JSON; restore it, or delete it if it can be made again."
             ) from None
