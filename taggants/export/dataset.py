@@ -155,6 +155,8 @@ def _export(
         signed_sample_ids=tuple(sorted(int(i) for i in signed)) if private else None,
     )
     destination.remove_leftovers("")
+    if not is_complete:
+        destination.settle(file.path for file in files)
     # A complete export keeps its manifest, unless it is to become public or private now.
     if not is_complete or manifest != complete:
         write_manifest(destination, manifest, private=private)

@@ -214,6 +214,9 @@ class S3Store:
     def remove_leftovers(self, path: str) -> None:
         """Parts of broken-off uploads are no files."""
 
+    def settle(self, path: str) -> None:
+        """An object's time is that of its upload, in whole seconds."""
+
     def delete(self, path: str) -> None:
         _patiently(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + path))
 
