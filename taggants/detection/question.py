@@ -126,7 +126,8 @@ class Question:
             down, right = divmod(place, 2 * self.bare_shift + 1)
             return np.roll(key, (down - self.bare_shift, right - self.bare_shift), axis=(1, 2))
         amplitude, cover = divmod(place - copies, len(self.cover_ids))
-        return overlay(covers[cover : cover + 1], key, self.amplitudes[amplitude])[0]
+        (image,) = overlay(covers[cover : cover + 1], key, self.amplitudes[amplitude])
+        return np.asarray(image, dtype=np.uint8)
 
     def evidence(
         self,

@@ -58,7 +58,8 @@ def query_names(run: Run, registration: Registration) -> list[str]:
 def export_queries(run: Run, registration: Registration, destination: str) -> int:
     """Writes all images that a suspect is shown as PNG into a folder, and `answers.csv`, to be filled in and given to `verify`.
 
-    The names are shuffled by the secret, and no label is written. A folder that holds the same already stays as it is.
+    The names are shuffled by the secret, no label is written, and only the owner may read the files (mode 0600, local only): they
+    show the keys. A folder that holds the same already stays as it is.
 
     Args:
         destination: path or s3:// URI of a folder outside the run folder.
@@ -94,17 +95,15 @@ def export_queries(run: Run, registration: Registration, destination: str) -> in
 def _query(run: Run, registration: Registration, covers: NDArray[np.uint8], query: int) -> NDArray[np.uint8]:
     """The image of a number in the order of `query_batches`, uint8 [channels, H, W]."""
     question = registration.question
-    if question is None:
-        return run.keys.images[query]
-    if query < len(covers):
-        return covers[query]
+    if question is None or query < len(covers):
+        return np.asarray(run.keys.images[query] if question is None else covers[query])
     key, place = divmod(query - len(covers), question.num_queries)
     return question.query(place, run.keys.images[key], covers)
 
 
 def _write(root: Root, path: str, data: bytes, like: Attributes) -> None:
     if not root.exists(path):
-        with root.writing(path, like=like) as file:
+        with root.writing(path, private=True, like=like) as file:
             file.write(data)
     elif root.read_bytes(path) != data:
         raise InputError(f"{root.uri_of(path)} is of another run; give an empty folder")

@@ -107,6 +107,7 @@ def test_exported_files_hold_every_query_and_tell_nothing(run: Run, exported: Pa
     assert NUM_IMAGES / 4 < covers.mean() < 3 * NUM_IMAGES / 4
     assert np.abs(np.corrcoef(places, np.arange(NUM_IMAGES))[0, 1]) < 0.3
     assert len({(exported / name).stat().st_mtime_ns for name in os.listdir(exported)}) == 1
+    assert {stat.S_IMODE((exported / name).stat().st_mode) for name in names} == {0o600}
     written = [(exported / name).stat().st_ctime_ns for name in sorted(names)]  # which no program can set
     assert written == sorted(written)
     lines = (exported / "answers.csv").read_text().splitlines()
