@@ -324,9 +324,11 @@ def unpacked_bytes(data: bytes, metadata: Any) -> int:
                 position = chunk.dictionary_page_offset
             end = position + chunk.total_compressed_size
             while position < end:
-                header, position = read_struct(data, position)
-                size, length = header.value(2, -1), header.value(3, -1)
-                if min(size, length) < 0 or position + length > len(data):
+                header, position = read_struct(data, max(position, 0))
+                size, length = header.value(2), header.value(3)
+                if type(size) is not int or type(length) is not int or min(size, length) < 0:
+                    raise pa.ArrowInvalid("a page without its sizes")
+                if position + length > len(data):
                     raise pa.ArrowInvalid("a page beyond its file")
                 total += size
                 position += length
