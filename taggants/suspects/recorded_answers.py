@@ -55,7 +55,7 @@ def decode_answers(data: bytes, num_classes: int | None, num_images: int | None 
             raise InputError(f"The file of answers has {num_rows} answers, but {num_images} images are asked at most.")
         if num_rows * width > MOST_ANSWER_VALUES:
             raise InputError(f"The file of answers must have at most {MOST_ANSWER_VALUES} values.")
-        if unpacked_bytes(data, file.metadata) > 16 * num_rows * width + _MOST_UNPACKED:
+        if unpacked_bytes(data) > 16 * num_rows * width + _MOST_UNPACKED:
             raise InputError("The file of answers unpacks to more than its answers take; use the original file.")
         column: Any = file.read().column(0).combine_chunks()
     if column.null_count or column.values.null_count or not len(column):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -307,31 +306,28 @@ def chunk_extent(metadata: Struct) -> tuple[int, int]:
     return start, start + int(metadata.value(7, -1))
 
 
-def unpacked_bytes(data: bytes, metadata: Any) -> int:
-    """Returns: how many bytes the pages of a file say they unpack to: in memory whatever its footer says.
+def unpacked_bytes(data: bytes) -> int:
+    """Returns: how many bytes the pages of a whole file say they unpack to, which its footer may not.
 
-    metadata: `pyarrow.parquet.FileMetaData`.
+    Not by pyarrow's metadata, which end the process for some damaged statistics.
 
     Raises:
-        pyarrow.ArrowInvalid: a page is damaged or lies beyond the file.
+        pyarrow.ArrowInvalid: the footer or a page is damaged, or a page lies beyond the file.
     """
     total = 0
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(number)
-            position = chunk.data_page_offset
-            if chunk.dictionary_page_offset is not None and 0 < chunk.dictionary_page_offset < position:
-                position = chunk.dictionary_page_offset
-            end = position + chunk.total_compressed_size
+    try:
+        footer, _ = read_struct(data, max(0, len(data) - 8 - int.from_bytes(data[-8:-4], "little")))
+        for chunk in (chunk for group in footer.elements(4) for chunk in group.elements(1)):
+            position, end = chunk_extent(chunk.value(3))
             while position < end:
                 header, position = read_struct(data, max(position, 0))
                 size, length = header.value(2), header.value(3)
-                if type(size) is not int or type(length) is not int or min(size, length) < 0:
-                    raise pa.ArrowInvalid("a page without its sizes")
-                if position + length > len(data):
+                if min(size, length) < 0 or position + length > len(data):
                     raise pa.ArrowInvalid("a page beyond its file")
-                total += size
+                total += int(size)
                 position += length
+    except (AttributeError, TypeError, ValueError, IndexError):
+        raise pa.ArrowInvalid("values of other types than a file has") from None
     return total
 
 
