@@ -22,8 +22,6 @@ import itertools
 import json
 import math
 import os
-import shutil
-import sys
 import tarfile
 import tempfile
 import zlib
@@ -40,6 +38,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_image
 
 from benchmarks.image_encoders import ENCODERS, Pixels, saved
+from benchmarks.own_s3 import start_s3
 from taggants.data import open_source
 from taggants.data.image_codec import decode_image, is_jpeg
 from taggants.data.jpeg import _DHT, _SOS, _huffman_tables, _segments, jpeg_layout
@@ -363,22 +362,6 @@ def print_pixels(encoder: str, root: Root, num_images: int) -> None:
             f"{found.num_equal} of {found.num_signed} |",
             flush=True,
         )
-
-
-def start_s3(stack: ExitStack) -> str | None:
-    """Returns: a prefix on SeaweedFS, which runs until the stack is closed; None where it is not installed."""
-    try:
-        from tests.s3_server import S3Process
-    except ImportError:
-        return None
-    places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    if shutil.which("weed", path=os.pathsep.join(places)) is None:
-        return None
-    process = S3Process(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-    stack.callback(process.kill)
-    process.start()
-    os.environ.update(process.server.environment)
-    return f"s3://{process.server.bucket}/tells"
 
 
 def main() -> None:
