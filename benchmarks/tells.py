@@ -10,7 +10,8 @@ no other is given.
 
 What a file takes by its pixels is no matter of how it was written: noise takes space. A second table holds those traits
 beside a control, in which the source's own encoder writes the same photographs, 30% of them with the same noise, and nothing
-is signed or exported; and how many signed files equal, byte for byte, what that encoder writes of the signed pixels.
+is signed or exported; beside an export whose signed images have no noise: they are decoded and written again; and how many
+signed files equal, byte for byte, what that encoder writes of the signed pixels.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ import itertools
 import json
 import math
 import os
-import shutil
-import sys
 import tarfile
 import tempfile
 import zlib
@@ -39,6 +38,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_image
 
 from benchmarks.image_encoders import ENCODERS, Pixels, saved
+from benchmarks.own_s3 import start_s3
 from taggants.data import open_source
 from taggants.data.image_codec import decode_image, is_jpeg
 from taggants.data.jpeg import _DHT, _SOS, _huffman_tables, _segments, jpeg_layout
@@ -195,8 +195,12 @@ def file_traits(container: str, source: ImageSource, before: ImageSource) -> Ite
         return found
 
     if container == "imagefolder":
-        for sample_id in range(source.num_rows):
-            yield of_file(source.path_of(sample_id))  # type: ignore[attr-defined]
+        paths = [source.path_of(sample_id) for sample_id in range(source.num_rows)]  # type: ignore[attr-defined]
+        is_local = "://" not in root.uri
+        changed = [os.stat(f"{root.uri}/{path}").st_ctime_ns if is_local else 0 for path in paths]
+        order = np.argsort(np.argsort(changed, kind="stable"), kind="stable") - np.arange(len(paths))
+        for path, place in zip(paths, order.tolist(), strict=True):
+            yield of_file(path) | ({"order of change": place} if is_local else {})
         return
     for name in source.file_names:  # type: ignore[attr-defined]
         traits = of_file(name)
@@ -247,7 +251,9 @@ class Export:
     exported: ImageSource
 
 
-def export(encoder: str, container: str, root: Root, num_images: int, *, before: bool = False) -> Export:
+def export(
+    encoder: str, container: str, root: Root, num_images: int, *, before: bool = False, levels: int = LEVELS
+) -> Export:
     rng = np.random.default_rng([sorted(ENCODERS).index(encoder), num_images])
     whole = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     photographs = []
@@ -260,14 +266,14 @@ def export(encoder: str, container: str, root: Root, num_images: int, *, before:
     chosen = rng.choice(halves, int(SHARE * num_images), replace=False).tolist()
     signed = {}
     for sample_id, pixels in zip(chosen, source.read_sized(chosen), strict=True):
-        signed[int(sample_id)] = noisy(pixels, rng)
+        signed[int(sample_id)] = noisy(pixels, rng, levels)
     with as_before() if before else ExitStack():
         export_dataset(source, signed, root.child("export"))
     return Export(photographs, source, signed, source.at(root.child("export")))
 
 
-def noisy(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    return np.clip(pixels + rng.integers(-LEVELS, LEVELS + 1, pixels.shape), 0, 255).astype(np.uint8)
+def noisy(pixels: NDArray[np.uint8], rng: np.random.Generator, levels: int = LEVELS) -> NDArray[np.uint8]:
+    return np.clip(pixels + rng.integers(-levels, levels + 1, pixels.shape), 0, 255).astype(np.uint8)
 
 
 def traits_of(images: Sequence[bytes], encoder: str) -> list[Traits]:
@@ -294,11 +300,13 @@ def measured(
 
 @dataclass(frozen=True)
 class ByPixels:
-    """What the pixels tell: by trait the AUC and standard error of an export and of the control, and of how many signed
-    images how many are, byte for byte, what the encoder of most images writes of their pixels."""
+    """What the pixels tell: by trait the AUC and standard error of an export, of the control, and of an export whose signed
+    images have no noise: decoded and written again; and of how many signed images how many are, byte for byte, what the encoder
+    of most images writes of their pixels."""
 
     exported: dict[str, tuple[float, float]]
     control: dict[str, tuple[float, float]]
+    rewritten: dict[str, tuple[float, float]]
     num_signed: int
     num_equal: int
 
@@ -313,10 +321,13 @@ def told_by_pixels(encoder: str, root: Root, num_images: int) -> ByPixels:
     ]
     images = done.exported.read_encoded(range(num_images))
     own = ENCODERS[encoder_of_most(images[-10:], encoder)]
-    exported, expected = (aucs(traits_of(files, encoder), is_signed) for files in (images, control))
+    alike = export(encoder, "imagefolder", root.child("rewritten"), num_images, levels=0)
+    rewritten = alike.exported.read_encoded(range(num_images))
+    exported, expected, again = (aucs(traits_of(files, encoder), is_signed) for files in (images, control, rewritten))
     return ByPixels(
         {trait: value for trait, value in exported.items() if trait in OF_PIXELS},
         {trait: value for trait, value in expected.items() if trait in OF_PIXELS},
+        {trait: value for trait, value in again.items() if trait in OF_PIXELS},
         len(done.signed),
         sum(images[i] == own(pixels.transpose(1, 2, 0)) for i, pixels in done.signed.items()),
     )
@@ -345,27 +356,12 @@ def print_tells(encoder: str, container: str, root: Root, num_images: int) -> No
 def print_pixels(encoder: str, root: Root, num_images: int) -> None:
     found = told_by_pixels(encoder, root, num_images)
     for trait, (value, error) in found.exported.items():
+        control, again = found.control[trait][0], found.rewritten[trait][0]
         print(
-            f"| {encoder} | {trait} | {value:.3f} | {found.control[trait][0]:.3f} | {error:.3f} | "
+            f"| {encoder} | {trait} | {value:.3f} | {control:.3f} | {again:.3f} | {error:.3f} | "
             f"{found.num_equal} of {found.num_signed} |",
             flush=True,
         )
-
-
-def start_s3(stack: ExitStack) -> str | None:
-    """Returns: a prefix on SeaweedFS, which runs until the stack is closed; None where it is not installed."""
-    try:
-        from tests.s3_server import S3Process
-    except ImportError:
-        return None
-    places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    if shutil.which("weed", path=os.pathsep.join(places)) is None:
-        return None
-    process = S3Process(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-    stack.callback(process.kill)
-    process.start()
-    os.environ.update(process.server.environment)
-    return f"s3://{process.server.bucket}/tells"
 
 
 def main() -> None:
@@ -388,8 +384,10 @@ def main() -> None:
             for container in (*CONTAINERS, *(["S3"] if s3 else [])):
                 root = Root(s3) if container == "S3" and s3 else folder.child(container)
                 print_tells(encoder, container, root.child(encoder.replace(" ", "-")), given.images)
-        print("\n| encoder | trait of the pixels | signed | control | standard error | written as by the encoder |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print(
+            "\n| encoder | trait of the pixels | signed | control | written again | standard error | written as by the encoder |"
+        )
+        print("| --- | --- | --- | --- | --- | --- | --- |")
         for encoder in encoders:
             print_pixels(encoder, folder.child("pixels").child(encoder.replace(" ", "-")), given.images)
 

@@ -75,8 +75,8 @@ def sign(
     run = Run(_configuration(dataset, test, os.fspath(root), os.fspath(keys), config, settings))
     check(run)
     say(summaries.opening(run))
-    run.write_config()
     say(summaries.registered(run, prepare_keys(run)))
+    run.write_config()
     with ray_cluster(run.config):
         signing = pipeline.sign(run)
         if signing.export is None:

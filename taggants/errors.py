@@ -4,16 +4,24 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from taggants.text import one_line
+
 
 class InputError(ValueError):
-    """Bad input from the user: one sentence that names the value, what is allowed and the fix.
+    """Bad input from the user: one sentence that names the value, what is allowed and the fix, as `one_line` writes it.
 
     Jobs print the sentence and exit with code 2. Anything else that escapes a job is a bug or a failed shard: exit code 1.
     """
 
+    def __init__(self, sentence: object = "") -> None:
+        super().__init__(one_line(sentence))
+
 
 class FailedShards(RuntimeError):
-    """Shards that failed for good where a job cannot go on without them: one sentence, exit code 1."""
+    """Shards that failed for good where a job cannot go on without them: one sentence, as `one_line` writes it, exit code 1."""
+
+    def __init__(self, sentence: object = "") -> None:
+        super().__init__(one_line(sentence))
 
 
 def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:

@@ -14,7 +14,8 @@ MOST_MEMBER_BYTES = 2**30
 """Of an image in a tar."""
 MOST_TEXT_BYTES = 2**20
 """Of a label or an extended header in a tar."""
-
+MOST_ANSWER_VALUES = 2**26
+"""Of a file of recorded answers, 8 bytes each: 3,000 answers with scores of 21,841 classes. Reading them takes up to 2.4 GiB."""
 MOST_WEIGHTS_BYTES = 32 * 2**30
 """Of a file of weights: of 8 billion parameters in float32. It is read into memory."""
 

@@ -37,8 +37,8 @@ def prepare(run: Run) -> tuple[list[TrainedModel], Plan]:
         surrogates = train_surrogates(run)
         return surrogates, make_plan(run, surrogates)
     say(f"retrain: on the data signed with {earlier.config.surrogate.retrainings} retrainings, in {earlier.root.uri}")
-    earlier.write_config()
     register(earlier)
+    earlier.write_config()
     signing = sign(earlier)
     if signing.export is None:
         shard, reason = sorted(signing.drive.failed.items())[0]

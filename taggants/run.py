@@ -297,7 +297,8 @@ class Run:
         return verify_export(signed)
 
     def write_config(self) -> None:
-        """Writes the resolved configuration, its hash, the git commit and the versions: the first file of a run."""
+        """Writes the resolved configuration, its hash, the git commit and the versions, once keys and data are those that the run
+        folder is registered for: it says where they lie."""
         self.root.write_json(
             "config.json",
             {

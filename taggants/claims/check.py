@@ -242,7 +242,8 @@ class _Check:
                 continue
             own_classes = sha256 == certificate.answers_sha256 and certificate.label_map is not None
             num_classes = None if own_classes else registration.num_classes
-            answers = self.read("answers", functools.partial(decode_answers, data, num_classes))
+            most = registration.num_images
+            answers = self.read("answers", functools.partial(decode_answers, data, num_classes, most))
             if answers is not None:
                 found[sha256] = answers
         missing = [name for sha256, name in names.items() if sha256 not in found]

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from taggants.errors import InputError
 from taggants.storage import Root
+from taggants.text import one_line
 
 _MOST_BYTES: Final = 2**20
 _MOST_SECONDS: Final = 60
@@ -154,7 +155,7 @@ def _check_ots(timestamp: Timestamp, numbers: Mapping[str, str], tested_at: date
                 )
             except subprocess.TimeoutExpired:
                 return None, f"ots gave no answer in {_MOST_SECONDS} s"
-            said = " ".join((done.stdout + done.stderr).split())[-200:]
+            said = one_line(" ".join((done.stdout + done.stderr).split())[-200:])
             if done.returncode == 0:
                 return _dated_by_ots(name, said, tested_at)
     return False, f"ots verify refuses it: {said}"

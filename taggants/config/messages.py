@@ -18,6 +18,8 @@ def one_sentence(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"]) or "config"
     if first["type"] == "invalid_key":  # YAML takes any value for a name
         return f"config field {where!r} is named by a value that is no word; `taggants config` lists all fields"
+    if first["type"] == "string_unicode":
+        return f"config field {where!r} has a name or text with a lone surrogate, which is no character; write it anew"
     if first["type"] == "extra_forbidden":
         return f"config field {where!r} does not exist; {_what_exists(first['loc'])}"
     given = first["input"]

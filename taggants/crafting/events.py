@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from taggants.crafting.plan import Commit, Shard
+from taggants.text import one_line
 
 
 @dataclass(frozen=True)
@@ -114,4 +115,4 @@ def broken_off(shard: Shard, error: Exception) -> Failed | Lost:
 
 def reason_of(error: BaseException) -> str:
     """Returns: an exception as one line, "type: message"."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return one_line(f"{type(error).__name__}: {' '.join(str(error).split())}")

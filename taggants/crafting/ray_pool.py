@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from taggants.crafting.events import Crafted, Event, Failed, Lost, Worker, broke
 from taggants.crafting.plan import Commit, Shard
 from taggants.data.source import SampleError
 from taggants.errors import InputError
+from taggants.text import logger_of
 
 _MAX_FAILED_BUILDS = 3
 
-_log = logging.getLogger(__name__)
+_log = logger_of(__name__)
 
 
 class _WorkerActor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from taggants.crafting.shard import CraftingJob
 from taggants.errors import InputError
 from taggants.identity import canonical_json
 from taggants.storage import Root, encode_json
+from taggants.text import logger_of
 
 CRAFTING_VERSION: Final = 4
 """Version of the algorithm, raised with every change of the code after which the same job gives other bytes."""
@@ -32,7 +32,7 @@ CRAFTING_VERSION: Final = 4
 _RECORDS = "crafted"
 _NUM_THREADS = 16  # each holds one shard's file at a time; the rest is waiting for S3
 
-_log = logging.getLogger(__name__)
+_log = logger_of(__name__)
 
 
 def shard_addresses(job: CraftingJob, dataset_fingerprint: str, shards: Sequence[Shard]) -> dict[int, str]:

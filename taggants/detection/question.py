@@ -119,6 +119,16 @@ class Question:
         bare = [np.roll(pixels, (down, right), axis=(1, 2))[None] for down in shifts for right in shifts]
         return np.concatenate([*bare, *(overlay(given, pixels, amplitude) for amplitude in self.amplitudes)])
 
+    def query(self, place: int, key: NDArray[np.uint8], covers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Returns one of the images of `queries`, uint8 [channels, H, W], without making the others. place: its number there."""
+        copies = self.num_queries - len(self.amplitudes) * len(self.cover_ids)
+        if place < copies:
+            down, right = divmod(place, 2 * self.bare_shift + 1)
+            return np.roll(key, (down - self.bare_shift, right - self.bare_shift), axis=(1, 2))
+        amplitude, cover = divmod(place - copies, len(self.cover_ids))
+        (image,) = overlay(covers[cover : cover + 1], key, self.amplitudes[amplitude])
+        return np.asarray(image, dtype=np.uint8)
+
     def evidence(
         self,
         suspect: NDArray[np.int64],

@@ -115,6 +115,13 @@ class Registration:
         return self.alpha / (self.num_suspects * self.num_looks)
 
     @property
+    def num_images(self) -> int:
+        """How many images are asked: the plain covers, then the queries of each key."""
+        if self.question is None:
+            return self.num_keys
+        return len(self.question.cover_ids) + self.num_keys * self.question.num_queries
+
+    @property
     def registration_sha256(self) -> str:
         """SHA-256 (hex) over the canonical JSON of the format and every field: the number to publish."""
         return hashlib.sha256(self.canonical).hexdigest()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -26,7 +29,9 @@ from taggants.export.manifest import (
 )
 from taggants.export.originals import check_signed
 from taggants.export.rewriting import check_complete, refuse_unsigned_files, write_files
+from taggants.identity import canonical_json
 from taggants.storage import Root
+from taggants.storage.root import CLAIM_PATH
 
 
 def export_dataset(
@@ -66,17 +71,42 @@ def export_dataset(
         InputError: before anything is written: there is no such layout, there are no signed images, a sample id is
             unknown, a shape differs, an original is neither a plain PNG nor a plain JPEG (`replaceable_shape`), or the
             destination cannot be written, is or lies in the source, or holds another dataset, the unsigned one or other
-            files.
+            files, or another export is being written there.
         RuntimeError: a file written does not read back as intended; there is no manifest then.
     """
-    old_layout = layout_of(source)
     new_name = layout or source.layout
-    new_layout = LAYOUTS.find(new_name)
+    LAYOUTS.find(new_name)
     _refuse_source(source, destination)
-    is_complete = destination.exists(MANIFEST_PATH)
-    if not is_complete:
+    if not destination.exists(MANIFEST_PATH):
         destination.check_writable()
     check_signed(source, signed)
+    write = functools.partial(_export, source, signed, destination, new_name, private, policy, on_progress)
+    if destination.exists(MANIFEST_PATH):
+        return write()
+    with destination.claimed(_content_of(source, signed, new_name, policy)):
+        return write()
+
+
+def _content_of(source: ImageSource, signed: Signed, layout: str, policy: StoragePolicy) -> str:
+    """A hash of all that decides the bytes of an export."""
+    digest = hashlib.sha256(canonical_json([source.index().fingerprint, layout, dataclasses.astuple(policy)]))
+    for sample_id in sorted(signed):
+        image = signed[sample_id]
+        digest.update(canonical_json([int(sample_id), *image.shape]) + image.tobytes())
+    return digest.hexdigest()
+
+
+def _export(
+    source: ImageSource,
+    signed: Signed,
+    destination: Root,
+    new_name: str,
+    private: bool,
+    policy: StoragePolicy,
+    on_progress: Callable[[int, int], None] | None,
+) -> ExportManifest:
+    old_layout, new_layout = layout_of(source), LAYOUTS.find(new_name)
+    is_complete = destination.exists(MANIFEST_PATH)
     advance = _counter(source.num_rows, on_progress)
     source_fingerprint = source.index().fingerprint
     storage = image_storage_of(source, sorted(int(i) for i in signed), policy, new_name)
@@ -125,6 +155,8 @@ def export_dataset(
         signed_sample_ids=tuple(sorted(int(i) for i in signed)) if private else None,
     )
     destination.remove_leftovers("")
+    if not is_complete:
+        destination.settle(file.path for file in files)
     # A complete export keeps its manifest, unless it is to become public or private now.
     if not is_complete or manifest != complete:
         write_manifest(destination, manifest, private=private)
@@ -197,7 +229,7 @@ def _real(uri: str) -> str:
 
 def _refuse_other_files(destination: Root, own_names: Callable[[], set[str]]) -> None:
     # The manifest is no other file: where there was none, another driver may just have finished the same export.
-    present = set(destination.list()) - {MANIFEST_PATH}
+    present = set(destination.list()) - {MANIFEST_PATH, CLAIM_PATH}
     others = sorted(present - own_names()) if present else []
     if others:
         raise InputError(

@@ -122,6 +122,14 @@ def draw_labels(root: Root, path: str, value: str) -> KeySet:
         raise InputError(f"{where} was changed after the commitment was made: restore it from your backup.")
     key_set = derive_keys(file.secret, file.spec, randomness)
     if file.randomness["value"] is None:
+        drawn_from = f"{path.removesuffix('.json')}.value"  # of two owners at once, one draws
+        if (
+            not root.create_bytes(drawn_from, value.encode(), private=True)
+            and root.read_bytes(drawn_from) != value.encode()
+        ):
+            raise InputError(
+                f"{where} is being drawn from another value, and labels are drawn once: commit with new keys."
+            )
         drawn = replace(file, commitment=key_set.commitment, randomness={**file.randomness, "value": value})
         root.write_bytes(path, drawn.encoded(), private=True)
     return key_set

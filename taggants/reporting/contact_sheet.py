@@ -13,12 +13,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from taggants.errors import InputError
 from taggants.perturbation import psnr_db
+from taggants.text import one_line
 
 MAX_COLUMNS = 12
 _MIN_TILE = 96  # pixels
 _GAP = 12
 _MARGIN = 24
 _FONT_SIZE = 15
+_LONGEST_CAPTION = 60  # characters
 _BACKGROUND = (250, 250, 248)
 _INK = (32, 32, 32)
 _FRAME = (190, 190, 186)
@@ -54,7 +56,7 @@ def draw_contact_sheet(
     amplified = np.clip(127 + amplification * difference, 0, 255).astype(np.uint8)
     shown = slice(MAX_COLUMNS)
     rows = [
-        _Row(originals[shown], "original", captions[shown]),
+        _Row(originals[shown], "original", [one_line(caption, _LONGEST_CAPTION) for caption in captions[shown]]),
         _Row(signed[shown], "signed"),
         _Row(amplified[shown], f"difference x{amplification}"),
     ]
@@ -78,7 +80,7 @@ def draw_keys(images: NDArray[np.uint8], labels_text: Sequence[str]) -> bytes:
         InputError: the number of labels differs from the number of keys, or there are none.
     """
     _check_images(images, labels_text)
-    captions = [f"key {i} -> {text}" for i, text in enumerate(labels_text)]
+    captions = [f"key {i} -> {one_line(text, _LONGEST_CAPTION)}" for i, text in enumerate(labels_text)]
     num_columns = min(len(images), max(5, math.ceil(math.sqrt(len(images)))))
     starts = range(0, len(images), num_columns)
     return _draw([_Row(images[i : i + num_columns], captions=captions[i : i + num_columns]) for i in starts])

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from taggants.reporting.quantities import number, speed
+from taggants.text import one_line, printable
 
 console = Console(highlight=False, soft_wrap=True)
 """Where jobs write for people."""
@@ -76,14 +77,19 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
         return f"{title}: {number(done)}/{number(total)} {unit}{pace}{', ' + note if note else ''}"
 
     if console.is_terminal and not _writes_json:
-        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"))
+        title = printable(title)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(20),
+            TextColumn("{task.fields[text]}", markup=False),
+        )
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(title, total=total, text="")
 
             def draw(done: float, note: str = "") -> None:
                 if not first:
                     first.append(done)
-                progress.update(task, completed=done, text=summary(done, note).removeprefix(f"{title}: "))
+                progress.update(task, completed=done, text=printable(summary(done, note).removeprefix(f"{title}: ")))
 
             yield draw
     else:
@@ -111,7 +117,11 @@ def stage(title: str, total: float, unit: str) -> Iterator[Advance]:
 
 
 def say(text: str, **fields: Any) -> None:
-    """Prints one line or block for people; the fields go into its JSON only."""
+    """Prints one line or block for people; the fields go into its JSON only.
+
+    Line breaks are printed: what others named goes through `one_line` first. Other control characters are escaped here.
+    """
+    text = "\n".join(map(printable, text.split("\n")))
     if _writes_json:
         print(json_line(text, **fields), file=console.file, flush=True)
     else:
@@ -121,6 +131,7 @@ def say(text: str, **fields: Any) -> None:
 def say_error(sentence: str) -> None:
     """Prints to stderr why a command ends."""
     console.file.flush()
+    sentence = one_line(sentence)
     print(json_line(sentence, "error") if _writes_json else f"error: {sentence}", file=sys.stderr)
 
 

@@ -15,6 +15,7 @@ from taggants.evaluation.separation import collapse_floor
 from taggants.reporting.quantities import counted
 from taggants.run import registration_paths
 from taggants.stages.verify import certificate_path
+from taggants.text import one_line
 
 if TYPE_CHECKING:
     from taggants.config import Config
@@ -143,7 +144,7 @@ def inspected(inspection: Inspection) -> str:
         "no test split" if inspection.test is None else f"{inspection.num_test_images:,} to test ({inspection.test!r})"
     )
     return (
-        f"found   {inspection.layout} in {inspection.root}: {inspection.num_images:,} images to train on "
+        f"found   {inspection.layout} in {one_line(inspection.root)}: {inspection.num_images:,} images to train on "
         f"({inspection.train!r}), {test}\n"
         f"images  {' and '.join(inspection.encodings)}, {'grey' if inspection.channels == 1 else 'colour'}, "
         f"{', '.join(sizes[:3])} px{several}\n"
@@ -182,7 +183,10 @@ def planned(estimate: Estimate, config: Config, price: float | None) -> str:
         f"data      {work.images:,} training images of {channels}x{size}x{size} px, {work.classes} classes of "
         f"{_each(*work.images_per_class)}",
         *(f"left out  {count:,} images that cannot be signed: {reason}" for reason, count in work.unfit.items()),
-        *(f"left out  {count:,} files by their names: {suffix}" for suffix, count in work.skipped.items()),
+        *(
+            f"left out  {count:,} files by their names: {one_line(suffix, 40)}"
+            for suffix, count in work.skipped.items()
+        ),
         *([f"turned    {work.turned:,} images have an EXIF orientation"] if work.turned else []),
         f"keys      {work.keys} {config.keys.family} keys of {work.images_per_key} images each: "
         f"{work.keys * work.images_per_key:,} images signed ({work.signed_share:.2%})",
@@ -264,7 +268,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def exported_again(copy: ExportCopy) -> str:
-    manifest, left_out = copy.manifest, ", ".join(copy.left_out)
+    manifest, left_out = copy.manifest, ", ".join(one_line(name, 40) for name in copy.left_out)
     files = counted(len(manifest.files), "file")
     dropped = f"\nexport: left out, as this layout has no place for them: {left_out}" if left_out else ""
     return (

@@ -13,14 +13,15 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Annotated, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 
 from taggants.detection import Registration
-from taggants.detection.outcome import EValue, LabelMap, PlainCovers
+from taggants.detection.outcome import MAX_CLASS_NUMBER, EValue, LabelMap, PlainCovers
 from taggants.detection.statistics import ANYTIME
 from taggants.errors import InputError
 from taggants.identity import identity
@@ -176,6 +177,20 @@ def _understood(
     return covers, found
 
 
+@dataclass(frozen=True)
+class _Record:
+    """One line of a log: requests that were about to be sent, or answers, the first of them to the query of that number."""
+
+    requests: Annotated[int, Field(ge=0, le=2**40)] = 0
+    first: Annotated[int, Field(ge=0, le=2**40)] = 0
+    rows: list[list[Annotated[int, Field(ge=0, le=MAX_CLASS_NUMBER)]] | list[float] | None] = field(
+        default_factory=list
+    )
+
+
+_RECORD: Final = TypeAdapter(_Record)
+
+
 class _Log:
     """The rows that a suspect answered so far, by the number of the query, and the requests that were sent."""
 
@@ -185,12 +200,11 @@ class _Log:
         self._num_requests = 0
         for line in lines:
             try:
-                record = json.loads(line)
-                self._num_requests += int(record.get("requests", 0))
-                first, rows = int(record.get("first", 0)), list(record.get("rows", ()))
-            except (ValueError, TypeError, AttributeError, RecursionError):
+                record = _RECORD.validate_json(line, strict=True)
+            except ValidationError:
                 raise InputError(f"{where} is damaged; restore it, or delete it to ask everything again") from None
-            self._rows.update(enumerate(rows, first))
+            self._num_requests += record.requests
+            self._rows.update(enumerate(record.rows, record.first))
 
     @property
     def num_answers(self) -> int:

@@ -14,13 +14,16 @@ from taggants.crafting.selection import check_class_sizes
 from taggants.data.fitness import fit_in_words
 from taggants.data.layouts import layout_of
 from taggants.data.source import DatasetIndex
-from taggants.errors import InputError
+from taggants.errors import InputError, check_text
 from taggants.export import PNG_WRITTEN_ANEW, image_storage_of
 from taggants.models import check_model
 from taggants.reporting.progress import say
 from taggants.run import Run, model_spec, signing_size
 from taggants.stages.crafting_settings import augmentation_of, storage_policy_of
+from taggants.stages.questions import question_of
 from taggants.storage import Root
+from taggants.suspects.recorded_answers import check_recordable
+from taggants.text import one_line
 
 _NUM_SIZES_CHECKED = 16
 
@@ -42,11 +45,16 @@ def check(run: Run) -> None:
     if config.data.image_size is None:
         _check_one_size(run)
     _check_same_classes(run.index, run.sources[1].index())
+    question = question_of(run)
+    if question is not None:
+        _check_class_names(run.index)
+        num_asked = len(question.cover_ids) + config.keys.num_keys * question.num_queries
+        check_recordable(num_asked, run.index.num_classes)
     source = run.sources[0]
     for name in run.index.files if layout_of(source).suffix else ():
         layout_of(source).check_rewritable(source, name)
     if source.skipped:
-        listed = ", ".join(f"{count} {suffix}" for suffix, count in source.skipped.items())
+        listed = ", ".join(f"{count} {one_line(suffix, 40)}" for suffix, count in source.skipped.items())
         say(f"data    left out by their names, as torchvision and WebDataset do: {listed}")
     for line in fit_in_words(run.fitness, run.index.num_rows):
         say(f"data    {line}")
@@ -111,6 +119,17 @@ def _check_one_size(run: Run) -> None:
                     f"{split} image {source.place_of(sample_id)} has shape {image.shape} but the first training image "
                     f"{channels, image_size, image_size}; set data.image_size to the side in px that models take"
                 )
+
+
+def _check_class_names(train: DatasetIndex) -> None:
+    """Those of a registered question are published: before keys are drawn."""
+    for name in train.class_names or ():
+        try:
+            check_text("class name", name)
+        except InputError as error:
+            raise InputError(
+                f"{str(error).rstrip('.')}, since it is published with the registered question; rename the class in the dataset"
+            ) from None
 
 
 def _composed(name: str) -> str:

@@ -60,7 +60,7 @@ def commit_keys(run: Run, source: str, round_: str) -> KeysCommitment:
     source gives out the value of the round.
 
     Raises:
-        InputError: keys.demonstration is set, or the key file exists and is committed to nothing or to another round.
+        InputError: keys.demonstration is set, or the key file or the run folder is committed to another round, or to nothing.
     """
     keys = run.config.keys
     if keys.demonstration:
@@ -68,7 +68,11 @@ def commit_keys(run: Run, source: str, round_: str) -> KeysCommitment:
     path = f"{keys.name}.json"
     choose = None if run.keys_root.exists(path) else chooser_of(run)
     commitment = commit_to_keys(run.keys_root, path, run.key_spec, source, round_, choose)
-    run.root.create_bytes(COMMITMENT_PATH, encode_json(commitment.to_json()))
+    content = encode_json(commitment.to_json())
+    if not run.root.create_bytes(COMMITMENT_PATH, content) and run.root.read_bytes(COMMITMENT_PATH) != content:
+        raise InputError(
+            f"{run.root.uri_of(COMMITMENT_PATH)} commits to another secret or round; use those keys, or another output.root"
+        )
     return commitment
 
 

@@ -22,6 +22,7 @@ from taggants.seeds import hash_seed
 from taggants.stages.crafting_settings import storage_policy_of
 from taggants.stages.model_training import all_checkpoints
 from taggants.storage import Root
+from taggants.text import one_line
 from taggants.training.job import TrainedModel
 from taggants.training.scoring import Candidates, Scores, ScoringJob, ScoringPass, candidate_scores, score_here
 
@@ -77,7 +78,7 @@ def _fit_signing_sets(run: Run, priorities: NDArray[np.floating]) -> list[NDArra
         if not problems:
             break
         for sample_id, problem in problems.items():
-            say(f"plan: {source.place_of(sample_id)} is {problem}; another image is signed")
+            say(f"plan: {one_line(source.place_of(sample_id))} is {problem}; another image is signed")
             is_fit[sample_id] = False
     num_turned = int(fitness.is_turned[np.concatenate(sets)].sum())
     if num_turned:

@@ -17,6 +17,7 @@ from taggants.errors import InputError
 from taggants.keys.query_order import query_order
 from taggants.run import Run
 from taggants.storage import Root
+from taggants.storage.root import CLAIM_PATH
 from taggants.storage.store import Attributes
 from taggants.suspects.answers_table import IMAGE_COLUMN
 
@@ -57,7 +58,8 @@ def query_names(run: Run, registration: Registration) -> list[str]:
 def export_queries(run: Run, registration: Registration, destination: str) -> int:
     """Writes all images that a suspect is shown as PNG into a folder, and `answers.csv`, to be filled in and given to `verify`.
 
-    The names are shuffled by the secret, and no label is written. A folder that holds the same already stays as it is.
+    The names are shuffled by the secret, no label is written, and only the owner may read the files (mode 0600, local only): they
+    show the keys. A folder that holds the same already stays as it is.
 
     Args:
         destination: path or s3:// URI of a folder outside the run folder.
@@ -65,13 +67,13 @@ def export_queries(run: Run, registration: Registration, destination: str) -> in
     Returns: the number of images.
 
     Raises:
-        InputError: the folder holds other files, or lies in the run folder.
+        InputError: the folder holds other files, lies in the run folder, or the images of another run are being written there.
     """
     root = Root(destination)
     if f"{root.uri}/".startswith(f"{run.root.uri}/"):
         raise InputError(f"{root.uri} lies in the run folder, which is to stay private; give another folder")
     names = query_names(run, registration)
-    others = set(root.list()) - {*names, TEMPLATE}
+    others = set(root.list()) - {*names, TEMPLATE, CLAIM_PATH}
     if others:
         raise InputError(f"{root.uri} holds other files, such as {min(others)}; give an empty folder")
     num_labels = min(5, registration.num_classes)
@@ -79,20 +81,29 @@ def export_queries(run: Run, registration: Registration, destination: str) -> in
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([IMAGE_COLUMN, *(f"label_{place}" for place in range(1, num_labels + 1))])
     writer.writerows([name] + [""] * num_labels for name in sorted(names))
-    # One time for all: they are written in the order of the keys.
-    like = Attributes(modified_ns=time.time_ns())
-    contents = iter(names)
-    for batch in query_batches(run, registration):
-        for image in batch:
-            _write(root, next(contents), encode_png(image), like)
-    if not root.exists(TEMPLATE):  # it may be filled in already
-        _write(root, TEMPLATE, text.getvalue().encode(), like)
+    like = Attributes(modified_ns=time.time_ns())  # one for all: a resumed export would date the rest later
+    covers = plain_covers(run, registration)
+    with root.claimed(registration.registration_sha256):
+        # By name: the order in which files were made shows in folders and archives, and would tell which are of one key.
+        for name, query in sorted(zip(names, range(len(names)), strict=True)):
+            _write(root, name, encode_png(_query(run, registration, covers, query)), like)
+        if not root.exists(TEMPLATE):  # it may be filled in already
+            _write(root, TEMPLATE, text.getvalue().encode(), like)
     return len(names)
+
+
+def _query(run: Run, registration: Registration, covers: NDArray[np.uint8], query: int) -> NDArray[np.uint8]:
+    """The image of a number in the order of `query_batches`, uint8 [channels, H, W]."""
+    question = registration.question
+    if question is None or query < len(covers):
+        return np.asarray(run.keys.images[query] if question is None else covers[query])
+    key, place = divmod(query - len(covers), question.num_queries)
+    return question.query(place, run.keys.images[key], covers)
 
 
 def _write(root: Root, path: str, data: bytes, like: Attributes) -> None:
     if not root.exists(path):
-        with root.writing(path, like=like) as file:
+        with root.writing(path, private=True, like=like) as file:
             file.write(data)
     elif root.read_bytes(path) != data:
         raise InputError(f"{root.uri_of(path)} is of another run; give an empty folder")

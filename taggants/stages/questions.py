@@ -34,7 +34,7 @@ def registration_of(run: Run, number: int | None = None) -> Registration:
         InputError: the test split has too few images for the configured covers.
     """
     detection = run.config.detection
-    question = _question_of(run)
+    question = question_of(run)
     with_question = question is not None
     registration = Registration(
         keys_commitment=run.keys.commitment,
@@ -62,7 +62,12 @@ def registration_of(run: Run, number: int | None = None) -> Registration:
     return replace(registration, number=counted)
 
 
-def _question_of(run: Run) -> Question | None:
+def question_of(run: Run) -> Question | None:
+    """Returns the question that a run asks, None if it is the key images alone.
+
+    Raises:
+        InputError: the test split has too few images for the configured covers.
+    """
     section = run.config.detection.question
     if section is None:
         return None
@@ -171,4 +176,4 @@ def read_answers(run: Run, registration: Registration, sha256: str) -> Answers:
     data = run.root.read_bytes(answers_path(sha256))
     if hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(f"{run.root.uri_of(answers_path(sha256))} was changed after it was recorded; restore it")
-    return decode_answers(data, registration.num_classes)
+    return decode_answers(data, registration.num_classes, registration.num_images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
@@ -84,8 +84,18 @@ def owner_of(run: Run) -> Owner:
     return Owner(run.registration.num_classes, (channels, image_size, image_size), run.index.class_names)
 
 
-def verify_all(run: Run, suspects: Sequence[Suspect], *, label_map: str | None = None) -> list[Certificate]:
-    """Certifies each suspect; all are checked before the first is queried. label_map: of all of them, as in `verify`.
+def verify_all(
+    run: Run,
+    suspects: Sequence[Suspect],
+    *,
+    label_map: str | None = None,
+    on_refused: Callable[[InputError], object] | None = None,
+) -> list[Certificate]:
+    """Certifies each suspect.
+
+    Args:
+        label_map: of all of them, as in `verify`.
+        on_refused: told why a suspect cannot be tested, and the others are; None: that is raised.
 
     Raises:
         InputError: as `verify`, or two suspects share a name, under which the certificates are filed.
@@ -97,9 +107,16 @@ def verify_all(run: Run, suspects: Sequence[Suspect], *, label_map: str | None =
                 f"two suspects are named {name!r} after their folders; put them into folders of different names"
             )
     registration = checked_registration(run)
+    certificates = []
     for suspect in suspects:
-        check_suspect(suspect, registration, with_label_map=label_map is not None)
-    return [verify(run, suspect, label_map=label_map) for suspect in suspects]
+        try:
+            check_suspect(suspect, registration, with_label_map=label_map is not None)
+            certificates.append(verify(run, suspect, label_map=label_map))
+        except InputError as error:
+            if on_refused is None:
+                raise
+            on_refused(error)
+    return certificates
 
 
 def checked_registration(run: Run) -> Registration:

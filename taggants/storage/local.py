@@ -78,6 +78,10 @@ class LocalStore:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
                     os.unlink(temporary)
 
+    def settle(self, path: str) -> None:
+        modified_ns = self._stat(path).st_mtime_ns
+        os.utime(self._full(path), ns=(modified_ns, modified_ns))  # any change of a file dates it
+
     def create(self, path: str, data: bytes, *, private: bool) -> bool:
         with self._temporary_file(path, private=private) as (file, temporary):
             file.write(data)

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -22,6 +22,9 @@ from taggants.storage.encoding import damage_named, encode_json, encode_table
 from taggants.storage.local import LocalStore
 from taggants.storage.s3 import S3_SCHEME, S3Store
 from taggants.storage.store import NO_ATTRIBUTES, PIECE_BYTES, Attributes, Store
+
+CLAIM_PATH = ".taggants-claim"
+"""The file of `Root.claimed`."""
 
 _FOR_A_PERSON = {
     errno.EROFS: "the file system is read-only; give a folder that can be written",
@@ -122,6 +125,13 @@ class Root:
         with self._at(None):
             self._store.check_exclusive()
 
+    def settle(self, paths: Iterable[str]) -> None:
+        """Gives files times of change (ctime) in this order, and leaves all else as it is: else they tell which of the files that
+        several threads wrote took longer. On S3 nothing is done."""
+        for path in paths:
+            with self._at(path) as inside:
+                self._store.settle(inside)
+
     def remove_leftovers(self, path: str) -> None:
         """Deletes the temporary files of writers that were killed below the folder `path` ("" for all), none of living ones."""
         with self._at(path or None) as inside:
@@ -137,6 +147,27 @@ class Root:
         """
         with self._at(path) as inside:
             return self._store.create(inside, data, private=private)
+
+    @contextmanager
+    def claimed(self, content: str) -> Iterator[None]:
+        """Keeps writers of anything else out of this folder for as long as the block takes, by a file that is gone afterwards.
+
+        Args:
+            content: a hash of what is written; several writers of the same may be here at once.
+
+        Raises:
+            InputError: somebody writes something else here, or was killed while writing it.
+        """
+        data = f"{content}\n".encode()
+        if not self.create_bytes(CLAIM_PATH, data) and self.exists(CLAIM_PATH) and self.read_bytes(CLAIM_PATH) != data:
+            raise InputError(
+                f"something else is written into {self.uri} by another process, or by one that was killed; give an empty folder, "
+                f"or delete what is there with {CLAIM_PATH}."
+            )
+        try:
+            yield
+        finally:
+            self.delete(CLAIM_PATH)
 
     @contextmanager
     def appending(self, path: str) -> Iterator[tuple[list[bytes], Callable[[bytes], None]]]:
@@ -162,7 +193,7 @@ class Root:
         """
         try:
             return json.loads(self.read_bytes(path))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):  # the last of absurd nesting
+        except (ValueError, RecursionError):  # of numbers with thousands of digits, and of absurd nesting, too
             raise InputError(
                 f"{self.uri_of(path)} is not valid JSON; restore it, or delete it if it can be made again."
             ) from None
@@ -280,7 +311,7 @@ class Root:
     def _inside(self, path: str) -> str:
         """Returns: `path` in its shortest form; refuses one that leaves the root."""
         parts = PurePosixPath(path)
-        if parts.is_absolute() or ".." in parts.parts or "\0" in path or not parts.parts:
+        if parts.is_absolute() or ".." in parts.parts or "\0" in path or not parts.parts or not _is_encodable(path):
             raise InputError(f"Path {path!r} names nothing inside {self.uri}; give a relative path without '..'.")
         return str(parts)
 
@@ -308,6 +339,15 @@ class Root:
             raise InputError(f"{uri}: {_FOR_A_PERSON[error.errno]}.") from None
 
 
+def _is_encodable(path: str) -> bool:
+    """Whether it may be the name of a file: JSON can hold texts that no file system can."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _absolute_uri(uri: str) -> str:
     if not uri:
         raise InputError("The storage root is empty; give a local folder or s3://bucket/prefix.")
@@ -318,8 +358,8 @@ def _absolute_uri(uri: str) -> str:
         if not bucket or ".." in prefix.split("/"):
             raise InputError(f"{uri!r} is not an S3 root; give s3://bucket/prefix.")
         return S3_SCHEME + "/".join([bucket, *(part for part in prefix.split("/") if part)])
-    if "\0" in uri:
-        raise InputError(f"{uri!r} holds a NUL character; give the path without it.")
+    if "\0" in uri or not _is_encodable(uri):
+        raise InputError(f"{uri!r} holds a NUL character or a lone surrogate; give the path without it.")
     if "://" in uri:
         raise InputError(f"{uri!r} has a scheme that is not supported; give a local folder or s3://bucket/prefix.")
     return os.path.abspath(os.path.expanduser(uri))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import itertools
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ import pyarrow.fs as pafs
 
 from taggants.errors import InputError
 from taggants.storage.store import Attributes
+from taggants.text import logger_of
 
 S3_SCHEME = "s3://"
 _PATIENCE_S = 60.0  # a server or a router that starts again is back by then
@@ -31,7 +31,7 @@ _PASSING_STATUSES = (408, 409, 425, 429)
 _PASSING_CODES = ("RequestTimeout", "RequestTimeTooSkewed", "SlowDown")
 _FINAL_STATUSES = (501, 505, 507)  # not implemented, wrong version, no space: no patience helps
 
-_log = logging.getLogger(__name__)
+_log = logger_of(__name__)
 
 
 class S3Store:
@@ -213,6 +213,9 @@ class S3Store:
 
     def remove_leftovers(self, path: str) -> None:
         """Parts of broken-off uploads are no files."""
+
+    def settle(self, path: str) -> None:
+        """An object's time is that of its upload, in whole seconds."""
 
     def delete(self, path: str) -> None:
         _patiently(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from taggants.errors import InputError
 from taggants.suspects.description import FileUri, Owner, SuspectDescription
 from taggants.suspects.preprocessing import Preprocessing
 from taggants.suspects.weights import device_of
+
+_MOST_LAYERS: Final = 1000
 
 
 class HuggingFaceDescription(SuspectDescription):
@@ -29,10 +31,13 @@ class HuggingFaceDescription(SuspectDescription):
         place = self.path or self.model
         options = {"revision": self.revision, "trust_remote_code": False}
         try:
+            _check_layers(transformers.AutoConfig.from_pretrained(place, **options).to_dict())
             processor = transformers.AutoImageProcessor.from_pretrained(place, **options)
             network = transformers.AutoModelForImageClassification.from_pretrained(
                 place, use_safetensors=True, **options
             )
+        except InputError:
+            raise
         except Exception as error:  # a stranger's configuration fails in any way there is
             raise InputError(
                 f"{place} cannot be opened as an image classifier of transformers ({' '.join(str(error).split())[:120]}); give "
@@ -40,6 +45,18 @@ class HuggingFaceDescription(SuspectDescription):
             ) from None
         name = PurePosixPath(str(place)).name
         return suspect_of(network.to(device_of(self.device)), processor, name, owner, self.image_size)
+
+
+def _check_layers(config: dict[str, Any]) -> None:
+    """A stranger's configuration may name any number, and each layer takes time before a weight is read.
+
+    Raises:
+        InputError: it names more layers than any network has.
+    """
+    for name, value in config.items():
+        for depth in value if isinstance(value, list) else [value]:
+            if ("layer" in name or "depth" in name) and isinstance(depth, int) and depth > _MOST_LAYERS:
+                raise InputError(f"its {name} is {value!r:.40}, but at most {_MOST_LAYERS} layers are supported")
 
 
 def suspect_of(network: Any, processor: Any, name: str, owner: Owner, image_size: int | None = None) -> Any:
@@ -52,13 +69,20 @@ def suspect_of(network: Any, processor: Any, name: str, owner: Owner, image_size
 
     size = image_size or _size_of(processor)
     rescaled = bool(getattr(processor, "do_rescale", True))
-    if (rescaled and abs(float(getattr(processor, "rescale_factor", 1 / 255)) * 255 - 1) > 1e-6) or not rescaled:
+    factor = getattr(processor, "rescale_factor", 1 / 255)
+    if not rescaled or not isinstance(factor, int | float) or not abs(factor * 255 - 1) <= 1e-6:
         raise InputError(f"the processor of {name} does not scale pixels to [0, 1]; test it by a function")
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    if getattr(processor, "do_normalize", False):
-        mean, std = tuple(map(float, processor.image_mean)), tuple(map(float, processor.image_std))
-    names = [str(network.config.id2label[i]) for i in range(len(network.config.id2label))]
+    try:
+        if getattr(processor, "do_normalize", False):
+            mean, std = tuple(map(float, processor.image_mean)), tuple(map(float, processor.image_std))
+        names = [str(network.config.id2label[i]) for i in range(len(network.config.id2label))]
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} names no numbers as image_mean or image_std, or not each class as id2label ({error!r:.100}); correct its "
+            "configuration"
+        ) from None
     spoken = (
         all(names) and not all(label == f"LABEL_{i}" for i, label in enumerate(names)) and len(set(names)) == len(names)
     )

@@ -97,7 +97,10 @@ class _Config:
             return None
         if not isinstance(given, list) or not all(isinstance(value, int | float) for value in given):
             raise InputError(f"{what} = {given!r} must be a list of numbers")
-        return tuple(map(float, given))
+        try:
+            return tuple(map(float, given))
+        except OverflowError:
+            raise InputError(f"{what} = {given!r:.100} must be a list of numbers that a float can hold") from None
 
 
 def _shape(options: Mapping[str, Any], input_size: Any, uri: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from taggants import pipeline
 from taggants.config import Config
 from taggants.crafting.driver import DriveResult
-from taggants.crafting.status import STATUS_PATH
+from taggants.crafting.status import STATUS_PATH, Status
 from taggants.detection import software_versions
 from taggants.errors import FailedShards, InputError
 from taggants.reporting.progress import say, stage
@@ -106,8 +106,8 @@ def register(sweep: Sweep) -> None:
     for cell in [*cells, cells[0]]:
         run = Run(cell.config)
         check(run)
-        run.write_config()
         prepare_keys(run)
+        run.write_config()
     sweep.root.write_json(
         "config.json",
         {"config": sweep.config.model_dump(mode="json"), "cells": {c.name: c.config.hash for c in sweep.cells}},
@@ -144,24 +144,31 @@ class _Speed:
 
 
 _SPEED = TypeAdapter(_Speed)
+_STATUS = TypeAdapter(Status)
+_T = TypeVar("_T")
 
 
 def _note_speed(sweep: Sweep, run: Run) -> None:
     """Keeps what the run's status says of its speed, if it crafted more than when that was done before."""
-    if not run.root.exists(STATUS_PATH):
-        return
-    status = run.root.read_json(STATUS_PATH)
-    if not status["sample_steps_per_s"]:
+    status = _read_or_none(_STATUS, run.root, STATUS_PATH)
+    if status is None or not status.sample_steps_per_s:
         return
     path = f"crafting/{run.config.hash}.json"
-    if sweep.root.exists(path):
-        known = _SPEED.validate_python(sweep.root.read_json(path))
-        if known.sample_steps >= status["sample_steps"]:
-            return
+    known = _read_or_none(_SPEED, sweep.root, path)
+    if known is not None and known.sample_steps >= status.sample_steps:
+        return
     execution = run.config.execution
-    num_workers = min(execution.num_workers, status["num_shards"]) if execution.pool == "ray" else 1
-    speed = _Speed(status["sample_steps"], num_workers / status["sample_steps_per_s"])
+    num_workers = min(execution.num_workers, status.num_shards) if execution.pool == "ray" else 1
+    speed = _Speed(status.sample_steps, num_workers / status.sample_steps_per_s)
     sweep.root.write_json(path, _SPEED.dump_python(speed))
+
+
+def _read_or_none(adapter: TypeAdapter[_T], root: Root, path: str) -> _T | None:
+    """What a file says of speed; None where it is missing or damaged, since nothing else depends on it."""
+    try:
+        return adapter.validate_python(root.read_json(path))
+    except (InputError, ValidationError):
+        return None
 
 
 def _seconds_per_sample_step(sweep: Sweep, cell: CellSpec) -> float:
@@ -169,8 +176,9 @@ def _seconds_per_sample_step(sweep: Sweep, cell: CellSpec) -> float:
     group = next(group for group in crafted_together(sweep.cells) if cell in group)
     paths = set(sweep.root.list("crafting"))
     own = f"crafting/{group[0].config.hash}.json"
-    speeds = [_SPEED.validate_python(sweep.root.read_json(path)) for path in ([own] if own in paths else sorted(paths))]
-    return float(np.mean([speed.worker_seconds_per_sample_step for speed in speeds])) if speeds else 0.0
+    speeds = [_read_or_none(_SPEED, sweep.root, path) for path in ([own] if own in paths else sorted(paths))]
+    known = [speed.worker_seconds_per_sample_step for speed in speeds if speed is not None]
+    return float(np.mean(known)) if known else 0.0
 
 
 def train_controls(sweep: Sweep) -> None:

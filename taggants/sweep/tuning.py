@@ -7,7 +7,6 @@ again finds it. Tune's own files hold names and settings of cells and how their 
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 from collections.abc import Callable, Collection
 from dataclasses import asdict
@@ -23,10 +22,11 @@ from taggants.reporting.progress import say
 from taggants.storage import Root
 from taggants.sweep.cells import CellSpec
 from taggants.sweep.stages import Standing, Sweep, run_cell
+from taggants.text import logger_of
 
 _PACKAGE_OF_LOGGER = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 
-_log = logging.getLogger(__name__)
+_log = logger_of(__name__)
 
 
 def check_loggers(config: Config) -> None:

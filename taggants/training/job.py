@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from taggants.data.source import ImageSource
@@ -121,6 +122,9 @@ class TrainedModel:
         return (*self.kept, (self.path, self.sha256))
 
 
+_RESULT = TypeAdapter(TrainedModel)
+
+
 def read_result(models: Root, path: str) -> TrainedModel:
     """Returns the finished run whose result lies at `path`, its checkpoint compared with the SHA-256 in the result.
 
@@ -129,12 +133,8 @@ def read_result(models: Root, path: str) -> TrainedModel:
     """
     folder = models.uri_of(path).rpartition("/")[0]
     try:
-        found = models.read_json(path)
-        kept = tuple((str(kept_path), str(sha256)) for kept_path, sha256 in found.pop("kept"))
-        metrics = found.pop("metrics")
-        class_accuracies = tuple(metrics.pop("class_accuracies"))
-        trained = TrainedModel(**found, kept=kept, metrics=Metrics(**metrics, class_accuracies=class_accuracies))
-    except (AttributeError, KeyError, TypeError, ValueError):
+        trained = _RESULT.validate_python(models.read_json(path))
+    except (InputError, ValidationError):
         raise InputError(f"{models.uri_of(path)} is damaged; delete the folder {folder} to train it again") from None
     if not models.exists(trained.path) or models.sha256(trained.path) != trained.sha256:
         raise InputError(

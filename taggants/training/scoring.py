@@ -10,7 +10,6 @@ other classes are asked for, and whoever scores the window.
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from taggants.errors import InputError
 from taggants.identity import identity
 from taggants.models import model_from_checkpoint
 from taggants.storage import Root, encode_table
+from taggants.text import logger_of
 from taggants.training.scores import gradient_norms, losses
 
 SCORING_VERSION: Final = 1
@@ -35,7 +35,7 @@ _WINDOW_ROWS: Final = 2048  # neighbours lie in the same files; 300 MB where all
 _SAVE_EVERY_S = 60.0
 _FUNCTIONS = {"gradient_norm": gradient_norms, "loss": losses}
 
-_log = logging.getLogger(__name__)
+_log = logger_of(__name__)
 
 
 @dataclass(frozen=True)

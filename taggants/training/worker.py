@@ -7,7 +7,6 @@ the last state and goes on; one that is finished returns its result at once.
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -30,13 +29,14 @@ from taggants.models import (
     model_from_checkpoint,
 )
 from taggants.storage import Root
+from taggants.text import logger_of
 from taggants.training.examples import InMemory, TrainingExamples
 from taggants.training.job import InitialWeights, TrainedModel, TrainingJob, read_result
 from taggants.training.loop import EpochReport, TrainingState, predict_scores, train
 from taggants.training.metrics import Metrics, measure
 from taggants.training.streaming import RayLoader, TorchLoader
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 _READ_ROWS = 256
 

@@ -86,6 +86,7 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
         ("seed.x.y=1", "'seed' is a value, not a section"),
         ("keys=[", "the value is not YAML"),
         ("keys={1: 2}", "config field 'keys.1' is named by a value that is no word; `taggants config` lists"),
+        ('keys={"\\ud800": 2}', "config field 'keys' has a name or text with a lone surrogate"),
         ("keys={.inf: 2}", "config field 'keys.inf' is named by a value that is no word"),
         ("crafting=", "'crafting' is a section: set one of its fields, such as crafting.FIELD=VALUE"),
         ("crafting=3", "'crafting' = 3 is a section"),

@@ -55,6 +55,8 @@ def test_the_queries_of_a_key_never_change() -> None:
     queries = QUESTION.queries(key, covers)
     assert queries.shape == (QUESTION.num_queries, 3, 3, 3) == (9 + 2 * 2, 3, 3, 3)
     assert QUESTION.weights.tolist() == [3] * 9 + [1, 1, 2, 2]
+    for place, query in enumerate(queries):
+        np.testing.assert_array_equal(QUESTION.query(place, key, covers), query)
     assert (queries[4] == key).all()
     assert (queries[5] == np.roll(key, 1, axis=2)).all()
     assert (queries[7] == np.roll(key, 1, axis=1)).all()

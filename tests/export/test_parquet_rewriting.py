@@ -24,7 +24,7 @@ from taggants.data.signed_images import ImageStorage, Replacement
 from taggants.errors import InputError
 from taggants.export import export_dataset
 from taggants.storage import Root
-from tests.export.datasets import IMAGE_TYPE, pixels
+from tests.export.datasets import IMAGE_TYPE, encoded, parquet_bytes, pixels
 
 NUM_ROWS = 50
 # Alone, first and last of a row group, neighbours.
@@ -341,3 +341,20 @@ def test_files_that_once_failed(name: str, cases: Path, tmp_path: Path) -> None:
     assert new.metadata.metadata == old.metadata.metadata
     changed = [k for k in range(1, old.metadata.num_columns) if chunk(before, old, 0, k) != chunk(after, new, 0, k)]
     assert not changed
+
+
+def test_statistics_by_which_pyarrow_ends_the_process_do_not_end_it(tmp_path: Path) -> None:
+    """Of a column that is neither image nor label, in a row group without signed images: read when the export is checked."""
+    source = Root(str(tmp_path))
+    cells = [{"bytes": encoded(image, "PNG"), "path": "x"} for image in pixels(40)]
+    table = pa.table({"image": cells, "label": [0, 1] * 20, "tags": [["a"], []] * 20})
+    data = parquet_bytes(table, row_group_size=20, use_dictionary=False)
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer, _ = read_struct(data, start)
+    tags = footer.elements(4)[1].elements(1)[-1].value(3)
+    tags.value(16).elements(3).append(0)  # a level more than there is
+    changed = write_struct(footer)
+    source.write_bytes("train.parquet", data[:start] + changed + len(changed).to_bytes(4, "little") + b"PAR1")
+    opened = ParquetSource(source, "train.parquet", channels=3)
+    with pytest.raises(RuntimeError, match=r"does not read back as written: .* is damaged"):
+        export_dataset(opened, {1: pixels(1, seed=8)[0]}, Root(str(tmp_path / "export")))

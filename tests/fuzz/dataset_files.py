@@ -108,7 +108,7 @@ def _parquets() -> list[bytes]:
     return found
 
 
-def _read_dataset(layout_name: str, suffix: str) -> Callable[[bytes, Path], object]:
+def read_dataset(layout_name: str, suffix: str) -> Callable[[bytes, Path], object]:
     def read(data: bytes, folder: Path) -> object:
         from taggants.data import open_source
         from taggants.data.fitness import fitness_of
@@ -150,7 +150,7 @@ def _read_checkpoint(data: bytes, folder: Path) -> object:
 FILES: dict[str, Kind] = {
     "png": Kind(_pngs, _read_image, repair=_with_checksums),
     "jpeg": Kind(_jpegs, _read_image),
-    "tar": Kind(_tars, _read_dataset("webdataset", ".tar")),
-    "parquet": Kind(_parquets, _read_dataset("parquet", ".parquet")),
+    "tar": Kind(_tars, read_dataset("webdataset", ".tar")),
+    "parquet": Kind(_parquets, read_dataset("parquet", ".parquet")),
     "safetensors": Kind(_checkpoints, _read_checkpoint),
 }

@@ -26,13 +26,14 @@ from pathlib import Path
 from taggants.errors import InputError
 from tests.fuzz.claim_files import CLAIM_FILES
 from tests.fuzz.dataset_files import FILES
+from tests.fuzz.json_files import JSON_FILES
 from tests.fuzz.kind import Kind, mutated
 from tests.fuzz.model_files import MODEL_FILES
 from tests.fuzz.records import RECORDS
 
 MOST_BYTES = 2 * 2**30
 MOST_SECONDS = 10.0
-KINDS: dict[str, Kind] = {**FILES, **RECORDS, **CLAIM_FILES, **MODEL_FILES}
+KINDS: dict[str, Kind] = {**FILES, **RECORDS, **CLAIM_FILES, **MODEL_FILES, **JSON_FILES}
 
 
 def case(kind: str, seed: int, number: int) -> bytes:
@@ -82,7 +83,9 @@ def failures(kind: str, seed: int, count: int) -> Iterator[tuple[int, str]]:
         command = [sys.executable, "-m", "tests.fuzz.fuzz", kind, f"--seed={seed}", f"--work={first}:{count}"]
         with (
             tempfile.TemporaryFile() as errors,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, start_new_session=True) as process,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, bufsize=0
+            ) as process,  # without a buffer, of which select knows nothing
         ):
             assert process.stdout is not None
             begun, done = first - 1, first - 1

@@ -80,6 +80,7 @@ def _token(data: bytearray, draw: random.Random) -> None:
         values = [
             *(b'-1 0 1 2 1e9 1e999 -0.0 null true [] {} NaN [[1]] {"a":1} 1.5 -7'.split(b" ")),
             *(str(value).encode() for value in (10**6, 10**12, 2**63, 10**400)),
+            b"9" * 5000,  # more digits than Python reads,
             b'"\\u0000"',
             b'"\\ud800"',
             b'"' + b"x" * 300 + b'"',

@@ -107,6 +107,9 @@ def test_exported_files_hold_every_query_and_tell_nothing(run: Run, exported: Pa
     assert NUM_IMAGES / 4 < covers.mean() < 3 * NUM_IMAGES / 4
     assert np.abs(np.corrcoef(places, np.arange(NUM_IMAGES))[0, 1]) < 0.3
     assert len({(exported / name).stat().st_mtime_ns for name in os.listdir(exported)}) == 1
+    assert {stat.S_IMODE((exported / name).stat().st_mode) for name in names} == {0o600}
+    written = [(exported / name).stat().st_ctime_ns for name in sorted(names)]  # which no program can set
+    assert written == sorted(written)
     lines = (exported / "answers.csv").read_text().splitlines()
     assert lines[:2] == ["image,label_1,label_2,label_3,label_4,label_5", "query-0000.png,,,,,"]
     assert len(lines) == 1 + NUM_IMAGES
@@ -374,3 +377,24 @@ def test_a_spent_budget_ends_a_sequential_test_with_a_certificate(sequential: Ru
     assert certificate.e_value.num_asked == 2
     assert certificate.verdict == "not detected"
     assert f"the test is of the first 2 keys: the budget of {budget} requests is spent" in capsys.readouterr().out
+
+
+def test_queries_of_two_runs_are_never_mixed(
+    run: Run, sequential: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both runs have files of the same names."""
+    root, original = Root(str(tmp_path / "both")), Root.writing
+
+    def writing_while_another_exports(self: Root, path: str, **options: Any) -> Any:
+        with pytest.raises(InputError, match="something else is written into"):
+            export_queries(sequential, sequential.registration, root.uri)
+        return original(self, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Root, "writing", writing_while_another_exports)
+        export_queries(run, run.registration, root.uri)
+    before = {name: root.sha256(name) for name in root.list()}
+    assert len(before) == NUM_IMAGES + 1
+    with pytest.raises(InputError, match="is of another run; give an empty folder"):
+        export_queries(sequential, sequential.registration, root.uri)
+    assert {name: root.sha256(name) for name in root.list()} == before

@@ -13,6 +13,7 @@ import pytest
 from taggants.config import load_config
 from taggants.detection import Certificate, Registration
 from taggants.errors import InputError
+from taggants.models import ModelSpec, build_model, checkpoint_bytes
 from taggants.reporting import summaries
 from taggants.run import Run
 from taggants.stages.keys import prepare_keys
@@ -139,3 +140,23 @@ def test_the_table_of_several_suspects_keeps_names_and_numbers_apart(tmp_path: P
         [name, "1.0e-03", "2.0e-03", "DETECTED"],
     ]
     assert {line.index(word) for line, word in zip(lines, ("decision", "not", "DETECTED"), strict=True)} == {85}
+
+
+def test_suspects_beside_one_that_is_refused_are_tested(tmp_path, capsys):
+    settings = settings_in(tmp_path)
+    assert exit_code("craft", settings) == 0
+    capsys.readouterr()
+    [surrogate] = tmp_path.glob("runs/models/surrogate-0-*/model.safetensors")
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    spec = ModelSpec("cnn", num_classes=4, channels=1, image_size=8)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/model.safetensors").write_bytes(checkpoint_bytes(build_model(spec, 0), spec))
+    named = [tmp_path / "junk.safetensors", tmp_path / "other/model.safetensors", surrogate]
+    assert exit_code("verify", [*settings, f"verify.suspects=[{', '.join(map(str, named))}]"]) == 2
+    captured = capsys.readouterr()
+    first, second = captured.err.splitlines()
+    assert first.startswith("error: ")
+    assert "junk.safetensors is not a model written by taggants" in first
+    assert "has 4 classes but the keys were drawn from 10" in second
+    assert "Suspect    surrogate-0-" in captured.out
+    assert len(list(tmp_path.glob("runs/*/certificates/surrogate-0-*.json"))) == 1

@@ -76,3 +76,24 @@ def test_json_is_one_object_a_line(printed):
     assert "k4" in shown["message"]
     for line in (said, started, went_on, warned, shown):
         assert line["time"].endswith("+00:00")
+
+
+HOSTILE = "x\x1b[2J\u202e\ud800[/bold]"
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_nothing_that_is_said_steers_a_terminal(printed, monkeypatch, is_terminal):
+    monkeypatch.setattr(progress.console, "_force_terminal", is_terminal)
+    monkeypatch.setattr(progress.console, "is_interactive", is_terminal)
+    monkeypatch.setattr(progress.console, "_environ", {"TERM": "xterm"})
+    with stage(HOSTILE, 4, "shards") as advance:
+        advance(1, HOSTILE)
+        advance(4, HOSTILE)
+    said = printed.getvalue()
+    assert is_terminal == ("\x1b" in said)  # of the bar alone
+    assert "\x1b[2J" not in said
+    assert "[/bold]" in said
+    printed.truncate(0)
+    say(HOSTILE + "\nsecond line")
+    assert r"x\x1b[2J\u202e\ud800[/bold]" in printed.getvalue()
+    printed.getvalue().encode()

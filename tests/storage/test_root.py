@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -280,3 +281,27 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
 def test_s3_uri_is_brought_to_one_form() -> None:
     assert Root("s3://bucket//a/b/") == Root("s3://bucket/a").child("b")
     assert Root("s3://bucket/").uri == "s3://bucket"
+
+
+def test_a_text_that_no_file_system_can_hold_is_no_path(root: Root) -> None:
+    for path in ("a\ud800", "a\0"):
+        with pytest.raises(InputError, match="names nothing inside"):
+            root.exists(path)
+    with pytest.raises(InputError, match="lone surrogate"):
+        Root("/tmp/a\ud800")
+
+
+def test_times_of_change_are_put_in_order(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    for name in ("c", "a", "b"):
+        root.write_bytes(name, name.encode())
+        time.sleep(0.01)  # the clock of a file system has steps of up to 10 ms
+
+    def times() -> list[tuple[int, int]]:
+        return [((tmp_path / name).stat().st_ctime_ns, (tmp_path / name).stat().st_mtime_ns) for name in "abc"]
+
+    before = times()
+    assert [ctime for ctime, _ in before] != sorted(ctime for ctime, _ in before)
+    root.settle("abc")
+    assert [ctime for ctime, _ in times()] == sorted(ctime for ctime, _ in times())
+    assert [mtime for _, mtime in times()] == [mtime for _, mtime in before]

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from taggants.data.layouts.parquet.thrift import read_struct, write_struct
 from taggants.detection import Evidence, exact_p_value, rank_scores
 from taggants.detection.outcome import LabelMap
 from taggants.detection.question import Question, evidence_table
@@ -16,7 +18,7 @@ from taggants.models import ModelSpec, build_model, checkpoint_bytes
 from taggants.storage import encode_table
 from taggants.suspects import Answers, CallableSuspect, Owner, check_suspect, open_suspect, question_evidence
 from taggants.suspects.answers import question_table
-from taggants.suspects.recorded_answers import decode_answers, encode_answers
+from taggants.suspects.recorded_answers import check_recordable, decode_answers, encode_answers
 from tests.detection.registrations import registered
 
 LABELS = np.array([2, 0, 1])
@@ -103,6 +105,41 @@ def test_a_damaged_file_of_answers_is_named() -> None:
             decode_answers(broken, 3)
     with pytest.raises(InputError, match=r"must be \[3, 4\]"):
         decode_answers(data, 4)
+
+
+def test_answers_that_unpack_to_more_than_they_should_are_refused_by_their_headers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda file: pytest.fail("was read"))
+    data = encode_answers(Answers.of(SCORES, 3, 3))
+    with pytest.raises(InputError, match="has 3 answers, but 2 images are asked at most"):
+        decode_answers(data, 3, 2)
+    with pytest.raises(InputError, match="are more than 67108864 values; ask fewer covers"):
+        check_recordable(67_200, 1_000)
+    check_recordable(67_100, 1_000)
+    monkeypatch.setattr("taggants.suspects.recorded_answers.MOST_ANSWER_VALUES", 8)
+    with pytest.raises(InputError, match="at most 8 values"):
+        decode_answers(data, None)
+
+
+def test_a_page_that_unpacks_to_more_than_the_footer_says_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's header decides what pyarrow takes of memory."""
+    scores = np.random.default_rng(0).random((2**15, 8))
+    data = encode_answers(Answers.of(scores, 2**15, 8))
+    np.testing.assert_array_equal(decode_answers(data, 8).scores, scores)
+    start = pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0).column(0).dictionary_page_offset
+    header, end = read_struct(data, start)
+    assert header.value(2) >= 2**20  # a number of as many bytes as the one to take its place
+    header.change(2, 2**25)
+    changed = data[:start] + write_struct(header) + data[end:]
+    assert len(changed) == len(data)
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda file: pytest.fail("was read"))
+    with pytest.raises(InputError, match="unpacks to more than its answers take"):
+        decode_answers(changed, 8)
+    for size in (-1, 2**31 - 1):
+        header.change(3, size)
+        with pytest.raises(InputError, match="file of answers is damaged"):
+            decode_answers(data[:start] + write_struct(header) + data[end:], 8)
 
 
 def test_evidence_in_answers_to_a_question_is_the_sum_over_its_queries() -> None:

@@ -56,6 +56,7 @@ def run(given: argparse.Namespace) -> int:
     from taggants.claims.check import Asker, ClaimFiles, check_claim
     from taggants.claims.timestamps import Timestamp
     from taggants.detection import Registration
+    from taggants.text import one_line
 
     for number in given.published:
         if not re.fullmatch("[0-9a-f]{64}", number):
@@ -90,7 +91,7 @@ def run(given: argparse.Namespace) -> int:
     )
     said = {True: "yes", False: "NO", None: "open"}
     for finding in findings:
-        print(f"{said[finding.holds]:<6}{finding.subject:<14}{finding.text}")
+        print(f"{said[finding.holds]:<6}{finding.subject:<14}{one_line(finding.text)}")
     num_refused, num_open = (sum(finding.holds is holds for finding in findings) for holds in (False, None))
     if num_refused:
         print(f"REFUSED: {num_refused} of {len(findings)} lines do not hold")

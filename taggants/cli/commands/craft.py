@@ -55,8 +55,8 @@ def main(config: Config) -> CraftResult:
     run = Run(config)
     check(run)
     say(summaries.opening(run))
-    run.write_config()
     registration = prepare_keys(run)
+    run.write_config()
     say(summaries.registered(run, registration))
     with ray_cluster(config):
         signing = pipeline.sign(run)

@@ -8,6 +8,7 @@ there; of the images only a few are opened.
 from __future__ import annotations
 
 import argparse
+import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,11 @@ def _fields(section: str, fields: Mapping[str, Any], reasons: Mapping[str, str],
 
     fields_of = model.model_fields | model.further_fields()
     for name, value in fields.items():
-        field = f"  {name}: {yaml.safe_dump(value, width=10_000, allow_unicode=True).splitlines()[0]}"
+        is_plain = not isinstance(value, str) or value.isprintable()
+        written = (
+            yaml.safe_dump(value, width=2**30, allow_unicode=True).splitlines()[0] if is_plain else json.dumps(value)
+        )
+        field = f"  {name}: {written}"
         comment = reasons.get(f"{section}.{name}") or fields_of[name].description
         if len(field) + len(comment) > 115:
             yield from textwrap.wrap(comment, 115, initial_indent="  # ", subsequent_indent="  # ")

@@ -93,8 +93,8 @@ def main(config: Config, value: str | None = None) -> KeysResult:
 
     run = Run(config)
     check(run)
-    run.write_config()
     registration = prepare_keys(run) if value is None else draw_keys_labels(run, value)
+    run.write_config()
     say(summaries.registered(run, registration))
     return KeysResult(run.root.uri, registration)
 
@@ -111,8 +111,8 @@ def run_commit(given: argparse.Namespace) -> int:
 
     run = Run(read_config(given))
     check(run)
-    run.write_config()
     commitment = commit_keys(run, given.source, given.round)
+    run.write_config()
     say(
         f"keys    secret in {run.keys_root.uri_of(run.config.keys.name + '.json')}; labels wait for {commitment.source}, round "
         f"{commitment.round}\n"

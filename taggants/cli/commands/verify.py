@@ -56,13 +56,13 @@ def run(given: argparse.Namespace) -> int:
 
 
 def main(config: Config, *, sequential: bool = False) -> VerifyResult:
-    """Reads every suspect before it queries the first, so that a bad path or a wrong class count changes nothing.
+    """Tests every suspect that can be tested, and names the others: exit code 2.
 
     sequential: refuse a run whose registered statistic needs the answers to all keys.
     """
     from taggants.detection.statistics import ANYTIME
     from taggants.reporting import summaries
-    from taggants.reporting.progress import say
+    from taggants.reporting.progress import say, say_error
     from taggants.run import Run, read_registration
     from taggants.stages.verify import owner_of, verify_all
     from taggants.suspects import open_suspect
@@ -76,9 +76,20 @@ def main(config: Config, *, sequential: bool = False) -> VerifyResult:
             f"the registered statistic is {statistic!r}, which needs the answers to all keys, and none is chosen afterwards; set "
             "detection.statistic: sequential before the keys are registered"
         )
-    suspects = [open_suspect(text, owner_of(run)) for text in config.verify.suspects]
-    certificates = verify_all(run, suspects, label_map=config.verify.label_map)
+    refused: list[InputError] = []
+
+    def refuse(error: InputError) -> None:
+        refused.append(error)
+        say_error(str(error))
+
+    suspects = []
+    for text in config.verify.suspects:
+        try:
+            suspects.append(open_suspect(text, owner_of(run)))
+        except InputError as error:
+            refuse(error)
+    certificates = verify_all(run, suspects, label_map=config.verify.label_map, on_refused=refuse)
     for certificate in certificates:
         say(summaries.certified(run, certificate))
     say(summaries.several_suspects(certificates))
-    return VerifyResult(tuple(certificates))
+    return VerifyResult(tuple(certificates), exit_code=2 if refused else 0)

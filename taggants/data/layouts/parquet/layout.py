@@ -18,6 +18,7 @@ from taggants.data.layouts.parquet.rewriting import (
     changes_when_rewritten,
     check_rewritable,
     rewrite_file,
+    row_groups_of,
 )
 from taggants.data.layouts.parquet.source import ParquetSource
 from taggants.data.layouts.parquet.subset import write_subset
@@ -143,7 +144,7 @@ class ParquetLayout(Layout[ParquetSource]):
         with source.open_file(name) as before, source.at(destination).open_file(name) as after:
             if not after.schema_arrow.equals(before.schema_arrow, check_metadata=True):
                 return "the schema differs"
-            if _layout(after) != _layout(before):
+            if _row_groups(source.root, name) != _row_groups(destination, name):
                 return "the row groups or codecs differ"
             start = 0
             for old, new in _side_by_side(before, after):
@@ -264,6 +265,6 @@ def _split(cell: dict[str, Any] | bytes | None) -> tuple[bytes, dict[str, Any]]:
     return cell["bytes"] or b"", {key: value for key, value in cell.items() if key != "bytes"}
 
 
-def _layout(file: pq.ParquetFile) -> list[tuple[int, list[str]]]:
-    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-    return [(group.num_rows, [group.column(i).compression for i in range(group.num_columns)]) for group in groups]
+def _row_groups(root: Root, name: str) -> list[tuple[int, list[int]]]:
+    with root.open_input(name) as handle, damage_named(root.uri_of(name)):
+        return row_groups_of(handle)

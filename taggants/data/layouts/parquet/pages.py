@@ -306,6 +306,31 @@ def chunk_extent(metadata: Struct) -> tuple[int, int]:
     return start, start + int(metadata.value(7, -1))
 
 
+def unpacked_bytes(data: bytes) -> int:
+    """Returns: how many bytes the pages of a whole file say they unpack to, which its footer may not.
+
+    Not by pyarrow's metadata, which end the process for some damaged statistics.
+
+    Raises:
+        pyarrow.ArrowInvalid: the footer or a page is damaged, or a page lies beyond the file.
+    """
+    total = 0
+    try:
+        footer, _ = read_struct(data, max(0, len(data) - 8 - int.from_bytes(data[-8:-4], "little")))
+        for chunk in (chunk for group in footer.elements(4) for chunk in group.elements(1)):
+            position, end = chunk_extent(chunk.value(3))
+            while position < end:
+                header, position = read_struct(data, max(position, 0))
+                size, length = header.value(2), header.value(3)
+                if min(size, length) < 0 or position + length > len(data):
+                    raise pa.ArrowInvalid("a page beyond its file")
+                total += int(size)
+                position += length
+    except (AttributeError, TypeError, ValueError, IndexError):
+        raise pa.ArrowInvalid("values of other types than a file has") from None
+    return total
+
+
 def has_bounds(statistics: Struct | None) -> bool:
     """Returns: whether Statistics hold a least or largest value."""
     return statistics is not None and any(field in statistics for field in (1, 2, 5, 6))

@@ -316,6 +316,15 @@ def _edit_from(edit: Edit, start: int) -> Edit:
     return lambda row, value: edit(start + row, value)
 
 
+def row_groups_of(handle: pa.NativeFile) -> list[tuple[int, list[int]]]:
+    """Returns: the number of rows and the codec of each column chunk of each row group.
+
+    By the footer alone: pyarrow's metadata of a column end the process for some damaged statistics.
+    """
+    footer, _ = _read_footer(handle)
+    return [(group.value(3), [chunk.value(3).value(4) for chunk in group.elements(1)]) for group in footer.elements(4)]
+
+
 def _read_footer(handle: pa.NativeFile) -> tuple[Struct, int]:
     """Returns: the FileMetaData, and where it begins."""
     size = handle.size()
