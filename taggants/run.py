@@ -11,11 +11,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import importlib.metadata
 import importlib.util
 import itertools
 import os
-import subprocess
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,6 +31,7 @@ from taggants.errors import InputError
 from taggants.export import ExportManifest, verify_export
 from taggants.keys import KeySet, KeySpec, load_key_set
 from taggants.models import ModelSpec, options_of
+from taggants.provenance import git_commit, version
 from taggants.storage import Root
 from taggants.suspects import Owner
 from taggants.training.given import GivenModel, given_model
@@ -305,8 +304,8 @@ class Run:
                 "config": self.config.model_dump(mode="json"),
                 "config_hash": self.config.hash,
                 "directory": os.getcwd(),  # of relative roots
-                "git_commit": _git_commit(),
-                "versions": {name: _version(name) for name in ("taggants", "torch", "ray", "numpy", "timm")},
+                "git_commit": git_commit(),
+                "versions": {name: version(name) for name in ("taggants", "torch", "ray", "numpy", "timm")},
             },
         )
 
@@ -348,24 +347,6 @@ def _spec_text(spec: KeySpec, pool: int | None) -> str:
     parameters = ", ".join(f"{name} {value}" for name, value in spec.parameters.items())
     chosen = "" if pool is None else f", chosen out of {pool}"
     return f"{spec.num_keys} {spec.family} keys of {size} px ({parameters}) for {spec.num_classes} classes{chosen}"
-
-
-def _version(name: str) -> str | None:
-    """None: it is not installed, as Ray where everything runs inline and this package where it runs from its source."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=os.path.dirname(__file__)
-        )
-    except OSError:  # a container has the package, and often no git
-        return None
-    return answer.stdout.strip() or None
 
 
 def model_spec(run: Run, training: TrainingConfig) -> ModelSpec:
