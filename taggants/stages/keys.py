@@ -47,12 +47,13 @@ def prepare_keys(run: Run) -> Registration:
             f"key file {run.keys_root.uri_of(path)} holds {found} but keys.demonstration = {str(keys.demonstration).lower()}; "
             "choose another keys.name"
         )
-    names = run.index.class_names
-    texts = [names[label] if names else str(label) for label in run.keys.labels]
-    run.keys_root.write_bytes(f"{keys.name}.png", draw_keys(run.keys.images, texts), private=True)
     # After the keys are drawn and kept: drawing until they fit would leave labels that are not i.i.d. uniform.
     check_capacity(run.index.labels[run.fitness.is_fit], run.keys.labels, signing_size(run))
-    return register(run)
+    registration = register(run)
+    names = run.index.class_names  # of the registered data: others must not change the picture
+    texts = [names[label] if names else str(label) for label in run.keys.labels]
+    run.keys_root.write_bytes(f"{keys.name}.png", draw_keys(run.keys.images, texts), private=True)
+    return registration
 
 
 def commit_keys(run: Run, source: str, round_: str) -> KeysCommitment:
