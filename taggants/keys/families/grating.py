@@ -10,7 +10,8 @@ Stream: words of 16 bits, big-endian, read one after another. For each of the `n
 
 and then, if `random_colour` is 1, w_b for each channel: so 2 (num_gratings (3 + channels) + random_colour channels) bytes.
 
-    F = 5243 + (20972 w_f >> 16)                    frequency in turns per pixel: 0.08 to 0.4
+    F = 1966 + (4588 w_f >> 16)                     frequency in turns per pixel of the first `num_low`: 0.03 to 0.1
+    F = 5243 + (20972 w_f >> 16)                    of the others: 0.08 to 0.4
     t = w_t >> 1                                    angle: 0 to half a turn
     A = +-(9831 + (22938 (w_a mod 2^15) >> 15))     amplitude in 2^-15 of 127.5 levels: 0.3 to 1; negative if w_a >= 2^15
     B = 2 (40 + (176 w_b >> 16)), or B = 255        mean in half levels: 40 to 215 levels, or 127.5 without `random_colour`
@@ -72,19 +73,20 @@ def sine(phase: NDArray[np.int64]) -> NDArray[np.int64]:
     return value
 
 
-def _num_bytes(channels: int, image_size: int, num_gratings: int, random_colour: int) -> int:
+def _num_bytes(channels: int, image_size: int, num_gratings: int, random_colour: int, num_low: int) -> int:
     return 2 * (num_gratings * (3 + channels) + random_colour * channels)
 
 
 def _image(
-    stream: NDArray[np.uint8], channels: int, image_size: int, num_gratings: int, random_colour: int
+    stream: NDArray[np.uint8], channels: int, image_size: int, num_gratings: int, random_colour: int, num_low: int
 ) -> NDArray[np.uint8]:
     drawn = stream.view(">u2").astype(np.int64)
     y, x = np.ogrid[:image_size, :image_size]
     waves = drawn[: num_gratings * (3 + channels)].reshape(num_gratings, 3 + channels)
     total = np.zeros((channels, image_size, image_size), dtype=np.int64)
-    for wave in waves:
-        frequency, angle = 5243 + (20972 * wave[0] >> 16), wave[1] >> 1
+    for number, wave in enumerate(waves):
+        lowest, width = (1966, 4588) if number < num_low else (5243, 20972)
+        frequency, angle = lowest + (width * wave[0] >> 16), wave[1] >> 1
         # Below 2^15 2 2^12 2^23 = 2^51.
         phase = wave[2] + (frequency * (x * sine(angle + 2**14) + y * sine(angle)) >> 23)
         amplitudes = 9831 + (22938 * (wave[3:] % 2**15) >> 15)
@@ -102,6 +104,9 @@ GRATING: Final = KeyFamily(
     parameters={
         "num_gratings": Parameter(1, 1, 3, "sine waves that are summed in a key"),
         "random_colour": Parameter(1, 0, 1, "1: around a random colour, 0: around mid-grey"),
+        "num_low": Parameter(
+            0, 0, 3, "how many of them are slow, with 0.03 to 0.1 turns a pixel; from num_gratings up: all"
+        ),
     },
     num_bytes=_num_bytes,
     image=_image,
@@ -109,19 +114,25 @@ GRATING: Final = KeyFamily(
         TestVector(
             3,
             32,
-            {"num_gratings": 1, "random_colour": 1},
+            {"num_gratings": 1, "random_colour": 1, "num_low": 0},
             "949c79b7ac1349bf27bed5f47cac5a9298f6a110d6f1cb34721fe157c6597b9f",
         ),
         TestVector(
             3,
             32,
-            {"num_gratings": 3, "random_colour": 0},
+            {"num_gratings": 3, "random_colour": 0, "num_low": 0},
             "15dc01f72acf3be8e8543a6840d0d8aaba9e6f792c72dd6b534e10231c03bd76",
+        ),
+        TestVector(
+            3,
+            32,
+            {"num_gratings": 2, "random_colour": 1, "num_low": 2},
+            "f959a5339548935f26b98a9746cc521fc742dd048185e10e5239f69d344de8c2",
         ),
         TestVector(
             1,
             50,
-            {"num_gratings": 2, "random_colour": 1},
+            {"num_gratings": 2, "random_colour": 1, "num_low": 0},
             "17fb1ced4a541e50d6cf77443f5b6cf5928be0946457d612bb66653d6247eefd",
         ),
     ),
