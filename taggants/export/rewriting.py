@@ -93,7 +93,7 @@ def write_files(
 
     Raises:
         RuntimeError: a file does not read back as intended.
-        InputError: the source changed since it was indexed.
+        InputError: the source changed since it was indexed, or a file of it is damaged where nothing was read before.
     """
     present = destination.sizes()
 
@@ -170,6 +170,7 @@ def _difference(source: ImageSource, name: str, rows: Replacements, destination:
     try:
         return layout_of(source).difference(source, name, rows, destination)
     except InputError as error:  # it is no file of this layout at all
+        layout_of(source).difference(source, name, {}, source.root)  # or the source's own, where nothing read it before
         return str(error)
 
 
