@@ -191,8 +191,9 @@ class Root:
         Raises:
             InputError: it is missing, or not one whole JSON value.
         """
+        content = self.read_bytes(path)
         try:
-            return json.loads(self.read_bytes(path))
+            return json.loads(content)
         except (ValueError, RecursionError):  # of numbers with thousands of digits, and of absurd nesting, too
             raise InputError(
                 f"{self.uri_of(path)} is not valid JSON; restore it, or delete it if it can be made again."
