@@ -298,15 +298,8 @@ def _vit_folder() -> Path:
 
     folder = Path(_kept("vit").name)
     logging.getLogger("transformers").setLevel(logging.CRITICAL)
-    config = transformers.ViTConfig(
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        image_size=16,
-        patch_size=8,
-        num_labels=10,
-    )
+    eights = dict.fromkeys(("hidden_size", "intermediate_size", "patch_size"), 8)
+    config = transformers.ViTConfig(num_hidden_layers=1, num_attention_heads=2, image_size=16, num_labels=10, **eights)
     transformers.ViTForImageClassification(config).save_pretrained(folder)
     transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder

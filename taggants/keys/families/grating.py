@@ -110,30 +110,13 @@ GRATING: Final = KeyFamily(
     },
     num_bytes=_num_bytes,
     image=_image,
-    test_vectors=(
-        TestVector(
-            3,
-            32,
-            {"num_gratings": 1, "random_colour": 1, "num_low": 0},
-            "949c79b7ac1349bf27bed5f47cac5a9298f6a110d6f1cb34721fe157c6597b9f",
-        ),
-        TestVector(
-            3,
-            32,
-            {"num_gratings": 3, "random_colour": 0, "num_low": 0},
-            "15dc01f72acf3be8e8543a6840d0d8aaba9e6f792c72dd6b534e10231c03bd76",
-        ),
-        TestVector(
-            3,
-            32,
-            {"num_gratings": 2, "random_colour": 1, "num_low": 2},
-            "f959a5339548935f26b98a9746cc521fc742dd048185e10e5239f69d344de8c2",
-        ),
-        TestVector(
-            1,
-            50,
-            {"num_gratings": 2, "random_colour": 1, "num_low": 0},
-            "17fb1ced4a541e50d6cf77443f5b6cf5928be0946457d612bb66653d6247eefd",
-        ),
+    test_vectors=tuple(
+        TestVector(channels, size, {"num_gratings": count, "random_colour": colour, "num_low": low}, sha256)
+        for channels, size, count, colour, low, sha256 in (
+            (3, 32, 1, 1, 0, "949c79b7ac1349bf27bed5f47cac5a9298f6a110d6f1cb34721fe157c6597b9f"),
+            (3, 32, 3, 0, 0, "15dc01f72acf3be8e8543a6840d0d8aaba9e6f792c72dd6b534e10231c03bd76"),
+            (1, 50, 2, 1, 0, "17fb1ced4a541e50d6cf77443f5b6cf5928be0946457d612bb66653d6247eefd"),
+            (3, 32, 2, 1, 2, "f959a5339548935f26b98a9746cc521fc742dd048185e10e5239f69d344de8c2"),
+        )
     ),
 )
