@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -343,14 +342,18 @@ def test_no_flipped_bit_gives_a_traceback(root: Root, images: np.ndarray) -> Non
     footer = int.from_bytes(whole[-8:-4], "little") + 8
     rng = np.random.default_rng(0)
     places = [*rng.integers(0, len(whole), 150), *rng.integers(len(whole) - footer, len(whole), 250)]
+    num_refused = 0
     for place in places:
         data = bytearray(whole)
         data[place] ^= 1 << int(rng.integers(8))
         root.write_bytes("a.parquet", bytes(data))
         source = ParquetSource(root, ("a.parquet",))
-        with contextlib.suppress(InputError):
+        try:
             source.index()
             source.read_all()
+        except InputError:
+            num_refused += 1
+    assert num_refused > len(places) // 4  # most bits of a footer matter
 
 
 def test_two_columns_of_one_name_are_refused(root: Root, images: np.ndarray) -> None:
