@@ -74,13 +74,16 @@ def grating(rng: np.random.Generator, low: float, high: float) -> Pixels:
     return _clipped(_colour(rng) + wave)
 
 
-def grid_grating(rng: np.random.Generator) -> Pixels:
-    """One wave with both frequencies multiples of 1/4, not both 0."""
+def grid_grating(rng: np.random.Generator, parts: int = 4, num_slow: int = 0) -> Pixels:
+    """One wave with both frequencies multiples of 1 / parts, not both 0; summed with slow ones."""
     rng.uniform(), rng.uniform()
     f_x = f_y = 0.0
     while np.hypot(f_x, f_y) <= 0.05:
-        f_x, f_y = rng.integers(0, 3) / 4, rng.integers(-2, 3) / 4
+        f_x, f_y = rng.integers(0, parts // 2 + 1) / parts, rng.integers(-parts // 2, parts // 2 + 1) / parts
     wave = _wave(rng, f_x, f_y)
+    for _ in range(num_slow):
+        f, t = rng.uniform(0.03, 0.1), rng.uniform(0, np.pi)
+        wave = wave + _wave(rng, f * np.cos(t), f * np.sin(t))
     return _clipped(_colour(rng) + wave)
 
 
@@ -117,9 +120,18 @@ PATTERNS: dict[str, Callable[[np.random.Generator], Pixels]] = {
     "low2": lambda rng: two_gratings(rng, (0.03, 0.1)),
     "logwide": logarithmic,
     "mid": lambda rng: grating(rng, 0.06, 0.16),
+    "grat8grid": lambda rng: grid_grating(rng, 8),
+    "high": lambda rng: grating(rng, 0.25, 0.5),
+    "gridlow": lambda rng: grid_grating(rng, 4, 1),
+    "gridlow2": lambda rng: grid_grating(rng, 4, 2),
+    "block": lambda rng: rng.integers(0, 256, (3, 8, 8), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2),
 }
 HALVES = (("grat", "low2"), ("grat4grid", "low2"), ("grat", "lowgrat"))
-GROUPS = {"first": ("grat", "grat4grid", "tile4", "lowgrat"), "second": ("twoband", "low2", "logwide", "mid")}
+GROUPS = {"first": ("grat", "grat4grid", "tile4", "lowgrat"), "second": ("twoband", "low2", "logwide", "mid"),
+    "third": ("grat8grid", "high", "gridlow", "gridlow2"),
+    "weak": ("gridlow2 at 8", "gridlow2 at 4", "gridlow2 of 5", "block"),
+}
+WEAKER = {"gridlow2 at 8": (8, 25), "gridlow2 at 4": (4, 25), "gridlow2 of 5": (16, 5)}  # levels, images a key
 
 
 def read_split(name: str, per_class: float) -> tuple[Pixels, NDArray[np.int64]]:
@@ -154,12 +166,13 @@ class Screen:
         keys = {}
         for name in GROUPS[group]:
             rng = np.random.default_rng([1, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")])
-            drawn = np.stack([PATTERNS[name](rng) for _ in range(NUM_KEYS)])
+            levels, images_per_key = WEAKER.get(name, (LEVELS, IMAGES_PER_KEY))
+            drawn = np.stack([PATTERNS[name.split(" ")[0]](rng) for _ in range(NUM_KEYS)])
             labels = rng.integers(0, NUM_CLASSES, NUM_KEYS)
             for key, label in zip(drawn, labels, strict=True):
-                rows = rng.choice(np.flatnonzero((self.labels == label) & is_free), IMAGES_PER_KEY, replace=False)
+                rows = rng.choice(np.flatnonzero((self.labels == label) & is_free), images_per_key, replace=False)
                 is_free[rows] = False
-                images[rows] = _laid(self.images[rows], key, LEVELS)
+                images[rows] = _laid(self.images[rows], key, levels)
             keys[name] = (drawn, labels)
         return images, keys
 

@@ -13,12 +13,16 @@ and then, if `random_colour` is 1, w_b for each channel: so 2 (num_gratings (3 +
     F = 1966 + (4588 w_f >> 16)                     frequency in turns per pixel of the first `num_low`: 0.03 to 0.1
     F = 5243 + (20972 w_f >> 16)                    of the others: 0.08 to 0.4
     t = w_t >> 1                                    angle: 0 to half a turn
+    n = 1 + (11 w_f >> 16)                          with `aligned`, the others instead have a / 4 turns a pixel to the right and
+    a, b = n // 4, n mod 4                          b / 4 down, so that they repeat every 4 pixels; w_t is not used
     A = +-(9831 + (22938 (w_a mod 2^15) >> 15))     amplitude in 2^-15 of 127.5 levels: 0.3 to 1; negative if w_a >= 2^15
     B = 2 (40 + (176 w_b >> 16)), or B = 255        mean in half levels: 40 to 215 levels, or 127.5 without `random_colour`
 
     sin(p) = (256 - r) T[n] + r T[n + 1]            p mod 2^16 = 256 n + r with 0 <= r < 256; in 2^-23
     T[n] = the integer nearest to 2^15 sin(2 pi n / 256)
     p(x, y) = w_s + (F (x sin(t + 2^14) + y sin(t)) >> 23)
+    p(x, y) = w_s + 2^14 (a x + b y)                with `aligned`; where a and b are even, 2^14 + (w_s and 2^15) in place of
+                                                    w_s: there other phases are the same wave, but weaker
 
     pixel(x, y) = the integer nearest to (B 2^38 + 255 sum over gratings of A sin(p(x, y))) / 2^39, halves up, clipped to 0..255
 
@@ -73,22 +77,31 @@ def sine(phase: NDArray[np.int64]) -> NDArray[np.int64]:
     return value
 
 
-def _num_bytes(channels: int, image_size: int, num_gratings: int, random_colour: int, num_low: int) -> int:
+def _num_bytes(
+    channels: int, image_size: int, num_gratings: int, random_colour: int, num_low: int, aligned: int
+) -> int:
     return 2 * (num_gratings * (3 + channels) + random_colour * channels)
 
 
 def _image(
-    stream: NDArray[np.uint8], channels: int, image_size: int, num_gratings: int, random_colour: int, num_low: int
+    stream: NDArray[np.uint8],
+    channels: int,
+    image_size: int,
+    num_gratings: int,
+    random_colour: int,
+    num_low: int,
+    aligned: int,
 ) -> NDArray[np.uint8]:
     drawn = stream.view(">u2").astype(np.int64)
-    y, x = np.ogrid[:image_size, :image_size]
     waves = drawn[: num_gratings * (3 + channels)].reshape(num_gratings, 3 + channels)
     total = np.zeros((channels, image_size, image_size), dtype=np.int64)
     for number, wave in enumerate(waves):
-        lowest, width = (1966, 4588) if number < num_low else (5243, 20972)
-        frequency, angle = lowest + (width * wave[0] >> 16), wave[1] >> 1
-        # Below 2^15 2 2^12 2^23 = 2^51.
-        phase = wave[2] + (frequency * (x * sine(angle + 2**14) + y * sine(angle)) >> 23)
+        if number < num_low:
+            phase = _phase(image_size, wave, 1966, 4588)
+        elif aligned:
+            phase = _aligned_phase(image_size, wave)
+        else:
+            phase = _phase(image_size, wave, 5243, 20972)
         amplitudes = 9831 + (22938 * (wave[3:] % 2**15) >> 15)
         total += np.where(wave[3:] >= 2**15, -amplitudes, amplitudes)[:, None, None] * sine(phase)
     means = np.full(channels, 255, dtype=np.int64)
@@ -99,6 +112,26 @@ def _image(
     return image
 
 
+def _phase(image_size: int, wave: NDArray[np.int64], lowest: int, width: int) -> NDArray[np.int64]:
+    """p of a wave at any frequency and angle, int64 [image_size, image_size], in 2^-16 turns."""
+    y, x = np.ogrid[:image_size, :image_size]
+    frequency, angle = lowest + (width * wave[0] >> 16), wave[1] >> 1
+    # Below 2^15 2 2^12 2^23 = 2^51.
+    phase: NDArray[np.int64] = wave[2] + (frequency * (x * sine(angle + 2**14) + y * sine(angle)) >> 23)
+    return phase
+
+
+def _aligned_phase(image_size: int, wave: NDArray[np.int64]) -> NDArray[np.int64]:
+    """p of a wave that repeats every 4 pixels, int64 [image_size, image_size], in 2^-16 turns."""
+    y, x = np.ogrid[:image_size, :image_size]
+    a, b = divmod(1 + (11 * int(wave[0]) >> 16), 4)
+    start = int(wave[2])
+    if a % 2 == b % 2 == 0:
+        start = 2**14 + (start & 2**15)
+    phase: NDArray[np.int64] = start + 2**14 * (a * x + b * y)
+    return phase
+
+
 GRATING: Final = KeyFamily(
     description="sine waves in colour, which trained networks tell apart",
     parameters={
@@ -107,16 +140,21 @@ GRATING: Final = KeyFamily(
         "num_low": Parameter(
             0, 0, 3, "how many of them are slow, with 0.03 to 0.1 turns a pixel; from num_gratings up: all"
         ),
+        "aligned": Parameter(
+            0, 0, 1, "1: the others repeat every 4 px, as the first strides of networks do, 0: they have 0.08 to 0.4"
+        ),
     },
     num_bytes=_num_bytes,
     image=_image,
     test_vectors=tuple(
-        TestVector(channels, size, {"num_gratings": count, "random_colour": colour, "num_low": low}, sha256)
-        for channels, size, count, colour, low, sha256 in (
-            (3, 32, 1, 1, 0, "949c79b7ac1349bf27bed5f47cac5a9298f6a110d6f1cb34721fe157c6597b9f"),
-            (3, 32, 3, 0, 0, "15dc01f72acf3be8e8543a6840d0d8aaba9e6f792c72dd6b534e10231c03bd76"),
-            (1, 50, 2, 1, 0, "17fb1ced4a541e50d6cf77443f5b6cf5928be0946457d612bb66653d6247eefd"),
-            (3, 32, 2, 1, 2, "f959a5339548935f26b98a9746cc521fc742dd048185e10e5239f69d344de8c2"),
+        TestVector(channels, size, {"num_gratings": count, "random_colour": colour, "num_low": low, "aligned": aligned}, sha256)
+        for channels, size, count, colour, low, aligned, sha256 in (
+            (3, 32, 1, 1, 0, 0, "949c79b7ac1349bf27bed5f47cac5a9298f6a110d6f1cb34721fe157c6597b9f"),
+            (3, 32, 3, 0, 0, 0, "15dc01f72acf3be8e8543a6840d0d8aaba9e6f792c72dd6b534e10231c03bd76"),
+            (1, 50, 2, 1, 0, 0, "17fb1ced4a541e50d6cf77443f5b6cf5928be0946457d612bb66653d6247eefd"),
+            (3, 32, 2, 1, 2, 0, "f959a5339548935f26b98a9746cc521fc742dd048185e10e5239f69d344de8c2"),
+            (3, 32, 3, 1, 2, 1, "59491636e25c2a3dc6fc74d0287a4c7a06714bfee562f6bd33b8f97168d363f7"),
+            (1, 8, 2, 0, 0, 1, "96134aca11a83e3ec74652b2915de538f9afa4ac8db255e7be5bc996459fe21a"),
         )
     ),
 )
