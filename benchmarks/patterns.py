@@ -67,11 +67,11 @@ def _colour(rng: np.random.Generator) -> NDArray[np.float64]:
     return rng.uniform(40, 215, 3)[:, None, None]
 
 
-def grating(rng: np.random.Generator, low: float, high: float) -> Pixels:
-    """One wave of low to high turns a pixel on a random colour."""
+def grating(rng: np.random.Generator, low: float, high: float, *, is_grey: bool = False) -> Pixels:
+    """One wave of low to high turns a pixel on a random colour, or on grey."""
     f, t = rng.uniform(low, high), rng.uniform(0, np.pi)
     wave = _wave(rng, f * np.cos(t), f * np.sin(t))
-    return _clipped(_colour(rng) + wave)
+    return _clipped((127.5 if is_grey else _colour(rng)) + wave)
 
 
 def grid_grating(rng: np.random.Generator, parts: int = 4, num_slow: int = 0) -> Pixels:
@@ -85,6 +85,20 @@ def grid_grating(rng: np.random.Generator, parts: int = 4, num_slow: int = 0) ->
         f, t = rng.uniform(0.03, 0.1), rng.uniform(0, np.pi)
         wave = wave + _wave(rng, f * np.cos(t), f * np.sin(t))
     return _clipped(_colour(rng) + wave)
+
+
+def fast_and_slow(rng: np.random.Generator, slow: float, *, is_grey: bool = False) -> Pixels:
+    """A wave that repeats every 4 px, and two slow ones of `slow` times its amplitude: the family "grating"."""
+    base = np.full((3, 1, 1), 127.5) if is_grey else _colour(rng)
+    a, b = divmod(1 + int(rng.integers(0, 11)), 4)
+    is_whole = a % 2 == b % 2 == 0  # where other phases are weaker
+    phase = rng.integers(0, 2) * np.pi + np.pi / 2 if is_whole else rng.uniform(0, 2 * np.pi)
+    amplitudes = rng.choice([-1, 1], 3) * rng.uniform(0.3, 1, 3)
+    wave = 127.5 * amplitudes[:, None, None] * np.sin(2 * np.pi * (a * _X + b * _Y) / 4 + phase)
+    for _ in range(2 if slow else 0):
+        f, t = rng.uniform(0.03, 0.1), rng.uniform(0, np.pi)
+        wave = wave + slow * _wave(rng, f * np.cos(t), f * np.sin(t))
+    return _clipped(base + wave)
 
 
 def tile(rng: np.random.Generator) -> Pixels:
@@ -124,14 +138,23 @@ PATTERNS: dict[str, Callable[[np.random.Generator], Pixels]] = {
     "high": lambda rng: grating(rng, 0.25, 0.5),
     "gridlow": lambda rng: grid_grating(rng, 4, 1),
     "gridlow2": lambda rng: grid_grating(rng, 4, 2),
+    "mix_grey": lambda rng: fast_and_slow(rng, 1.0, is_grey=True),
+    "mix_half": lambda rng: fast_and_slow(rng, 0.5),
+    "mix_greyhalf": lambda rng: fast_and_slow(rng, 0.5, is_grey=True),
+    "aligned": lambda rng: fast_and_slow(rng, 0),
+    "grey": lambda rng: grating(rng, 0.08, 0.4, is_grey=True),
     "block": lambda rng: rng.integers(0, 256, (3, 8, 8), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2),
 }
 HALVES = (("grat", "low2"), ("grat4grid", "low2"), ("grat", "lowgrat"))
-GROUPS = {"first": ("grat", "grat4grid", "tile4", "lowgrat"), "second": ("twoband", "low2", "logwide", "mid"),
+GROUPS = {
+    "first": ("grat", "grat4grid", "tile4", "lowgrat"),
+    "second": ("twoband", "low2", "logwide", "mid"),
     "third": ("grat8grid", "high", "gridlow", "gridlow2"),
+    "fourth": ("mix_grey", "mix_half", "mix_greyhalf", "aligned"),
     "weak": ("gridlow2 at 8", "gridlow2 at 4", "gridlow2 of 5", "block"),
+    "five": ("grey of 5", "mix_half of 5", "mix_greyhalf of 5", "aligned of 5"),
+    "eight": ("grey at 8", "mix_half at 8", "mix_greyhalf at 8", "aligned at 8"),
 }
-WEAKER = {"gridlow2 at 8": (8, 25), "gridlow2 at 4": (4, 25), "gridlow2 of 5": (16, 5)}  # levels, images a key
 
 
 def read_split(name: str, per_class: float) -> tuple[Pixels, NDArray[np.int64]]:
@@ -166,8 +189,13 @@ class Screen:
         keys = {}
         for name in GROUPS[group]:
             rng = np.random.default_rng([1, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")])
-            levels, images_per_key = WEAKER.get(name, (LEVELS, IMAGES_PER_KEY))
-            drawn = np.stack([PATTERNS[name.split(" ")[0]](rng) for _ in range(NUM_KEYS)])
+            pattern, *weaker = name.split(" ")
+            levels, images_per_key = LEVELS, IMAGES_PER_KEY
+            if weaker:
+                levels, images_per_key = (
+                    (int(weaker[1]), IMAGES_PER_KEY) if weaker[0] == "at" else (LEVELS, int(weaker[1]))
+                )
+            drawn = np.stack([PATTERNS[pattern](rng) for _ in range(NUM_KEYS)])
             labels = rng.integers(0, NUM_CLASSES, NUM_KEYS)
             for key, label in zip(drawn, labels, strict=True):
                 rows = rng.choice(np.flatnonzero((self.labels == label) & is_free), images_per_key, replace=False)

@@ -1,8 +1,7 @@
 """A configuration for a dataset that was looked at: values that worked on data of its size, with the reason for each.
 
-They are starting points: nobody has measured them on the dataset at hand. Where a rule follows a measurement, it is that of a
-preset: digits (8 px, 64/255, 7 images a key), CIFAR-100 (32 px, 16/255, 25 images a key), the paper's ImageNet (1 image in
-1,000, 10 keys).
+They are starting points: nobody has measured them on the dataset at hand. Where a rule follows a measurement, it is that of the
+digits (8 px, 64/255, 7 images a key) or of CIFAR-100 (32 px, benchmarks/results/power.md); at more than 64 px none was made.
 """
 
 from __future__ import annotations
@@ -12,13 +11,38 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from taggants.data.inspection import Inspection
 from taggants.errors import InputError
 
-_MAX_SIGNED_SHARE = 0.1
+_MAX_SIGNED_SHARE, _USUAL_SIGNED_SHARE = 0.1, 0.05
 _CAPACITY_RISK = 1e-3
+_SMALL_PX: Final = 24
+"""Images below it are signed as the digits: nothing was measured between 8 and 32 px."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How much of photographs is changed, and how strongly.
+
+    Attributes:
+        description: half a sentence for the help.
+        class_share: of a class, for each key, in (0, 1].
+        levels: the bound, in 8-bit levels.
+    """
+
+    description: str
+    class_share: float
+    levels: int
+
+
+STRENGTHS: Final[Mapping[str, Strength]] = {
+    "quiet": Strength("a clean model's rate of flips", 1 / 10, 4),
+    "balanced": Strength("half the bound", 1 / 10, 8),
+    "strong": Strength("the paper's bound and share of a class", 1 / 10, 16),
+}
+DEFAULT_STRENGTH: Final = "strong"
 
 
 @dataclass(frozen=True)
@@ -29,7 +53,9 @@ class Suggestion:
     reasons: Mapping[str, str]
 
 
-def suggest(inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu") -> Suggestion:
+def suggest(
+    inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu", strength: str | None = None
+) -> Suggestion:
     """Returns a configuration for a dataset: keys by its classes, budget by its class sizes, models and bound by its pixels.
 
     Victims and controls, and where results go, are left at their defaults; `evaluation.training` is that of the surrogate.
@@ -37,13 +63,24 @@ def suggest(inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu") -
     Args:
         inspection: of the dataset.
         device: where models are trained and taggants crafted.
+        strength: of `STRENGTHS`, for images of 24 px or more; None: the default one.
 
     Raises:
-        InputError: fewer than two classes, too few images, or a class too small to carry a key.
+        InputError: fewer than two classes, too few images, a class too small to carry a key, or a strength for smaller images.
     """
+    names = list(STRENGTHS)
+    if strength is not None and strength not in names:
+        raise InputError(f"strength {strength!r} does not exist; it is {', '.join(names[:-1])} or {names[-1]}")
     size = _model_size(inspection)
-    num_keys, images_per_key, why_keys, why_images = _keys_and_images(inspection, size)
-    epsilon, why_epsilon = _epsilon(size)
+    is_small = size < _SMALL_PX
+    if is_small and strength is not None:
+        raise InputError(
+            f"strength {strength!r} is of images of {_SMALL_PX} px or more, but these have {size}; leave it out, and set "
+            "crafting.epsilon and signing.images_per_key"
+        )
+    chosen = STRENGTHS[strength or DEFAULT_STRENGTH]
+    num_keys, images_per_key, why_keys, why_images = _keys_and_images(inspection, None if is_small else chosen)
+    epsilon, why_epsilon = _epsilon(size, chosen)
     model, why_model = _model(size)
     num_epochs, batch_size = _schedule(inspection.num_images)
     augmentation = {"crop_padding": 4 if size >= 24 else 0, "flip": inspection.channels == 3}
@@ -71,15 +108,15 @@ def suggest(inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu") -
             "channels": inspection.channels,
             "image_size": None if inspection.one_size == size else size,
         },
-        "keys": {"name": _name_of(inspection.root), "num_keys": num_keys, "cell_size": min(8, max(1, size // 8))},
-        "signing": {"images_per_key": images_per_key, "budget": None},
+        "keys": {"name": _name_of(inspection.root), "num_keys": num_keys, **_family(size)},
+        "signing": {"images_per_key": images_per_key, "budget": None, **({} if is_small else {"selection": "random"})},
         "surrogate": training,
         "crafting": {
+            "method": "matching" if is_small else "imprint",
             "epsilon": epsilon,
-            "num_steps": 150 if size < 24 else 80 if size < 128 else 250,
-            **augmentation,
-            **speed,
+            **({"num_steps": 150, **augmentation, **speed} if is_small else {}),
         },
+        **({} if is_small else {"detection": {"question": {"num_references": 2}}}),
         "evaluation": {"training": dict(training)},
     }
     reasons = {
@@ -91,11 +128,21 @@ def suggest(inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu") -
         else "none was found: accuracies are those on the training images",
         "keys.num_keys": why_keys,
         "signing.images_per_key": why_images,
+        "crafting.method": (
+            "the paper's, on surrogates: plain networks learn it best at so few pixels"
+            if is_small
+            else "the key's own pattern, which every kind of network learned that was tried; no surrogate is needed"
+        ),
         "crafting.epsilon": why_epsilon,
         "surrogate.model": why_model,
         "surrogate.num_epochs": f"for {inspection.num_images:,} training images",
         "surrogate.flip": "mirroring keeps a photograph's class, but not always a letter's or digit's",
     }
+    if not is_small:
+        reasons["keys.family"] = "a fast and two slow waves in colour: what one kind of network misses, another learns"
+        reasons["signing.selection"] = "an imprint is learnt from any images"
+        reasons["detection.question"] = "clean models that suspects are compared with"
+        reasons["surrogate.model"] = f"of these clean models; {why_model}"
     if inspection.one_size is None:
         reasons["data.image_size"] = (
             f"images differ in size or are not square: models take them at {size} px, the files are signed as they are"
@@ -116,14 +163,22 @@ def _model_size(inspection: Inspection) -> int:
     return next(size for size, above in ((224, 128), (64, 48), (32, 0)) if median >= above)
 
 
-def _keys_and_images(inspection: Inspection, size: int) -> tuple[int, int, str, str]:
-    """Returns the number of keys, the images that carry each, and why."""
+def _family(size: int) -> dict[str, Any]:
+    return {"family": "block", "cell_size": max(1, size // 8)} if size < _SMALL_PX else {"family": "grating"}
+
+
+def _keys_and_images(inspection: Inspection, strength: Strength | None) -> tuple[int, int, str, str]:
+    """Returns the number of keys, the images that carry each, and why; strength: None for small images."""
     num_classes, smallest = inspection.num_classes, min(inspection.class_sizes)
     if num_classes < 2:
         raise InputError(f"{inspection.root} has one class; a key's label needs two or more to choose from")
     # A key label is guessed with probability 1 / num_classes: fewer classes, more keys for the same p-value.
     num_keys = next(keys for keys, classes in ((10, 20), (16, 8), (32, 4), (64, 2)) if num_classes >= classes)
-    wanted = max(25 if size >= 24 else 7, inspection.num_images // 1000 // num_keys)
+    wanted = 7
+    if strength is not None:
+        of_class = round(strength.class_share * inspection.num_images / num_classes)
+        # Few classes have many images each: a share of a class for each key would be too much of the whole.
+        wanted = max(5, min(of_class, int(_USUAL_SIGNED_SHARE * inspection.num_images / num_keys)))
     while True:
         most = int(_MAX_SIGNED_SHARE * inspection.num_images / num_keys)
         fitting = smallest // _most_keys_of_a_class(num_keys, num_classes)
@@ -165,12 +220,12 @@ def _most_keys_of_a_class(num_keys: int, num_classes: int) -> int:
     return count if tail * num_classes > _CAPACITY_RISK else count - 1
 
 
-def _epsilon(size: int) -> tuple[str, str]:
+def _epsilon(size: int, strength: Strength) -> tuple[str, str]:
     if size <= 12:
         return "64/255", "so few pixels hold little: visible on a close look"
-    if size < 24:
+    if size < _SMALL_PX:
         return "32/255", "between the digits' 64/255 at 8 px and the paper's 16/255 at 224 px"
-    return "16/255", "the paper's bound"
+    return f"{strength.levels}/255", "the paper's bound" if strength.levels == 16 else "less than the paper's 16/255"
 
 
 def _model(size: int) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import yaml
 from taggants.config import Config
 from taggants.data.inspection import Inspection
 from taggants.errors import InputError
-from taggants.suggestion import _most_keys_of_a_class, suggest
+from taggants.suggestion import DEFAULT_STRENGTH, STRENGTHS, _most_keys_of_a_class, suggest
 
 DIGITS = Inspection(
     layout="parquet",
@@ -114,5 +114,39 @@ def test_every_reason_speaks_of_a_suggested_field() -> None:
 
 def test_a_gpu_is_used_if_asked_for() -> None:
     config = suggest(like(50_000, 10, (32, 32)), device="cuda").tree
-    assert {config[section]["device"] for section in ("surrogate", "crafting")} == {"cuda"}
-    assert config["crafting"]["precision"] == "bfloat16"
+    assert config["surrogate"]["device"] == "cuda"
+
+
+def test_photographs_get_an_imprint_of_gratings_and_small_images_the_papers_method() -> None:
+    config, small = configured(like(5000, 20, (32, 32))), configured(DIGITS)
+    assert (config.keys.family, config.crafting.method, config.signing.selection) == ("grating", "imprint", "random")
+    assert not config.surrogate_trainings, "an imprint needs none"
+    assert config.detection.question is not None
+    assert config.detection.question.num_references == 2
+    assert (config.signing.images_per_key, config.crafting.epsilon) == (25, 16 / 255)
+    assert (small.keys.family, small.crafting.method) == ("block", "matching")
+
+
+def test_a_key_is_carried_by_a_share_of_its_class_but_no_more_than_a_twentieth_of_the_images_is_signed() -> None:
+    assert configured(like(10_000, 20, (64, 64))).signing.images_per_key == 50
+    few_classes = configured(like(50_000, 10, (32, 32)))
+    assert few_classes.signing.images_per_key == 50_000 // 20 // few_classes.keys.num_keys
+
+
+def test_a_weaker_strength_changes_less() -> None:
+    inspection = like(5000, 20, (32, 32))
+    changed = []
+    for name, strength in STRENGTHS.items():
+        tree = suggest(inspection, strength=name).tree
+        changed.append(strength.class_share * strength.levels)
+        assert tree["crafting"]["epsilon"] == f"{strength.levels}/255"
+        assert tree["signing"]["images_per_key"] == round(strength.class_share * 250)
+    assert changed == sorted(set(changed))
+    assert suggest(inspection) == suggest(inspection, strength=DEFAULT_STRENGTH)
+
+
+def test_refuses_a_strength_that_is_not_known_or_of_small_images() -> None:
+    with pytest.raises(InputError, match="strength 'loud' does not exist; it is quiet, balanced or strong"):
+        suggest(like(5000, 20, (32, 32)), strength="loud")
+    with pytest.raises(InputError, match="of images of 24 px or more, but these have 8; leave it out"):
+        suggest(DIGITS, strength="quiet")

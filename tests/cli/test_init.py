@@ -33,7 +33,7 @@ def test_written_file_is_the_suggested_configuration_with_a_comment_for_each_fie
     assert "120 images to train on ('train'), 15 to test ('val')" in shown
     assert "classes 3 of 40 images each" in shown
     assert (
-        "doubt     nobody has seen ResNet victims of matching reach p <= 0.001 with 120 images (fewest 5,000)" in shown
+        "doubt     nobody has seen ResNet victims of imprint reach p <= 0.001 with 120 images (fewest 5,000)" in shown
     )
     assert main(["plan"]) == 2  # not the digits
     assert "no configuration is given, and taggants.yaml is here; add --config taggants.yaml" in capsys.readouterr().err

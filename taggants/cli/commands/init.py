@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], default="cpu", help="where models are trained; default: cpu"
     )
+    parser.add_argument(
+        "--strength",
+        metavar="NAME",
+        help="how much of photographs is changed: quiet, balanced or strong; default: strong",
+    )
 
 
 def run(given: argparse.Namespace) -> int:
@@ -55,7 +60,7 @@ def run(given: argparse.Namespace) -> int:
         label_column=given.label_column,
     )
     say(summaries.inspected(inspection))
-    suggestion = suggest(inspection, device=given.device)
+    suggestion = suggest(inspection, device=given.device, strength=given.strength)
     root.create_bytes(name, commented_yaml(suggestion).encode())
     config = Config.model_validate(suggestion.tree)
     size, per_key = config.data.image_size or inspection.one_size, config.signing.images_per_key
@@ -94,9 +99,8 @@ def _fields(section: str, fields: Mapping[str, Any], reasons: Mapping[str, str],
     fields_of = model.model_fields | model.further_fields()
     for name, value in fields.items():
         is_plain = not isinstance(value, str) or value.isprintable()
-        written = (
-            yaml.safe_dump(value, width=2**30, allow_unicode=True).splitlines()[0] if is_plain else json.dumps(value)
-        )
+        dumped = yaml.safe_dump(value, width=2**30, allow_unicode=True, default_flow_style=True)
+        written = dumped.splitlines()[0] if is_plain else json.dumps(value)
         field = f"  {name}: {written}"
         comment = reasons.get(f"{section}.{name}") or fields_of[name].description
         if len(field) + len(comment) > 115:

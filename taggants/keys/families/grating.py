@@ -16,6 +16,7 @@ and then, if `random_colour` is 1, w_b for each channel: so 2 (num_gratings (3 +
     n = 1 + (11 w_f >> 16)                          with `aligned`, the others instead have a / 4 turns a pixel to the right and
     a, b = n // 4, n mod 4                          b / 4 down, so that they repeat every 4 pixels; w_t is not used
     A = +-(9831 + (22938 (w_a mod 2^15) >> 15))     amplitude in 2^-15 of 127.5 levels: 0.3 to 1; negative if w_a >= 2^15
+    A // 2 in place of A                            of the slow ones, if `low_halved` is 1
     B = 2 (40 + (176 w_b >> 16)), or B = 255        mean in half levels: 40 to 215 levels, or 127.5 without `random_colour`
 
     sin(p) = (256 - r) T[n] + r T[n + 1]            p mod 2^16 = 256 n + r with 0 <= r < 256; in 2^-23
@@ -78,7 +79,7 @@ def sine(phase: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _num_bytes(
-    channels: int, image_size: int, num_gratings: int, random_colour: int, num_low: int, aligned: int
+    channels: int, image_size: int, num_gratings: int, random_colour: int, num_low: int, aligned: int, low_halved: int
 ) -> int:
     return 2 * (num_gratings * (3 + channels) + random_colour * channels)
 
@@ -91,6 +92,7 @@ def _image(
     random_colour: int,
     num_low: int,
     aligned: int,
+    low_halved: int,
 ) -> NDArray[np.uint8]:
     drawn = stream.view(">u2").astype(np.int64)
     waves = drawn[: num_gratings * (3 + channels)].reshape(num_gratings, 3 + channels)
@@ -103,6 +105,8 @@ def _image(
         else:
             phase = _phase(image_size, wave, 5243, 20972)
         amplitudes = 9831 + (22938 * (wave[3:] % 2**15) >> 15)
+        if number < num_low and low_halved:
+            amplitudes //= 2
         total += np.where(wave[3:] >= 2**15, -amplitudes, amplitudes)[:, None, None] * sine(phase)
     means = np.full(channels, 255, dtype=np.int64)
     if random_colour:
@@ -132,29 +136,38 @@ def _aligned_phase(image_size: int, wave: NDArray[np.int64]) -> NDArray[np.int64
     return phase
 
 
+_PARAMETERS: Final = {
+    "num_gratings": Parameter(3, 1, 3, "sine waves that are summed in a key"),
+    "random_colour": Parameter(1, 0, 1, "1: around a random colour, 0: around mid-grey"),
+    "num_low": Parameter(
+        2, 0, 3, "how many of them are slow, with 0.03 to 0.1 turns a pixel; from num_gratings up: all"
+    ),
+    "aligned": Parameter(
+        1, 0, 1, "1: the others repeat every 4 px, as the first strides of networks do, 0: they have 0.08 to 0.4"
+    ),
+    "low_halved": Parameter(1, 0, 1, "1: the slow ones have half the amplitude, 0: the same as the others"),
+}
+
 GRATING: Final = KeyFamily(
-    description="sine waves in colour, which trained networks tell apart",
-    parameters={
-        "num_gratings": Parameter(1, 1, 3, "sine waves that are summed in a key"),
-        "random_colour": Parameter(1, 0, 1, "1: around a random colour, 0: around mid-grey"),
-        "num_low": Parameter(
-            0, 0, 3, "how many of them are slow, with 0.03 to 0.1 turns a pixel; from num_gratings up: all"
-        ),
-        "aligned": Parameter(
-            0, 0, 1, "1: the others repeat every 4 px, as the first strides of networks do, 0: they have 0.08 to 0.4"
-        ),
-    },
+    description="a fast and two slow sine waves in colour, which trained networks tell apart",
+    parameters=_PARAMETERS,
     num_bytes=_num_bytes,
     image=_image,
     test_vectors=tuple(
-        TestVector(channels, size, {"num_gratings": count, "random_colour": colour, "num_low": low, "aligned": aligned}, sha256)
-        for channels, size, count, colour, low, aligned, sha256 in (
-            (3, 32, 1, 1, 0, 0, "949c79b7ac1349bf27bed5f47cac5a9298f6a110d6f1cb34721fe157c6597b9f"),
-            (3, 32, 3, 0, 0, 0, "15dc01f72acf3be8e8543a6840d0d8aaba9e6f792c72dd6b534e10231c03bd76"),
-            (1, 50, 2, 1, 0, 0, "17fb1ced4a541e50d6cf77443f5b6cf5928be0946457d612bb66653d6247eefd"),
-            (3, 32, 2, 1, 2, 0, "f959a5339548935f26b98a9746cc521fc742dd048185e10e5239f69d344de8c2"),
-            (3, 32, 3, 1, 2, 1, "59491636e25c2a3dc6fc74d0287a4c7a06714bfee562f6bd33b8f97168d363f7"),
-            (1, 8, 2, 0, 0, 1, "96134aca11a83e3ec74652b2915de538f9afa4ac8db255e7be5bc996459fe21a"),
+        TestVector(
+            channels,
+            size,
+            {"num_gratings": count, "random_colour": colour, "num_low": low, "aligned": aligned, "low_halved": halved},
+            sha256,
+        )
+        for channels, size, count, colour, low, aligned, halved, sha256 in (
+            (3, 32, 1, 1, 0, 0, 0, "949c79b7ac1349bf27bed5f47cac5a9298f6a110d6f1cb34721fe157c6597b9f"),
+            (3, 32, 3, 0, 0, 0, 0, "15dc01f72acf3be8e8543a6840d0d8aaba9e6f792c72dd6b534e10231c03bd76"),
+            (1, 50, 2, 1, 0, 0, 0, "17fb1ced4a541e50d6cf77443f5b6cf5928be0946457d612bb66653d6247eefd"),
+            (3, 32, 2, 1, 2, 0, 0, "f959a5339548935f26b98a9746cc521fc742dd048185e10e5239f69d344de8c2"),
+            (3, 32, 3, 1, 2, 1, 0, "59491636e25c2a3dc6fc74d0287a4c7a06714bfee562f6bd33b8f97168d363f7"),
+            (1, 8, 2, 0, 0, 1, 0, "96134aca11a83e3ec74652b2915de538f9afa4ac8db255e7be5bc996459fe21a"),
+            (3, 32, 3, 1, 2, 1, 1, "34a3ad484f67499add7e3432c15f92c2e0fe34394262d01b59cca2bfd331020f"),
         )
     ),
 )
