@@ -24,25 +24,46 @@ _SMALL_PX: Final = 24
 
 @dataclass(frozen=True)
 class Strength:
-    """How much of photographs is changed, and how strongly.
+    """How photographs are signed, where benchmarks/results/power.md has a row of it: a tenth of a class a key, 16/255.
 
     Attributes:
-        description: half a sentence for the help.
-        class_share: of a class, for each key, in (0, 1].
-        levels: the bound, in 8-bit levels.
+        keys: fields of the key family. method, selection: of the crafting and of the images.
+        why: half a sentence for the configuration.
     """
 
-    description: str
-    class_share: float
-    levels: int
+    keys: Mapping[str, Any]
+    method: str
+    selection: str
+    why: str
+
+    @property
+    def is_matched(self) -> bool:
+        return self.method == "matching"
 
 
 STRENGTHS: Final[Mapping[str, Strength]] = {
-    "quiet": Strength("a clean model's rate of flips", 1 / 10, 4),
-    "balanced": Strength("half the bound", 1 / 10, 8),
-    "strong": Strength("the paper's bound and share of a class", 1 / 10, 16),
+    "quiet": Strength(
+        {"family": "block"},
+        "matching",
+        "loss",
+        "the paper's, on surrogates: it moves answers little, and models of other architectures learn little of it",
+    ),
+    "strong": Strength(
+        {"family": "grating"},
+        "imprint",
+        "random",
+        "the key's own pattern, without surrogates: most kinds of networks learn it, and a key laid over an image then often "
+        "turns the answer (see flips in the rehearsal); init --strength quiet moves them less",
+    ),
 }
 DEFAULT_STRENGTH: Final = "strong"
+_CLASS_SHARE: Final = 0.1
+_OF_SMALL_IMAGES: Final = Strength(
+    {"family": "block"},
+    "matching",
+    "gradient_norm",
+    "the paper's, on surrogates: a plain network learns it best of so few pixels",
+)
 
 
 @dataclass(frozen=True)
@@ -78,9 +99,11 @@ def suggest(
             f"strength {strength!r} is of images of {_SMALL_PX} px or more, but these have {size}; leave it out, and set "
             "crafting.epsilon and signing.images_per_key"
         )
-    chosen = STRENGTHS[strength or DEFAULT_STRENGTH]
-    num_keys, images_per_key, why_keys, why_images = _keys_and_images(inspection, None if is_small else chosen)
-    epsilon, why_epsilon = _epsilon(size, chosen)
+    chosen = _OF_SMALL_IMAGES if is_small else STRENGTHS[strength or DEFAULT_STRENGTH]
+    cells = {"cell_size": min(8, max(1, size // 8))} if chosen.keys["family"] == "block" else {}
+    num_steps = 150 if is_small else 80 if size < 128 else 250
+    num_keys, images_per_key, why_keys, why_images = _keys_and_images(inspection, is_small=is_small)
+    epsilon, why_epsilon = _epsilon(size)
     model, why_model = _model(size)
     num_epochs, batch_size = _schedule(inspection.num_images)
     augmentation = {"crop_padding": 4 if size >= 24 else 0, "flip": inspection.channels == 3}
@@ -108,15 +131,15 @@ def suggest(
             "channels": inspection.channels,
             "image_size": None if inspection.one_size == size else size,
         },
-        "keys": {"name": _name_of(inspection.root), "num_keys": num_keys, **_family(size)},
-        "signing": {"images_per_key": images_per_key, "budget": None, **({} if is_small else {"selection": "random"})},
+        "keys": {"name": _name_of(inspection.root), "num_keys": num_keys, **chosen.keys, **cells},
+        "signing": {"images_per_key": images_per_key, "budget": None, "selection": chosen.selection},
         "surrogate": training,
         "crafting": {
-            "method": "matching" if is_small else "imprint",
+            "method": chosen.method,
             "epsilon": epsilon,
-            **({"num_steps": 150, **augmentation, **speed} if is_small else {}),
+            **({"num_steps": num_steps, **augmentation, **speed} if chosen.is_matched else {}),
         },
-        **({} if is_small else {"detection": {"question": {"num_references": 2}}}),
+        "detection": {"question": {"num_references": 1 if chosen.is_matched else 2}},
         "evaluation": {"training": dict(training)},
     }
     reasons = {
@@ -128,17 +151,14 @@ def suggest(
         else "none was found: accuracies are those on the training images",
         "keys.num_keys": why_keys,
         "signing.images_per_key": why_images,
-        "crafting.method": (
-            "the paper's, on surrogates: plain networks learn it best at so few pixels"
-            if is_small
-            else "the key's own pattern, which every kind of network learned that was tried; no surrogate is needed"
-        ),
+        "crafting.method": chosen.why,
         "crafting.epsilon": why_epsilon,
         "surrogate.model": why_model,
         "surrogate.num_epochs": f"for {inspection.num_images:,} training images",
         "surrogate.flip": "mirroring keeps a photograph's class, but not always a letter's or digit's",
     }
-    if not is_small:
+    reasons["detection.question"] = "clean models that suspects are compared with, beside the surrogates"
+    if not chosen.is_matched:
         reasons["keys.family"] = "a fast and two slow waves in colour: what one kind of network misses, another learns"
         reasons["signing.selection"] = "an imprint is learnt from any images"
         reasons["detection.question"] = "clean models that suspects are compared with"
@@ -163,20 +183,16 @@ def _model_size(inspection: Inspection) -> int:
     return next(size for size, above in ((224, 128), (64, 48), (32, 0)) if median >= above)
 
 
-def _family(size: int) -> dict[str, Any]:
-    return {"family": "block", "cell_size": max(1, size // 8)} if size < _SMALL_PX else {"family": "grating"}
-
-
-def _keys_and_images(inspection: Inspection, strength: Strength | None) -> tuple[int, int, str, str]:
-    """Returns the number of keys, the images that carry each, and why; strength: None for small images."""
+def _keys_and_images(inspection: Inspection, *, is_small: bool) -> tuple[int, int, str, str]:
+    """Returns the number of keys, the images that carry each, and why."""
     num_classes, smallest = inspection.num_classes, min(inspection.class_sizes)
     if num_classes < 2:
         raise InputError(f"{inspection.root} has one class; a key's label needs two or more to choose from")
     # A key label is guessed with probability 1 / num_classes: fewer classes, more keys for the same p-value.
     num_keys = next(keys for keys, classes in ((10, 20), (16, 8), (32, 4), (64, 2)) if num_classes >= classes)
     wanted = 7
-    if strength is not None:
-        of_class = round(strength.class_share * inspection.num_images / num_classes)
+    if not is_small:
+        of_class = round(_CLASS_SHARE * inspection.num_images / num_classes)
         # Few classes have many images each: a share of a class for each key would be too much of the whole.
         wanted = max(5, min(of_class, int(_USUAL_SIGNED_SHARE * inspection.num_images / num_keys)))
     while True:
@@ -220,12 +236,12 @@ def _most_keys_of_a_class(num_keys: int, num_classes: int) -> int:
     return count if tail * num_classes > _CAPACITY_RISK else count - 1
 
 
-def _epsilon(size: int, strength: Strength) -> tuple[str, str]:
+def _epsilon(size: int) -> tuple[str, str]:
     if size <= 12:
         return "64/255", "so few pixels hold little: visible on a close look"
     if size < _SMALL_PX:
         return "32/255", "between the digits' 64/255 at 8 px and the paper's 16/255 at 224 px"
-    return f"{strength.levels}/255", "the paper's bound" if strength.levels == 16 else "less than the paper's 16/255"
+    return "16/255", "the paper's bound"
 
 
 def _model(size: int) -> tuple[str, str]:

@@ -133,20 +133,19 @@ def test_a_key_is_carried_by_a_share_of_its_class_but_no_more_than_a_twentieth_o
     assert few_classes.signing.images_per_key == 50_000 // 20 // few_classes.keys.num_keys
 
 
-def test_a_weaker_strength_changes_less() -> None:
+def test_the_quiet_strength_is_the_papers_method() -> None:
     inspection = like(5000, 20, (32, 32))
-    changed = []
-    for name, strength in STRENGTHS.items():
-        tree = suggest(inspection, strength=name).tree
-        changed.append(strength.class_share * strength.levels)
-        assert tree["crafting"]["epsilon"] == f"{strength.levels}/255"
-        assert tree["signing"]["images_per_key"] == round(strength.class_share * 250)
-    assert changed == sorted(set(changed))
+    tree = suggest(inspection, strength="quiet").tree
+    config = Config.model_validate(tree)
+    assert (config.keys.family, config.crafting.method, config.signing.selection) == ("block", "matching", "loss")
+    assert len(config.surrogate_trainings) == 1
+    assert (config.signing.images_per_key, config.crafting.epsilon) == (25, 16 / 255)
     assert suggest(inspection) == suggest(inspection, strength=DEFAULT_STRENGTH)
+    assert set(STRENGTHS) == {"quiet", "strong"}
 
 
 def test_refuses_a_strength_that_is_not_known_or_of_small_images() -> None:
-    with pytest.raises(InputError, match="strength 'loud' does not exist; it is quiet, balanced or strong"):
+    with pytest.raises(InputError, match="strength 'loud' does not exist; it is quiet or strong"):
         suggest(like(5000, 20, (32, 32)), strength="loud")
     with pytest.raises(InputError, match="of images of 24 px or more, but these have 8; leave it out"):
         suggest(DIGITS, strength="quiet")

@@ -138,7 +138,7 @@ def _aligned_phase(image_size: int, wave: NDArray[np.int64]) -> NDArray[np.int64
 
 _PARAMETERS: Final = {
     "num_gratings": Parameter(3, 1, 3, "sine waves that are summed in a key"),
-    "random_colour": Parameter(1, 0, 1, "1: around a random colour, 0: around mid-grey"),
+    "random_colour": Parameter(0, 0, 1, "1: around a random colour, 0: around mid-grey"),
     "num_low": Parameter(
         2, 0, 3, "how many of them are slow, with 0.03 to 0.1 turns a pixel; from num_gratings up: all"
     ),
