@@ -21,7 +21,7 @@ from taggants.training.recipes import RECIPES
 
 _MOST_KEYS: Final = 1_000  # that a configuration may have
 _ROUNDING: Final = 1 - 1e-6
-_NAMES: Final = {"resnet": "ResNet", "convnext": "ConvNeXt", "vit": "ViT", "cnn": "plain CNN"}
+_NAMES: Final = {"resnet": "ResNet", "convnext": "ConvNeXt", "vit": "ViT", "cnn": "plain CNN", "regnetx": "RegNet"}
 
 
 @dataclass(frozen=True)

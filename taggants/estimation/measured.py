@@ -133,6 +133,20 @@ _IMPRINT = replace(
     gain=None,
 )
 
+_OF_WAVES = tuple(
+    replace(_IMPRINT, row=f"| {keys} | {model} |", victim=victim, mixes=mixes, bare=(), referenced=(p,))
+    for keys, model, victim, mixes, p in (
+        ("fast and two slow, colour", "ResNet-10-T", "resnet", False, 2e-10),
+        ("fast and two slow, colour", "ConvNeXt-atto", "convnext", False, 9e-11),
+        ("fast and two slow, colour", "plain CNN", "cnn", False, 2e-11),
+        ("fast and two slow, grey (**the default of `grating`**)", "ResNet-10-T", "resnet", False, 4e-11),
+        ("fast and two slow, grey (**the default of `grating`**)", "the same, Mixup and CutMix", "resnet", True, 2e-3),
+        ("fast and two slow, grey (**the default of `grating`**)", "ConvNeXt-atto", "convnext", False, 6e-6),
+        ("fast and two slow, grey (**the default of `grating`**)", "plain CNN", "cnn", False, 2e-6),
+        ("fast and two slow, grey (**the default of `grating`**)", "RegNetX-002", "regnetx", False, 7e-3),
+    )
+)
+
 _DIGITS = replace(
     _SEARCH,
     source="benchmarks/results/power.md",
@@ -198,6 +212,7 @@ MEASURED: Final = (
     replace(_PRESET, row="| | one_sided | 0.589 |", victim="cnn", bare=(6.9e-4, 5.8e-4, 1.5e-5)),
     replace(_PRESET, row="| | one_sided | 0.506 |", victim="vit", bare=(9.0e-2, 4.0e-2, 6.2e-2)),
     _IMPRINT,
+    *_OF_WAVES,
     _DIGITS,
     *_OF_DIGITS,
     *_OF_FEWER_IMAGES,

@@ -145,7 +145,7 @@ _PARAMETERS: Final = {
     "aligned": Parameter(
         1, 0, 1, "1: the others repeat every 4 px, as the first strides of networks do, 0: they have 0.08 to 0.4"
     ),
-    "low_halved": Parameter(1, 0, 1, "1: the slow ones have half the amplitude, 0: the same as the others"),
+    "low_halved": Parameter(0, 0, 1, "1: the slow ones have half the amplitude, 0: the same as the others"),
 }
 
 GRATING: Final = KeyFamily(
