@@ -115,6 +115,8 @@ def test_every_reason_speaks_of_a_suggested_field() -> None:
 def test_a_gpu_is_used_if_asked_for() -> None:
     config = suggest(like(50_000, 10, (32, 32)), device="cuda").tree
     assert config["surrogate"]["device"] == "cuda"
+    matched = suggest(like(50_000, 10, (32, 32)), device="cuda", strength="quiet").tree["crafting"]
+    assert (matched["device"], matched["precision"]) == ("cuda", "bfloat16")
 
 
 def test_photographs_get_an_imprint_of_gratings_and_small_images_the_papers_method() -> None:
