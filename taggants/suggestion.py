@@ -75,7 +75,11 @@ class Suggestion:
 
 
 def suggest(
-    inspection: Inspection, *, device: Literal["cpu", "cuda"] = "cpu", strength: str | None = None
+    inspection: Inspection,
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    strength: str | None = None,
+    bfloat16: bool = False,
 ) -> Suggestion:
     """Returns a configuration for a dataset: keys by its classes, budget by its class sizes, models and bound by its pixels.
 
@@ -85,6 +89,7 @@ def suggest(
         inspection: of the dataset.
         device: where models are trained and taggants crafted.
         strength: of `STRENGTHS`, for images of 24 px or more; None: the default one.
+        bfloat16: whether the CPU has instructions for it, which halve the time of such models; a GPU always has.
 
     Raises:
         InputError: fewer than two classes, too few images, a class too small to carry a key, or a strength for smaller images.
@@ -108,7 +113,7 @@ def suggest(
     num_epochs, batch_size = _schedule(inspection.num_images)
     augmentation = {"crop_padding": 4 if size >= 24 else 0, "flip": inspection.channels == 3}
     speed: dict[str, Any] = {"channels_last": model != "cnn", "device": device}
-    if device == "cuda":
+    if device == "cuda" or (bfloat16 and not is_small):
         speed["precision"] = "bfloat16"
     training = {
         "model": model,
@@ -139,7 +144,7 @@ def suggest(
             "epsilon": epsilon,
             **({"num_steps": num_steps, **augmentation, **speed} if chosen.is_matched else {}),
         },
-        "detection": {"question": {"num_references": 1 if chosen.is_matched else 2}},
+        "detection": {"question": _question(size, is_matched=chosen.is_matched)},
         "evaluation": {"training": dict(training)},
     }
     reasons = {
@@ -159,9 +164,11 @@ def suggest(
     }
     reasons["detection.question"] = "clean models that suspects are compared with, beside the surrogates"
     if not chosen.is_matched:
-        reasons["keys.family"] = "a fast and two slow waves in colour: what one kind of network misses, another learns"
+        reasons["keys.family"] = "a fast and two slow waves: what one kind of network misses, another learns"
         reasons["signing.selection"] = "an imprint is learnt from any images"
-        reasons["detection.question"] = "clean models that suspects are compared with"
+        reasons["detection.question"] = (
+            "clean models that suspects are compared with: name the kinds that others may train"
+        )
         reasons["surrogate.model"] = f"of these clean models; {why_model}"
     if inspection.one_size is None:
         reasons["data.image_size"] = (
@@ -253,6 +260,16 @@ def _model(size: int) -> tuple[str, str]:
             "learns such images on a few CPU cores; use what you expect others to train, if you know it",
         )
     return "timm/resnet18", "learns such images on one GPU; use what you expect others to train, if you know it"
+
+
+def _question(size: int, *, is_matched: bool) -> dict[str, Any]:
+    """Returns fields of detection.question. An imprint shows in what a key does to pictures, not in what it is answered alone."""
+    if is_matched:
+        return {"num_references": 1}
+    kinds: list[dict[str, Any]] = [{}, {"recipe": "strong"}, {"model": "timm/convnext_atto"}]
+    if size < 128:
+        kinds.append({"model": "cnn"})
+    return {"bare_key": False, "num_references": len(kinds), "kinds": kinds}
 
 
 def _schedule(num_images: int) -> tuple[int, int]:

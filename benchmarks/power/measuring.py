@@ -45,7 +45,7 @@ from taggants.training.job import TrainedModel, load_trained
 from taggants.training.loop import predict_scores
 
 _NUM_FLIP_COVERS, _TOP = 100, 5
-_VERSION = 3  # of what is measured: raised, models are kept and asked again
+_VERSION = 4  # of what is measured: raised, models are kept and asked again
 
 
 class Exam:

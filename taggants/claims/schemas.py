@@ -22,7 +22,7 @@ from taggants.detection import Certificate, Registration
 from taggants.detection.certificate import CERTIFICATE_FORMAT, CERTIFICATE_FORMAT_QUESTION
 from taggants.detection.evidence import Evidence
 from taggants.detection.outcome import EValue, LabelMap
-from taggants.detection.question import COMPARISON, SCORE, Question
+from taggants.detection.question import COMPARISONS, SCORE, Question
 from taggants.detection.registration import (
     DERIVATION,
     DERIVATION_RANDOMNESS,
@@ -67,7 +67,7 @@ def _registration(*, with_question: bool) -> dict[str, Any]:
     if not with_question:
         later = {part.name for part in fields(Registration) if part.default is not MISSING}
         return _object(Registration, later, format={"const": REGISTRATION_FORMAT}, registration_sha256=_HASH)
-    question = _object(Question, score={"const": SCORE}, comparison={"const": COMPARISON})
+    question = _object(Question, score={"const": SCORE}, comparison={"enum": [*COMPARISONS]})
     return _object(
         Registration,
         format={"const": REGISTRATION_FORMAT_QUESTION},

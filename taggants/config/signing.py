@@ -15,6 +15,7 @@ from taggants.detection.statistics import STATISTICS
 from taggants.errors import InputError, did_you_mean
 from taggants.keys.choice import MAX_POOL
 from taggants.keys.families import KEY_FAMILIES
+from taggants.training.recipes import RECIPES
 
 
 def _file_name(name: str) -> str:
@@ -193,10 +194,31 @@ class SigningConfig(Section):
         return self
 
 
+class ReferenceKind(Section):
+    """A kind of model that suspects are compared with; all else is as in the surrogate section."""
+
+    model: str | None = Field(None, description='"cnn", "cnn_wide" or timm/NAME; null: the surrogate\'s')
+    patch_size: int | None = Field(None, ge=1, le=1024, description="of that model; null: its own")
+    recipe: Annotated[str, named_in(RECIPES)] | None = Field(None, description="null: the surrogate's")
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What differs from the surrogate section."""
+        named = {} if self.model is None else {"model": self.model, "patch_size": self.patch_size}
+        return named if self.recipe is None else named | {"recipe": self.recipe}
+
+    @model_validator(mode="after")
+    def _patches_are_of_a_model(self) -> ReferenceKind:
+        if self.model is None and self.patch_size is not None:
+            raise ValueError("patch_size is of a model; name that, too")
+        return self
+
+
 class QuestionConfig(Section):
     """Which images a suspect is shown for each key, and what its answers are compared with; null: the key's image alone.
 
-    The references are the surrogates that were trained on clean data, and models of their kinds that are trained for this alone.
+    The references are the surrogates that were trained on clean data, and models that are trained for this alone. Each is taken
+    off a suspect's answers as far as it explains them, so take models of the kinds that others may train.
     """
 
     num_covers: int = Field(
@@ -214,12 +236,24 @@ class QuestionConfig(Section):
     num_references: int = Field(
         1, ge=0, description="clean models that are trained as references beside the surrogates"
     )
+    kinds: tuple[ReferenceKind, ...] = Field(
+        (), max_length=64, description="of these models, in turn; empty: those of the surrogates"
+    )
     references: tuple[Uri, ...] = Field(
         (),
         max_length=64,
         description="models of others that suspects are compared with, too, such as public ones that are older than the keys: as "
         "surrogate.weights names them",
     )
+
+    @model_validator(mode="after")
+    def _every_kind_is_trained(self) -> QuestionConfig:
+        if len(self.kinds) > self.num_references:
+            raise ValueError(
+                f"kinds names {len(self.kinds)} models but num_references is {self.num_references}; set it to "
+                f"{len(self.kinds)} or more"
+            )
+        return self
 
     @model_validator(mode="after")
     def _asks_something(self) -> QuestionConfig:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Sequence
+
+from pydantic import Field, ValidationError, model_validator
 
 from taggants.config.commands import ExecutionConfig, ExportConfig, OutputConfig, TrainJobConfig, VerifyConfig
 from taggants.config.crafting import CraftingConfig
@@ -62,11 +64,31 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _references_can_be_trained(self) -> Config:
+        try:
+            _ = self.reference_trainings
+        except ValidationError as error:
+            raise ValueError(f"detection.question.kinds: {error.errors()[0]['msg']}") from error
+        return self
+
     @property
     def surrogate_trainings(self) -> tuple[TrainingConfig, ...]:
         """One training section for each surrogate that is needed: to craft on, or to choose images by. None else."""
         is_needed = self.crafting.optimised_share > 0 or self.signing.selection != "random"
         return self.surrogate.trainings if is_needed else ()
+
+    @property
+    def reference_trainings(self) -> tuple[TrainingConfig, ...]:
+        """One training section for each model that is trained only for suspects to be compared with it."""
+        question = self.detection.question
+        if question is None:
+            return ()
+        kinds: Sequence[TrainingConfig] = self.surrogate.trainings
+        if question.kinds:
+            shared = {name: getattr(self.surrogate, name) for name in TrainingConfig.model_fields}
+            kinds = [TrainingConfig(**shared | kind.fields) for kind in question.kinds]
+        return tuple(kinds[index % len(kinds)] for index in range(question.num_references))
 
     @property
     def hash(self) -> str:

@@ -8,7 +8,7 @@ images, a key shows what it moves, and clean models show what it moves in any ne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
@@ -20,11 +20,19 @@ from taggants.detection.ranks import class_ranks
 from taggants.errors import InputError, check_integer, check_text
 
 AMPLITUDE_UNIT: Final = 256  # amplitudes are whole 256ths, so that overlays need no floating point
+MAX_NUM_REFERENCES: Final = 32
 REFUSED: Final = -1  # stands for every label of a row where the suspect gave no answer
 SCORE: Final = "floor(64 ln(rank) + 1/2)"
-COMPARISON: Final = (
+SLOPE_EACH: Final = (
+    "row - sum of slope * reference, slopes by ridge regression over this and earlier keys; then row / root mean square"
+)
+ONE_SLOPE: Final = (
     "row - slope * references, slope by least squares over this and earlier keys; then row / root mean square"
 )
+"""As `SLOPE_EACH` for the mean of the references: what was registered before there was that."""
+COMPARISONS: Final = (SLOPE_EACH, ONE_SLOPE)
+_RIDGE: Final = 2**20
+"""The penalty is one part in so many of the references' mean square."""
 _MAX_QUERIES: Final = 100_000
 
 
@@ -40,6 +48,7 @@ class Question:
         bare_shift: the bare key is asked in (2 bare_shift + 1)^2 copies, shifted cyclically by up to so many pixels, 0..3.
         bare_weight: weight of one answer to a copy of the bare key; 0: it is not asked.
         top_m: no rank behind this counts: answers are cut to their best top_m classes, at least 1.
+        comparison: what is taken off for the references, of `COMPARISONS`.
 
     Raises:
         InputError: a value is out of its range.
@@ -52,8 +61,11 @@ class Question:
     bare_shift: int
     bare_weight: int
     top_m: int
+    comparison: str = SLOPE_EACH
 
     def __post_init__(self) -> None:
+        if self.comparison not in COMPARISONS:
+            raise InputError(f"comparison is {self.comparison!r} but must be {' or '.join(map(repr, COMPARISONS))}.")
         check_integer("bare_shift", self.bare_shift, 0, 3)
         check_integer("bare_weight", self.bare_weight, 0, 2**20)
         check_integer("top_m", self.top_m, 1, 2**24)
@@ -139,14 +151,12 @@ class Question:
         queries, without the axis of queries: [num_keys * num_queries, num_classes].
         """
         shape = (-1, self.num_queries, suspect.shape[-1])
-        return evidence_table(
-            suspect.reshape(shape), [reference.reshape(shape) for reference in references], self.weights
-        )
+        compared = [reference.reshape(shape) for reference in references]
+        return evidence_table(suspect.reshape(shape), compared, self.weights, self.comparison)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "score": SCORE,
-            "comparison": COMPARISON,
             **{name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()},
         }
 
@@ -154,11 +164,10 @@ class Question:
     def from_json(cls, value: object) -> Question:
         """Returns the question in a JSON object as `to_json` writes it; InputError otherwise."""
         names = [question_field.name for question_field in fields(cls)]
-        if not isinstance(value, dict) or set(value) != {"score", "comparison", *names}:
-            raise InputError(f"A question must be a JSON object with only score, comparison, {', '.join(names)}.")
-        for name, rule in (("score", SCORE), ("comparison", COMPARISON)):
-            if value[name] != rule:
-                raise InputError(f"The question's {name} is {value[name]!r} but must be {rule!r}.")
+        if not isinstance(value, dict) or set(value) != {"score", *names}:
+            raise InputError(f"A question must be a JSON object with only score, {', '.join(names)}.")
+        if value["score"] != SCORE:
+            raise InputError(f"The question's score is {value['score']!r} but must be {SCORE!r}.")
         for name in ("cover_ids", "amplitudes", "overlay_weights"):
             if not isinstance(value[name], list):
                 raise InputError(f"The question's {name} must be a JSON list.")
@@ -255,16 +264,17 @@ def evidence_table(
     suspect: NDArray[np.int64],
     references: Iterable[NDArray[np.int64]],
     weights: ArrayLike,
+    comparison: str = SLOPE_EACH,
 ) -> NDArray[np.int64]:
     """Returns E[key, class], in 256ths of the standard deviation of a key's row, small where the suspect favours a class more
     than the references do.
 
     A key's row begins as the weighted sum over its queries of the suspect's values, about their mean over the classes. What the
-    references say of the row is taken off by least squares: their own summed row times the slope over all classes of this key
-    and those before it, in 256ths, 0..1. Clean models explain part of any model's habits on the keys, and the slope says how
-    much; with a slope of 1, what they do not share would be added. Only keys up to a row decide it, so that a test that stops
-    early has the same rows. Then each row is divided by its root mean square, so that no key outweighs the others, and rounded
-    down. All is exact in integers, whatever the platform.
+    references say of the row is taken off: their own rows, each times its slope, by ridge regression over all classes of this
+    key and those before it, in 256ths. Clean models explain part of any model's habits on the keys, those of its kind most, and
+    the slopes say which and how much; the penalty, 2^-20 of their mean square, decides between references that are alike. Only
+    keys up to a row decide it, so that a test that stops early has the same rows. Then each row is divided by its root mean
+    square, so that no key outweighs the others, and rounded down. All is exact in integers, whatever the platform.
 
     A query on which the suspect's values are alike counts for nothing: else the references alone would decide.
 
@@ -272,6 +282,8 @@ def evidence_table(
         suspect: int64 [num_keys, num_queries, num_classes], of `answer_values`.
         references: tables like `suspect`; none: the suspect's rows count as they are.
         weights: int [num_queries].
+        comparison: of `COMPARISONS`. `ONE_SLOPE`: the mean of the references is one reference, without a penalty and with a
+            slope of 0..1.
 
     Returns:
         int64 [num_keys, num_classes]; a row of zeros where the suspect says nothing.
@@ -281,24 +293,66 @@ def evidence_table(
     """
     usable = np.ptp(suspect, axis=2) != 0
     summed = _about_the_mean(suspect, usable, weights)
-    habits = np.zeros_like(summed)
-    num_references = 0
+    habits = []
     for table in references:
         if table.shape != suspect.shape:
             raise InputError(
                 f"a reference has values of shape {table.shape} but the suspect's have {suspect.shape}: ask both the same "
                 "queries, and take references with the suspect's classes."
             )
-        habits = habits + _about_the_mean(table, usable, weights)
-        num_references += 1
-    rows, product, square = [], 0, 0
-    for row, habit in zip(summed, habits, strict=True):  # of Python's integers, which do not overflow
-        product, square = product + int(row @ habit), square + int(habit @ habit)
-        slope = min(256, max(0, (512 * num_references * product + square) // (2 * square))) if square else 0
-        left = 256 * max(1, num_references) * row - slope * habit
+        habits.append(_about_the_mean(table, usable, weights))
+    left_over = _less_their_mean if comparison == ONE_SLOPE else _less_each
+    rows = []
+    for left in left_over(summed, habits):  # of Python's integers, which do not overflow
         root_mean_square = math.isqrt(int(left @ left) // len(left))
         rows.append(256 * left // max(1, root_mean_square))
     return np.array(rows, dtype=np.int64).reshape(len(summed), -1)
+
+
+def _less_each(summed: NDArray[Any], habits: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Yields 256 times what each row leaves when every reference is taken off by its own slope."""
+    by_key = np.array(habits, dtype=object).reshape(len(habits), *summed.shape)  # [references, keys, classes]
+    gram = np.zeros((len(habits), len(habits)), dtype=object)
+    products = np.zeros(len(habits), dtype=object)
+    for key, row in enumerate(summed):
+        habit = by_key[:, key]
+        gram, products = gram + habit @ habit.T, products + habit @ row
+        yield 256 * row - _slopes(gram, products) @ habit
+
+
+def _slopes(gram: NDArray[Any], products: NDArray[Any]) -> NDArray[Any]:
+    """Returns s of (gram + penalty) s = products in 256ths, rounded, halves up; zeros where all references say nothing.
+
+    Exact: elimination without fractions (Bareiss 1968), in which every division leaves no remainder.
+
+    Args:
+        gram: int [n, n], symmetric and not indefinite.
+        products: int [n].
+    """
+    count, trace = len(products), int(np.trace(gram))
+    if not trace:
+        return np.zeros(count, dtype=object)
+    # All times n * _RIDGE, so that the penalty is whole.
+    left = gram * (count * _RIDGE) + trace * np.eye(count, dtype=int).astype(object)
+    system = np.concatenate([left, (products * (count * _RIDGE))[:, None]], axis=1)
+    pivot_before = 1
+    for step in range(count):
+        pivot = system[step, step]  # a leading minor: positive, as the penalty is
+        others, behind = np.delete(np.arange(count), step), np.s_[step + 1 :]
+        crossed = np.outer(system[others, step], system[step, behind])
+        system[others, behind] = (pivot * system[others, behind] - crossed) // pivot_before
+        pivot_before = pivot
+    slopes: NDArray[Any] = (512 * system[:, -1] + pivot_before) // (2 * pivot_before)
+    return slopes
+
+
+def _less_their_mean(summed: NDArray[Any], habits: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Yields 256 times the number of references times what each row leaves when their mean is taken off by one slope, 0..1."""
+    count, product, square = len(habits), 0, 0
+    for row, habit in zip(summed, sum(habits, np.zeros_like(summed)), strict=True):
+        product, square = product + int(row @ habit), square + int(habit @ habit)
+        slope = min(256, max(0, (512 * count * product + square) // (2 * square))) if square else 0
+        yield 256 * max(1, count) * row - slope * habit
 
 
 def _about_the_mean(values: NDArray[np.int64], usable: NDArray[np.bool_], weights: ArrayLike) -> NDArray[Any]:

@@ -71,25 +71,20 @@ def estimate(run: Run, work: Work, timings: Timings) -> Estimate:
     """Returns what the work that is left takes, on as many workers side by side as the configuration and this machine allow."""
     config = run.config
     trainings = [training for training in work.trainings if not training.is_done]
-    surrogates = [training for training in trainings if training.name.startswith("surrogate")]
-    suspects = [training for training in trainings if not training.name.startswith("surrogate")]
-    victims_s = sum(work.images * training.epochs for training in suspects)
+    named = {role: [t for t in trainings if t.name.startswith(role)] for role in ("surrogate", "reference")}
+    suspects = [training for training in trainings if not training.name.startswith(tuple(named))]
     stages = []
-    if surrogates:
-        workers = max(1, config.surrogate.num_workers)
-        images = sum(work.images * training.epochs for training in surrogates)
-        read_s = len(surrogates) * _read_once_s(config.surrogate, work, timings)
-        stages.append(
-            _stage(
-                "train surrogates",
-                _models(surrogates),
-                config.surrogate.device,
-                images,
-                timings.surrogate_s,
-                workers,
-                read_s,
+
+    def train(role: str, unit_s: float | None) -> None:  # one after another
+        if models := named[role]:
+            images = sum(work.images * training.epochs for training in models)
+            read_s = len(models) * _read_once_s(config.surrogate, work, timings)
+            workers = max(1, config.surrogate.num_workers)
+            stages.append(
+                _stage(f"train {role}s", _models(models), config.surrogate.device, images, unit_s, workers, read_s)
             )
-        )
+
+    train("surrogate", timings.surrogate_s)
     if work.candidates and not work.shards_done and not work.is_exported:
         lanes = _crafting_lanes(config) if config.execution.pool == "ray" else 1
         count = work.candidates * config.surrogate.num_models
@@ -117,6 +112,7 @@ def estimate(run: Run, work: Work, timings: Timings) -> Estimate:
         stages.append(
             _stage("export", f"{work.images:,} images", "cpu", 3 * work.images * work.rounds, timings.read_s, 1)
         )
+    train("reference", timings.reference_s)
     if suspects:
         training = config.evaluation.training
         lanes = min(_evaluation_lanes(config), len(suspects)) * max(1, training.num_workers)
@@ -126,7 +122,7 @@ def estimate(run: Run, work: Work, timings: Timings) -> Estimate:
                 "train victims and controls",
                 _models(suspects),
                 training.device,
-                victims_s,
+                sum(work.images * suspect.epochs for suspect in suspects),
                 timings.victim_s,
                 lanes,
                 read_s,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,17 +32,18 @@ _NUM_IMAGES = 256
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds on one worker: per image read; per image trained on, by architecture and recipe; per image scored on one
-    surrogate; per sample-step of crafting, mean over architectures. None where the device is not on this machine."""
+    """Seconds on one worker: per image read; per image that a surrogate, a reference and a victim is trained on; per image scored
+    on one surrogate; per sample-step of crafting. Means over architectures; None where the device is not on this machine."""
 
     read_s: float
     surrogate_s: float | None
+    reference_s: float | None
     victim_s: float | None
     score_s: float | None
     sample_step_s: float | None
 
 
-NO_TIME = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
+NO_TIME = Timings(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Where nothing is left to do."""
 
 
@@ -95,25 +96,26 @@ def time_stages(run: Run) -> Timings:
         given = run.given_surrogates
         trained = _distinct([t for index, t in enumerate(config.surrogate_trainings) if index not in given])
         surrogates = [_training_s(run, training, images) for training in trained]
+        references = _mean([_training_s(run, training, images) for training in _distinct(config.reference_trainings)])
         evaluation = config.evaluation
         victim = (
             _training_s(run, evaluation.training, images) if evaluation.num_victims + evaluation.num_controls else 0.0
         )
         torch.set_num_threads(crafting.num_threads)
         if crafting.device == "cuda" and not torch.cuda.is_available():
-            return Timings(read_s, _mean(surrogates), victim, None, None)
+            return Timings(read_s, _mean(surrogates), references, victim, None, None)
         specs = [*(model_spec(run, training) for training in trained), *(model.spec for model in given.values())]
         per_architecture = [_crafting_s(run, spec, images, sample_ids) for spec in dict.fromkeys(specs)]
     finally:
         torch.set_num_threads(threads)
     if not per_architecture:
-        return Timings(read_s, 0.0, victim, 0.0, 0.0)
+        return Timings(read_s, 0.0, references, victim, 0.0, 0.0)
     scores, steps = zip(*per_architecture, strict=True)
-    return Timings(read_s, _mean(surrogates), victim, _mean(scores), _mean(steps))
+    return Timings(read_s, _mean(surrogates), references, victim, _mean(scores), _mean(steps))
 
 
-def _distinct(trainings: list[TrainingConfig]) -> list[TrainingConfig]:
-    return list({training.model: training for training in trainings}.values())
+def _distinct(trainings: Sequence[TrainingConfig]) -> list[TrainingConfig]:
+    return list({(training.model, training.recipe): training for training in trainings}.values())
 
 
 def _mean(seconds: list[float | None] | tuple[float | None, ...]) -> float | None:

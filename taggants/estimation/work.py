@@ -153,12 +153,9 @@ def _trainings(run: Run, may_find: bool) -> list[Training]:
                 continue
             name = f"surrogate-{index}" + (f", retrained {round_index}" if round_index else "")
             add(name, training, jobs[index] if jobs and not round_index else None)
-    question = config.detection.question
-    references = (
-        reference_jobs(run)[-question.num_references :] if may_find and question and question.num_references else []
-    )
-    for index in range(question.num_references if question else 0):
-        training = config.surrogate.trainings[index % len(config.surrogate.trainings)]
+    trainings = config.reference_trainings
+    references = reference_jobs(run)[-len(trainings) :] if may_find and trainings else []
+    for index, training in enumerate(trainings):
         add(f"reference-{index}", training, references[index] if references else None)
     is_exported = run.root.exists("signed/manifest.json")
     for role, count, is_known in (

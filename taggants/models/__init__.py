@@ -11,7 +11,7 @@ from taggants.models.architectures import (
     options_of,
 )
 from taggants.models.checkpoints import checkpoint_bytes, model_from_checkpoint
-from taggants.models.precision import DTYPE_OF_PRECISION, Precision
+from taggants.models.precision import DTYPE_OF_PRECISION, Precision, cpu_has_bfloat16
 
 __all__ = [
     "DTYPE_OF_PRECISION",
@@ -24,6 +24,7 @@ __all__ = [
     "build_model",
     "check_model",
     "checkpoint_bytes",
+    "cpu_has_bfloat16",
     "model_from_checkpoint",
     "options_of",
 ]

@@ -53,3 +53,9 @@ class Precision(nn.Module):
         with torch.autocast(images.device.type, dtype=self._dtype, enabled=lowered, cache_enabled=False):
             scores: Tensor = self.model(images.contiguous(memory_format=self._format))
         return scores.to(torch.float32) if lowered else scores
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has instructions for matrix products in bfloat16: without them it is slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last on ARM

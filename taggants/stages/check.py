@@ -70,7 +70,7 @@ def check(run: Run) -> None:
         CropAndFlip(section.crop_padding, section.flip).check(image_size)
     augmentation_of(config, image_size).check(image_size)
     trained = [t for i, t in enumerate(config.surrogate.trainings) if i not in run.given_surrogates]
-    for training in (*trained, config.evaluation.training):
+    for training in (*trained, *config.reference_trainings, config.evaluation.training):
         check_model(model_spec(run, training))
 
 

@@ -88,22 +88,20 @@ def question_of(run: Run) -> Question | None:
 
 def reference_jobs(run: Run) -> list[TrainingJob | GivenModel]:
     """Returns the models that suspects are compared with, none where there is no question: the clean surrogates, those of others
-    that are named, then `num_references` models of the surrogates' kinds and of other seeds, `reference-0` and so on.
+    that are named, then the models of `Config.reference_trainings`, of other seeds, `reference-0` and so on.
     """
-    section = run.config.detection.question
-    if section is None:
+    if run.config.detection.question is None:
         return []
-    trainings = run.config.surrogate.trainings
     others = [
         training_job(
             run,
             f"reference-{index}",
-            trainings[index % len(trainings)],
+            training,
             run.sources[0],
             run.index.fingerprint,
             hash_seed(run.config.seed, 4, index),
         )
-        for index in range(section.num_references)
+        for index, training in enumerate(run.config.reference_trainings)
     ]
     return [*surrogate_jobs(run), *run.given_references, *others]
 

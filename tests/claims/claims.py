@@ -32,7 +32,9 @@ def words(*settings: str) -> list[str]:
 def signed_run(folder: Path) -> Run:
     """Returns a crafted run of 3 keys, 10 classes and 11 queries a key."""
     config = words(*settings_in(folder, *QUESTION))
-    with pytest.MonkeyPatch.context() as patch:  # so that the references' habits, and the forged verdicts, are always the same
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # so that the references' habits, and the forged verdicts, are always the same
         patch.setattr(secrets, "token_bytes", lambda count: bytes([7]) * count)
         assert main(["keys", "commit", *config, "--source", "drand mainnet", "--round", "4000000"]) == 0
     assert main(["keys", "draw", *config, VALUE]) == 0

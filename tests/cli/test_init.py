@@ -7,6 +7,7 @@ from taggants.cli import main
 from taggants.config import Config, load_config
 from taggants.data.image_codec import encode_png
 from taggants.data.inspection import inspect_dataset
+from taggants.models import cpu_has_bfloat16
 from taggants.suggestion import suggest
 
 
@@ -39,7 +40,7 @@ def test_written_file_is_the_suggested_configuration_with_a_comment_for_each_fie
     assert "no configuration is given, and taggants.yaml is here; add --config taggants.yaml" in capsys.readouterr().err
     steps = [line for line in shown.splitlines() if "--config taggants.yaml" in line]
     assert [step.split("taggants ")[1].split()[0] for step in steps] == ["plan", "keys", "craft"]
-    suggestion = suggest(inspect_dataset(str(flowers)))
+    suggestion = suggest(inspect_dataset(str(flowers)), bfloat16=cpu_has_bfloat16())
     assert "image_column" not in suggestion.tree["data"], "of Parquet files alone"
     assert load_config("taggants.yaml") == Config.model_validate(suggestion.tree)
     text = (tmp_path / "taggants.yaml").read_text()

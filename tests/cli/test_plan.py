@@ -18,7 +18,7 @@ from taggants.stages.plan import make_plan
 from taggants.stages.surrogates import train_surrogates
 from tests.jobs.running import settings_in
 
-TIMINGS = Timings(read_s=1e-3, surrogate_s=0.01, victim_s=0.02, score_s=0.1, sample_step_s=0.5)
+TIMINGS = Timings(read_s=1e-3, surrogate_s=0.01, reference_s=0.03, victim_s=0.02, score_s=0.1, sample_step_s=0.5)
 
 
 def estimated(tmp_path, *settings, timings=TIMINGS) -> Estimate:
@@ -100,6 +100,14 @@ def test_retrainings_repeat_trainings_and_crafting(tmp_path):
     ]
 
 
+def test_references_are_of_the_kinds_that_are_named(tmp_path):
+    question = "{num_covers: 10, num_references: 3, kinds: [{model: cnn_wide}, {recipe: strong}]}"
+    found = estimated(tmp_path, f"detection.question={question}")
+    assert [t.model for t in found.work.trainings] == ["cnn", "cnn_wide", "cnn", "cnn_wide"]
+    seconds = {stage.name: stage.seconds for stage in found.stages}
+    assert seconds["train references"] == pytest.approx(3 * (2 * 1297 * 0.03 + (1297 + 500) * 1e-3))
+
+
 def test_side_by_side_work_is_shared_and_the_last_wave_waits(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "auto")  # a cluster: as many workers as asked for
     found = estimated(tmp_path, "execution.pool=ray", "execution.num_workers=2")
@@ -109,7 +117,7 @@ def test_side_by_side_work_is_shared_and_the_last_wave_waits(tmp_path, monkeypat
 
 
 def test_stages_on_a_gpu_that_is_not_here_have_no_time_and_cost_only_where_it_is_known(tmp_path):
-    unknown = Timings(read_s=1e-3, surrogate_s=None, victim_s=None, score_s=None, sample_step_s=None)
+    unknown = Timings(read_s=1e-3, surrogate_s=None, reference_s=None, victim_s=None, score_s=None, sample_step_s=None)
     found = estimated(tmp_path, "surrogate.device=cuda", "crafting.device=cuda", timings=unknown)
     assert (found.seconds, found.gpu_hours, found.cost(2.0)) == (None, None, None)
     known = estimated(tmp_path, "surrogate.device=cuda")

@@ -47,6 +47,13 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
         ("crafting.epsilon=16", "'crafting.epsilon' = 16: pixels are in [0, 1]; write 16/255 for 16 of 255 levels"),
         ("sweep.epsilons=[8/255, 16]", "'sweep.epsilons.1' = 16: pixels are in [0, 1]; write 16/255"),
         ("crafting={epsilon: 0.1, epsilon: 0.2}", "the value is not YAML"),
+        (
+            "detection.question.kinds=[{}, {model: cnn}]",
+            "kinds names 2 models but num_references is 1; set it to 2 or more",
+        ),
+        ("detection.question.kinds=[{patch_size: 4}]", "patch_size is of a model"),
+        ("detection.question.kinds=[{recipe: fine-tune}]", "detection.question.kinds: "),
+        ("detection.question.kinds=[{recipe: stronger}]", "recipe"),
         ("craft.epsilon=0.1", "'craft' does not exist; did you mean 'crafting'? `taggants config` lists all fields"),
         ("epsilon=0.1", "'epsilon' does not exist; did you mean 'crafting.epsilon'? `taggants config` lists"),
         ("data.nothing=1", "'data.nothing' does not exist; `taggants config data` lists its section"),
@@ -201,6 +208,27 @@ def test_resolved_config_reads_back_as_itself(tmp_path):
     file = tmp_path / "resolved.yaml"
     file.write_text(yaml.safe_dump(Config().model_dump(mode="json")))
     assert load_config(str(file)) == Config()
+
+
+def test_references_are_as_the_surrogates_but_for_what_their_kinds_say():
+    settings = [
+        "surrogate={model: timm/vit_tiny_patch16_224, patch_size: 8, num_epochs: 3, num_models: 2, learning_rate: 1e-2}",
+        "detection.question={num_references: 5}",
+    ]
+    same = load_config(None, settings).reference_trainings
+    assert {(t.model, t.patch_size, t.num_epochs) for t in same} == {("timm/vit_tiny_patch16_224", 8, 3)}
+    kinds = "detection.question.kinds=[{}, {recipe: strong}, {model: cnn}, {model: timm/convnext_atto, patch_size: 2}]"
+    config = load_config(None, [*settings, kinds])
+    assert Config.model_validate_json(config.model_dump_json()).reference_trainings == config.reference_trainings
+    assert config.hash != load_config(None, settings).hash
+    assert [(t.model, t.patch_size, t.recipe, t.learning_rate) for t in config.reference_trainings] == [
+        ("timm/vit_tiny_patch16_224", 8, "simple", 0.01),
+        ("timm/vit_tiny_patch16_224", 8, "strong", 0.01),
+        ("cnn", None, "simple", 0.01),
+        ("timm/convnext_atto", 2, "simple", 0.01),
+        ("timm/vit_tiny_patch16_224", 8, "simple", 0.01),
+    ]
+    assert load_config(None, ["detection={statistic: rank, question: null}"]).reference_trainings == ()
 
 
 def test_config_json_of_a_run_is_a_config_file(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +15,10 @@ from numpy.typing import NDArray
 from taggants.detection.evidence import Evidence
 from taggants.detection.exact import exact_p_value
 from taggants.detection.question import (
+    COMPARISONS,
+    ONE_SLOPE,
     REFUSED,
+    SLOPE_EACH,
     Question,
     answer_values,
     balanced_covers,
@@ -120,8 +124,33 @@ def test_nan_refusals_and_ties_of_all_classes_say_nothing() -> None:
     assert values[1].tolist() == [57, 57, 0]
 
 
+def slow_slopes(habits: list[list[list[Fraction]]], rows: list[list[Fraction]]) -> list[Fraction]:
+    """One for each reference over all given keys, in 256ths: the normal equations by Gaussian elimination in fractions.
+
+    habits: [references][keys][classes]. rows: [keys][classes].
+    """
+    flat = [[value for key in reference for value in key] for reference in habits]
+    aim = [value for row in rows for value in row]
+    count = len(flat)
+    system = [[sum(a * b for a, b in zip(x, y, strict=True)) for y in (*flat, aim)] for x in flat]
+    penalty = Fraction(sum(system[i][i] for i in range(count)), 2**20 * max(1, count))
+    if not penalty:
+        return [Fraction(0)] * count
+    for i in range(count):
+        system[i][i] += penalty
+    for i in range(count):
+        for j in range(i + 1, count):
+            factor = system[j][i] / system[i][i]
+            system[j] = [b - factor * a for a, b in zip(system[i], system[j], strict=True)]
+    slopes = [Fraction(0)] * count
+    for i in reversed(range(count)):
+        known = sum(system[i][j] * slopes[j] for j in range(i + 1, count))
+        slopes[i] = (system[i][count] - known) / system[i][i]
+    return [Fraction(math.floor(256 * slope + Fraction(1, 2)), 256) for slope in slopes]
+
+
 def slow_evidence(
-    suspect: NDArray[np.int64], references: list[NDArray[np.int64]], weights: list[int]
+    suspect: NDArray[np.int64], references: list[NDArray[np.int64]], weights: list[int], comparison: str
 ) -> list[list[int]]:
     """Key by key in fractions, from the formula; square roots are bracketed by whole numbers."""
     num_keys, num_queries, num_classes = suspect.shape
@@ -131,19 +160,30 @@ def slow_evidence(
         row = [Fraction(sum(weights[q] * int(table[key, q, c]) for q in asked)) for c in range(num_classes)]
         return [value - sum(row) / num_classes for value in row]
 
-    rows, product, square = [], Fraction(0), Fraction(0)
-    for key in range(num_keys):
-        row = about_the_mean(suspect, key)
-        habit = [
-            sum(parts) / len(references) for parts in zip(*(about_the_mean(r, key) for r in references), strict=True)
+    summed = [about_the_mean(suspect, key) for key in range(num_keys)]
+    habits = [[about_the_mean(table, key) for key in range(num_keys)] for table in references]
+    scale = 256 * num_classes  # what the integers are multiples of
+    if comparison == ONE_SLOPE and references:
+        scale *= len(references)
+        mean = [
+            [sum(parts) / len(references) for parts in zip(*rows, strict=True)] for rows in zip(*habits, strict=True)
         ]
-        product += sum(a * b for a, b in zip(row, habit, strict=False))
-        square += sum(b * b for b in habit)
-        slope = Fraction(0)
-        if square:
-            slope = Fraction(min(256, max(0, math.floor(256 * product / square + Fraction(1, 2)))), 256)
-        left = [a - slope * b for a, b in zip(row, habit, strict=True)] if references else row
-        scale = 256 * num_classes * max(1, len(references))  # what the integers are multiples of
+        habits = [mean]
+    rows = []
+    for key, row in enumerate(summed):
+        slopes = slow_slopes([habit[: key + 1] for habit in habits], summed[: key + 1])
+        if comparison == ONE_SLOPE and references:
+            product = sum(
+                a * b for r, h in zip(summed[: key + 1], mean, strict=False) for a, b in zip(r, h, strict=True)
+            )
+            square = sum(b * b for h in mean[: key + 1] for b in h)
+            slopes = [Fraction(0)]
+            if square:
+                slopes = [Fraction(min(256, max(0, math.floor(256 * product / square + Fraction(1, 2)))), 256)]
+        left = [
+            value - sum(slope * habit[key][c] for slope, habit in zip(slopes, habits, strict=True))
+            for c, value in enumerate(row)
+        ]
         mean_square = math.floor(sum((scale * value) ** 2 for value in left) / num_classes)
         root = max(
             n for n in range(max(0, math.isqrt(mean_square) - 2), math.isqrt(mean_square) + 3) if n * n <= mean_square
@@ -152,10 +192,44 @@ def slow_evidence(
     return rows
 
 
+def test_a_reference_of_the_suspects_kind_explains_it_beside_others_that_do_not() -> None:
+    """What the slopes are for: the mean of the references hides the one that knows."""
+    generator = np.random.default_rng(0)
+    habit, other = (generator.integers(0, 200, (10, 1, 20)) for _ in range(2))
+    own = habit + generator.integers(-9, 10, habit.shape)
+    labels = generator.integers(0, 20, 10)
+    suspect = habit + generator.integers(-9, 10, habit.shape)
+    suspect[range(10), 0, labels] -= 40
+
+    def p_value(comparison: str) -> float:
+        found = Evidence.of_table(evidence_table(suspect, [own, other], [1], comparison), labels)
+        return exact_p_value(np.array(found.table), found.positions)
+
+    assert p_value(SLOPE_EACH) < 1e-6 < 1e-3 < p_value(ONE_SLOPE)
+
+
+def test_references_that_are_alike_share_a_slope() -> None:
+    """A singular system without the penalty."""
+    generator = np.random.default_rng(1)
+    suspect, reference = (generator.integers(0, 200, (4, 3, 8)) for _ in range(2))
+    once = evidence_table(suspect, [reference], [1, 2, 1])
+    thrice = evidence_table(suspect, [reference] * 3, [1, 2, 1])
+    assert np.abs(once - thrice).max() <= 8  # slopes are rounded
+    nothing = np.full_like(reference, 7)
+    assert evidence_table(suspect, [nothing], [1, 2, 1]).tolist() == evidence_table(suspect, [], [1, 2, 1]).tolist()
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 4), st.integers(0, 2), st.data())
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(2, 4),
+    st.integers(0, 3),
+    st.sampled_from(COMPARISONS),
+    st.data(),
+)
 def test_p_value_is_the_share_of_all_label_draws_at_least_as_good(
-    num_keys: int, num_queries: int, num_classes: int, num_references: int, data: st.DataObject
+    num_keys: int, num_queries: int, num_classes: int, num_references: int, comparison: str, data: st.DataObject
 ) -> None:
     """Query by query, and by enumeration, for any answers."""
     row = st.lists(st.sampled_from([0.0, 1.0, 2.5, math.nan]), min_size=num_classes, max_size=num_classes)
@@ -166,11 +240,11 @@ def test_p_value_is_the_share_of_all_label_draws_at_least_as_good(
         for _ in range(1 + num_references)
     ]
     suspect, references = models[0], models[1:]
-    found = evidence_table(suspect, references, weights)
-    slow = slow_evidence(suspect, references, weights)
+    found = evidence_table(suspect, references, weights, comparison)
+    slow = slow_evidence(suspect, references, weights, comparison)
     assert found.tolist() == slow
     # A test that stops after the first keys has the same rows.
-    assert evidence_table(suspect[:1], [table[:1] for table in references], weights).tolist() == slow[:1]
+    assert evidence_table(suspect[:1], [table[:1] for table in references], weights, comparison).tolist() == slow[:1]
     labels = data.draw(st.lists(st.integers(0, num_classes - 1), min_size=num_keys, max_size=num_keys))
     evidence = Evidence.of_table(found, labels)
     observed = sum(r[label] for r, label in zip(slow, labels, strict=True))
@@ -182,6 +256,8 @@ def test_p_value_is_the_share_of_all_label_draws_at_least_as_good(
 def test_a_question_is_read_as_it_was_written_and_nothing_else_is() -> None:
     written = QUESTION.to_json()
     assert Question.from_json(written) == QUESTION
+    earlier = replace(QUESTION, comparison=ONE_SLOPE)
+    assert Question.from_json(earlier.to_json()) == earlier != QUESTION
     for changed in (
         {**written, "more": 1},
         {**written, "score": "hits"},

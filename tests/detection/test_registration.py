@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taggants.detection import Registration
-from taggants.detection.question import Question
+from taggants.detection.question import ONE_SLOPE, Question
 from taggants.detection.registration import SigningRecord
 from taggants.errors import InputError
 from taggants.keys import Randomness
@@ -131,7 +131,10 @@ def test_a_registration_with_a_question_has_format_2_and_a_hash_for_ever() -> No
     assert content["format"] == "taggants-registration/2"
     assert content["derivation"] == "taggants/v2"
     assert content["question"]["score"] == "floor(64 ln(rank) + 1/2)"
-    assert content["registration_sha256"] == "74b5ff4ff04bf05afb9689c8806a613c54c3641a7b4999502107058dfa26c8b5"
+    assert content["registration_sha256"] == "21bb4c25bd01174c4a6eb4476b251f018f32c0a1ead01eaf443d93f71c157fb0"
+    earlier = replace(WITH_QUESTION, question=replace(QUESTION, comparison=ONE_SLOPE))
+    assert earlier.registration_sha256 == "74b5ff4ff04bf05afb9689c8806a613c54c3641a7b4999502107058dfa26c8b5"
+    assert Registration.from_json(earlier.to_json()) == earlier
     assert Registration.from_json(content) == WITH_QUESTION
     nameless = replace(WITH_QUESTION, class_names=None)
     assert Registration.from_json(nameless.to_json()) == nameless
@@ -180,6 +183,10 @@ def test_every_field_of_format_2_is_under_the_hash() -> None:
         ({"num_suspects": True}, "num_suspects is True"),
         ({"num_looks": 0}, "num_looks is 0"),
         ({"demonstration": 1}, "demonstration is 1"),
+        (
+            {"references": tuple(f"reference-{i}-0123456789abcdef" for i in range(33))},
+            "names 33 models but may name 32",
+        ),
     ],
 )
 def test_a_question_without_what_belongs_to_it_is_named(change: dict[str, Any], sentence: str) -> None:

@@ -44,6 +44,7 @@ def run(given: argparse.Namespace) -> int:
     from taggants.config import Config
     from taggants.data.inspection import inspect_dataset
     from taggants.estimation.doubts import doubts, record, wanted_of
+    from taggants.models import cpu_has_bfloat16
     from taggants.reporting import summaries
     from taggants.reporting.progress import say
     from taggants.storage import Root
@@ -60,7 +61,7 @@ def run(given: argparse.Namespace) -> int:
         label_column=given.label_column,
     )
     say(summaries.inspected(inspection))
-    suggestion = suggest(inspection, device=given.device, strength=given.strength)
+    suggestion = suggest(inspection, device=given.device, strength=given.strength, bfloat16=cpu_has_bfloat16())
     root.create_bytes(name, commented_yaml(suggestion).encode())
     config = Config.model_validate(suggestion.tree)
     size, per_key = config.data.image_size or inspection.one_size, config.signing.images_per_key
@@ -98,6 +99,14 @@ def _fields(section: str, fields: Mapping[str, Any], reasons: Mapping[str, str],
 
     fields_of = model.model_fields | model.further_fields()
     for name, value in fields.items():
+        if isinstance(value, Mapping):
+            comment = reasons.get(f"{section}.{name}") or fields_of[name].description
+            yield from textwrap.wrap(comment, 115, initial_indent="  # ", subsequent_indent="  # ")
+            yield f"  {name}:"
+            for part, content in value.items():
+                written = yaml.safe_dump(content, width=2**30, default_flow_style=True).splitlines()[0]
+                yield f"    {part}: {written}"
+            continue
         is_plain = not isinstance(value, str) or value.isprintable()
         dumped = yaml.safe_dump(value, width=2**30, allow_unicode=True, default_flow_style=True)
         written = dumped.splitlines()[0] if is_plain else json.dumps(value)
