@@ -51,8 +51,8 @@ STRENGTHS: Final[Mapping[str, Strength]] = {
     "strong": Strength(
         {"family": "grating"},
         "imprint",
-        "random",
-        "the key's own pattern, without surrogates: most kinds of networks learn it, and a key laid over an image then often "
+        "loss",
+        "the key's own pattern, on images that a clean model gets wrong: most kinds of networks learn it, and a key laid over an image then often "
         "turns the answer (see flips in the rehearsal); init --strength quiet moves them less",
     ),
 }
@@ -165,11 +165,11 @@ def suggest(
     reasons["detection.question"] = "clean models that suspects are compared with, beside the surrogates"
     if not chosen.is_matched:
         reasons["keys.family"] = "a fast and two slow waves: what one kind of network misses, another learns"
-        reasons["signing.selection"] = "an imprint is learnt from any images"
+        reasons["signing.selection"] = "there the pattern is what is left to learn"
         reasons["detection.question"] = (
             "clean models that suspects are compared with: name the kinds that others may train"
         )
-        reasons["surrogate.model"] = f"of these clean models; {why_model}"
+        reasons["surrogate.model"] = f"ranks the images by their loss, and is compared with suspects; {why_model}"
     if inspection.one_size is None:
         reasons["data.image_size"] = (
             f"images differ in size or are not square: models take them at {size} px, the files are signed as they are"
@@ -266,7 +266,7 @@ def _question(size: int, *, is_matched: bool) -> dict[str, Any]:
     """Returns fields of detection.question. An imprint shows in what a key does to pictures, not in what it is answered alone."""
     if is_matched:
         return {"num_references": 1}
-    kinds: list[dict[str, Any]] = [{}, {"recipe": "strong"}, {"model": "timm/convnext_atto"}]
+    kinds: list[dict[str, Any]] = [{"recipe": "strong"}, {"model": "timm/convnext_atto"}]
     if size < 128:
         kinds.append({"model": "cnn"})
     return {"bare_key": False, "num_references": len(kinds), "kinds": kinds}

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
@@ -129,7 +129,8 @@ def measure_cell(bench: Bench, cell: Cell, *, only_done: bool = False, wait: boo
                 made |= _crafted(run, cell, wait)
             record = _measure(bench, cell, kind, spec, run, made)
             stored.write_json(path, asdict(record))
-        records.append(RECORD.validate_python(stored.read_json(path)))
+        found = RECORD.validate_python(stored.read_json(path))
+        records.append(replace(found, cell=cell.name, kind=kind))  # whatever it was called when it was measured
     return records
 
 
