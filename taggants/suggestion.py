@@ -52,12 +52,13 @@ STRENGTHS: Final[Mapping[str, Strength]] = {
         {"family": "grating"},
         "imprint",
         "loss",
-        "the key's own pattern, on images that a clean model gets wrong: most kinds of networks learn it, and a key laid over an image then often "
-        "turns the answer (see flips in the rehearsal); init --strength quiet moves them less",
+        "the key's own pattern, on images that a clean model gets wrong: most kinds of networks learn it, and a key laid over an "
+        "image then often turns the answer (see flips in the rehearsal); init --strength quiet moves them less",
     ),
 }
 DEFAULT_STRENGTH: Final = "strong"
 _CLASS_SHARE: Final = 0.1
+_VALUES_PER_REFERENCE: Final = 20
 _OF_SMALL_IMAGES: Final = Strength(
     {"family": "block"},
     "matching",
@@ -144,9 +145,11 @@ def suggest(
             "epsilon": epsilon,
             **({"num_steps": num_steps, **augmentation, **speed} if chosen.is_matched else {}),
         },
-        "detection": {"question": _question(size, is_matched=chosen.is_matched)},
+        "detection": {"question": _question(inspection, num_keys, size, is_matched=chosen.is_matched)},
         "evaluation": {"training": dict(training)},
     }
+    if device == "cuda" and chosen.is_matched:
+        tree["execution"] = {"num_gpus": 1}  # of each crafting worker: Ray hides GPUs from those that ask for none
     reasons = {
         "data.source": "the layout of the folder",
         "data.root": "folder or s3:// prefix; $NAME is expanded",
@@ -262,14 +265,16 @@ def _model(size: int) -> tuple[str, str]:
     return "timm/resnet18", "learns such images on one GPU; use what you expect others to train, if you know it"
 
 
-def _question(size: int, *, is_matched: bool) -> dict[str, Any]:
+def _question(inspection: Inspection, num_keys: int, size: int, *, is_matched: bool) -> dict[str, Any]:
     """Returns fields of detection.question. An imprint shows in what a key does to pictures, not in what it is answered alone."""
     if is_matched:
         return {"num_references": 1}
     kinds: list[dict[str, Any]] = [{"recipe": "strong"}, {"model": "timm/convnext_atto"}]
     if size < 128:
         kinds.append({"model": "cnn"})
-    return {"bare_key": False, "num_references": len(kinds), "kinds": kinds}
+    # Beside the surrogate. Each has a slope, so a few explain the rows of few keys and classes by chance.
+    kinds = kinds[: max(1, num_keys * (inspection.num_classes - 1) // _VALUES_PER_REFERENCE - 1)]
+    return {"bare_key": inspection.test is None, "num_references": len(kinds), "kinds": kinds}
 
 
 def _schedule(num_images: int) -> tuple[int, int]:

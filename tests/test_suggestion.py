@@ -113,10 +113,10 @@ def test_every_reason_speaks_of_a_suggested_field() -> None:
 
 
 def test_a_gpu_is_used_if_asked_for() -> None:
-    config = suggest(like(50_000, 10, (32, 32)), device="cuda").tree
-    assert config["surrogate"]["device"] == "cuda"
-    matched = suggest(like(50_000, 10, (32, 32)), device="cuda", strength="quiet").tree["crafting"]
-    assert (matched["device"], matched["precision"]) == ("cuda", "bfloat16")
+    config = Config.model_validate(suggest(like(50_000, 10, (32, 32)), device="cuda").tree)
+    assert config.surrogate.device == "cuda"
+    matched = Config.model_validate(suggest(like(50_000, 10, (32, 32)), device="cuda", strength="quiet").tree)
+    assert (matched.crafting.device, matched.crafting.precision, matched.execution.num_gpus) == ("cuda", "bfloat16", 1)
 
 
 def test_a_cpu_trains_in_bfloat16_where_it_can_and_the_model_is_worth_it() -> None:
@@ -135,6 +135,19 @@ def test_photographs_get_an_imprint_of_gratings_and_small_images_the_papers_meth
     assert found == [("timm/resnet10t", "strong"), ("timm/convnext_atto", "simple"), ("cnn", "simple")]
     assert (config.signing.images_per_key, config.crafting.epsilon) == (25, 16 / 255)
     assert (small.keys.family, small.crafting.method) == ("block", "matching")
+
+
+def test_without_a_test_split_the_bare_key_is_asked() -> None:
+    config = configured(replace(like(5000, 20, (32, 32)), test=None))
+    assert config.detection.question is not None
+    assert config.detection.question.bare_key
+
+
+@pytest.mark.parametrize(("num_classes", "num_references"), [(2, 2), (3, 3), (10, 3)])
+def test_few_classes_get_few_references(num_classes: int, num_references: int) -> None:
+    config = configured(like(5000, num_classes, (32, 32)))
+    assert len(config.reference_trainings) == num_references
+    assert config.keys.num_keys * (num_classes - 1) >= 20 * num_references
 
 
 def test_a_key_is_carried_by_a_share_of_its_class_but_no_more_than_a_twentieth_of_the_images_is_signed() -> None:

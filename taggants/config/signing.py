@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from taggants.config.fields import FractionOf, Section, Uri, named_in
 from taggants.data.layouts import LAYOUTS
 from taggants.data.prepared import PREPARED
+from taggants.detection.question import MAX_NUM_REFERENCES
 from taggants.detection.statistics import STATISTICS
 from taggants.errors import InputError, did_you_mean
 from taggants.keys.choice import MAX_POOL
@@ -210,7 +211,7 @@ class ReferenceKind(Section):
     @model_validator(mode="after")
     def _patches_are_of_a_model(self) -> ReferenceKind:
         if self.model is None and self.patch_size is not None:
-            raise ValueError("patch_size is of a model; name that, too")
+            raise ValueError(f"patch_size is {self.patch_size} but no model is named; name the model, too")
         return self
 
 
@@ -234,10 +235,13 @@ class QuestionConfig(Section):
     bare_key: bool = Field(True, description="ask the key's image itself, too; without it no query is noise")
     top_m: int | None = Field(None, ge=1, description="ranks behind this count alike; null: all ranks count")
     num_references: int = Field(
-        1, ge=0, description="clean models that are trained as references beside the surrogates"
+        1,
+        ge=0,
+        le=MAX_NUM_REFERENCES,
+        description="clean models that are trained as references beside the surrogates",
     )
     kinds: tuple[ReferenceKind, ...] = Field(
-        (), max_length=64, description="of these models, in turn; empty: those of the surrogates"
+        (), max_length=MAX_NUM_REFERENCES, description="of these models, in turn; empty: those of the surrogates"
     )
     references: tuple[Uri, ...] = Field(
         (),
@@ -250,7 +254,7 @@ class QuestionConfig(Section):
     def _every_kind_is_trained(self) -> QuestionConfig:
         if len(self.kinds) > self.num_references:
             raise ValueError(
-                f"kinds names {len(self.kinds)} models but num_references is {self.num_references}; set it to "
+                f"kinds has {len(self.kinds)} entries but num_references is {self.num_references}; set it to "
                 f"{len(self.kinds)} or more"
             )
         return self

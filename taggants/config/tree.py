@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import Field, ValidationError, model_validator
 
 from taggants.config.commands import ExecutionConfig, ExportConfig, OutputConfig, TrainJobConfig, VerifyConfig
 from taggants.config.crafting import CraftingConfig
 from taggants.config.fields import Section
-from taggants.config.signing import DataConfig, DetectionConfig, KeysConfig, SigningConfig
+from taggants.config.signing import DataConfig, DetectionConfig, KeysConfig, ReferenceKind, SigningConfig
 from taggants.config.sweep import SweepConfig
 from taggants.config.training import EvaluationConfig, SurrogateConfig, TrainingConfig
+from taggants.detection.question import MAX_NUM_REFERENCES
 from taggants.identity import identity
 
 
@@ -65,11 +64,39 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _asks_something(self) -> Config:
+        question = self.detection.question
+        if question is not None and not question.bare_key and self.data.test is None:
+            raise ValueError(
+                "data.test is null, so there are no covers, and detection.question.bare_key is false: nothing is asked; set "
+                "bare_key to true, or name a test split"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _references_can_be_trained(self) -> Config:
-        try:
-            _ = self.reference_trainings
-        except ValidationError as error:
-            raise ValueError(f"detection.question.kinds: {error.errors()[0]['msg']}") from error
+        question = self.detection.question
+        if question is None:
+            return self
+        number = len(self.surrogate_trainings) + len(question.references) + question.num_references
+        if number > MAX_NUM_REFERENCES:
+            raise ValueError(
+                f"suspects would be compared with {number} models (surrogate.num_models, detection.question.references and "
+                f"num_references) but may be with {MAX_NUM_REFERENCES}; take fewer"
+            )
+        for kind in question.kinds:
+            described = f"detection.question.kinds has {kind.fields}"
+            if kind.model is None and self.surrogate.architectures:
+                raise ValueError(f"{described}, but surrogate.architectures names several; name the model of each kind")
+            if kind.model not in (None, self.surrogate.model) and self.surrogate.init_from is not None:
+                raise ValueError(
+                    f"{described}, but surrogate.init_from holds weights of {self.surrogate.model}; leave one of them out"
+                )
+            try:
+                self._training_of(kind)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"{described}, which cannot be trained: {reason}") from error
         return self
 
     @property
@@ -84,11 +111,12 @@ class Config(Section):
         question = self.detection.question
         if question is None:
             return ()
-        kinds: Sequence[TrainingConfig] = self.surrogate.trainings
-        if question.kinds:
-            shared = {name: getattr(self.surrogate, name) for name in TrainingConfig.model_fields}
-            kinds = [TrainingConfig(**shared | kind.fields) for kind in question.kinds]
+        kinds = tuple(map(self._training_of, question.kinds)) or self.surrogate.trainings
         return tuple(kinds[index % len(kinds)] for index in range(question.num_references))
+
+    def _training_of(self, kind: ReferenceKind) -> TrainingConfig:
+        shared = {name: getattr(self.surrogate, name) for name in TrainingConfig.model_fields}
+        return TrainingConfig(**shared | kind.fields)
 
     @property
     def hash(self) -> str:

@@ -20,11 +20,13 @@ from taggants.detection.ranks import class_ranks
 from taggants.errors import InputError, check_integer, check_text
 
 AMPLITUDE_UNIT: Final = 256  # amplitudes are whole 256ths, so that overlays need no floating point
-MAX_NUM_REFERENCES: Final = 32
+MAX_NUM_REFERENCES: Final = 16
+"""With a slope each: more explain few keys of few classes by chance, and take long."""
 REFUSED: Final = -1  # stands for every label of a row where the suspect gave no answer
 SCORE: Final = "floor(64 ln(rank) + 1/2)"
 SLOPE_EACH: Final = (
-    "row - sum of slope * reference, slopes by ridge regression over this and earlier keys; then row / root mean square"
+    "row - sum of slope * reference, slopes in 256ths by ridge regression over this and earlier keys, with 2^-20 of the "
+    "references' mean square as the penalty; then row / root mean square"
 )
 ONE_SLOPE: Final = (
     "row - slope * references, slope by least squares over this and earlier keys; then row / root mean square"
@@ -272,9 +274,10 @@ def evidence_table(
     A key's row begins as the weighted sum over its queries of the suspect's values, about their mean over the classes. What the
     references say of the row is taken off: their own rows, each times its slope, by ridge regression over all classes of this
     key and those before it, in 256ths. Clean models explain part of any model's habits on the keys, those of its kind most, and
-    the slopes say which and how much; the penalty, 2^-20 of their mean square, decides between references that are alike. Only
-    keys up to a row decide it, so that a test that stops early has the same rows. Then each row is divided by its root mean
-    square, so that no key outweighs the others, and rounded down. All is exact in integers, whatever the platform.
+    the slopes say which and how much; the penalty, 2^-20 of their mean square, lets references be alike. As many slopes as keys
+    times classes would explain any row, so few keys and classes want few references. Only keys up to a row decide it, so that a
+    test that stops early has the same rows. Then each row is divided by its root mean square, so that no key outweighs the
+    others, and rounded down. All is exact in integers, whatever the platform.
 
     A query on which the suspect's values are alike counts for nothing: else the references alone would decide.
 
@@ -291,31 +294,35 @@ def evidence_table(
     Raises:
         InputError: a reference has another shape than the suspect.
     """
-    usable = np.ptp(suspect, axis=2) != 0
-    summed = _about_the_mean(suspect, usable, weights)
-    habits = []
+    if comparison not in COMPARISONS:
+        raise InputError(f"comparison is {comparison!r} but must be {' or '.join(map(repr, COMPARISONS))}.")
+    weighted = (np.ptp(suspect, axis=2) != 0) * np.asarray(weights, dtype=np.int64)
+    summed = np.einsum("kqc,kq->kc", suspect, weighted)
+    habits = []  # summed alike: of numpy's integers, since there may be many
     for table in references:
         if table.shape != suspect.shape:
             raise InputError(
                 f"a reference has values of shape {table.shape} but the suspect's have {suspect.shape}: ask both the same "
                 "queries, and take references with the suspect's classes."
             )
-        habits.append(_about_the_mean(table, usable, weights))
+        habits.append(np.einsum("kqc,kq->kc", table, weighted))
     left_over = _less_their_mean if comparison == ONE_SLOPE else _less_each
     rows = []
-    for left in left_over(summed, habits):  # of Python's integers, which do not overflow
+    for left in left_over(summed, habits):
         root_mean_square = math.isqrt(int(left @ left) // len(left))
         rows.append(256 * left // max(1, root_mean_square))
-    return np.array(rows, dtype=np.int64).reshape(len(summed), -1)
+    return np.array(rows, dtype=np.int64).reshape(summed.shape)
 
 
-def _less_each(summed: NDArray[Any], habits: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+def _less_each(summed: NDArray[np.int64], habits: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[Any]]:
     """Yields 256 times what each row leaves when every reference is taken off by its own slope."""
-    by_key = np.array(habits, dtype=object).reshape(len(habits), *summed.shape)  # [references, keys, classes]
-    gram = np.zeros((len(habits), len(habits)), dtype=object)
-    products = np.zeros(len(habits), dtype=object)
-    for key, row in enumerate(summed):
-        habit = by_key[:, key]
+    count, num_classes = len(habits), summed.shape[1]
+    gram, products = np.zeros((count, count), dtype=object), np.zeros(count, dtype=object)
+    for key, values in enumerate(summed):
+        row = _about_the_mean(values)
+        habit = np.zeros((count, num_classes), dtype=object)
+        for index, table in enumerate(habits):
+            habit[index] = _about_the_mean(table[key])
         gram, products = gram + habit @ habit.T, products + habit @ row
         yield 256 * row - _slopes(gram, products) @ habit
 
@@ -346,17 +353,19 @@ def _slopes(gram: NDArray[Any], products: NDArray[Any]) -> NDArray[Any]:
     return slopes
 
 
-def _less_their_mean(summed: NDArray[Any], habits: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+def _less_their_mean(summed: NDArray[np.int64], habits: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[Any]]:
     """Yields 256 times the number of references times what each row leaves when their mean is taken off by one slope, 0..1."""
     count, product, square = len(habits), 0, 0
-    for row, habit in zip(summed, sum(habits, np.zeros_like(summed)), strict=True):
+    for key, values in enumerate(summed):
+        row = _about_the_mean(values)
+        habit = sum((_about_the_mean(table[key]) for table in habits), np.zeros_like(row))
         product, square = product + int(row @ habit), square + int(habit @ habit)
         slope = min(256, max(0, (512 * count * product + square) // (2 * square))) if square else 0
         yield 256 * max(1, count) * row - slope * habit
 
 
-def _about_the_mean(values: NDArray[np.int64], usable: NDArray[np.bool_], weights: ArrayLike) -> NDArray[Any]:
-    """Returns C times the weighted sum over usable queries, less its mean over the C classes: Python's integers, [keys, C]."""
-    summed = np.einsum("kqc,kq->kc", values, usable * np.asarray(weights, dtype=np.int64)).astype(object)
-    about: NDArray[Any] = summed.shape[1] * summed - summed.sum(axis=1, keepdims=True)
+def _about_the_mean(values: NDArray[np.int64]) -> NDArray[Any]:
+    """Returns C times what the C values are above their mean, as Python's integers, which do not overflow."""
+    exact = values.astype(object)
+    about: NDArray[Any] = len(exact) * exact - exact.sum()
     return about

@@ -7,7 +7,7 @@ import html
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Final
 
-from taggants.detection.question import MAX_NUM_REFERENCES, Question
+from taggants.detection.question import MAX_NUM_REFERENCES, SLOPE_EACH, Question
 from taggants.detection.statistics import STATISTICS
 from taggants.errors import InputError, check_integer, check_sha256, check_text
 from taggants.identity import Published, canonical_json, format_in, strict_json
@@ -98,11 +98,8 @@ class Registration:
             check_text("a reference", name)
         if len(set(self.references)) != len(self.references):
             raise InputError("references names a model twice; name each once.")
-        if len(self.references) > MAX_NUM_REFERENCES:
-            raise InputError(
-                f"references names {len(self.references)} models but may name {MAX_NUM_REFERENCES}; take fewer surrogates, or "
-                "fewer detection.question.num_references."
-            )
+        if self.question.comparison == SLOPE_EACH and len(self.references) > MAX_NUM_REFERENCES:
+            raise InputError(f"references names {len(self.references)} models but may name {MAX_NUM_REFERENCES}.")
         if self.image_shape is None or len(self.image_shape) != 3:
             raise InputError(f"image_shape is {self.image_shape!r} but must be channels, height and width.")
         for extent in self.image_shape:

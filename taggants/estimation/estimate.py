@@ -200,7 +200,9 @@ def _requests(run: Run, work: Work, num_models: int) -> tuple[int, int]:
         training.name: training.epochs if section.loader != "memory" else 1
         for training in work.trainings
         for section in [
-            run.config.surrogate if training.name.startswith("surrogate") else run.config.evaluation.training
+            run.config.surrogate
+            if training.name.startswith(("surrogate", "reference"))
+            else run.config.evaluation.training
         ]
     }
     models = sum(epochs[training.name] for training in work.trainings if not training.is_done)

@@ -140,7 +140,10 @@ def _table(
         return found[len(question.cover_ids) :].reshape(shape)
 
     return evidence_table(
-        values(victim), [values(reference) for reference in references], _weights(question, num_covers)
+        values(victim),
+        [values(reference) for reference in references],
+        _weights(question, num_covers),
+        question.comparison,
     )
 
 

@@ -115,7 +115,7 @@ def time_stages(run: Run) -> Timings:
 
 
 def _distinct(trainings: Sequence[TrainingConfig]) -> list[TrainingConfig]:
-    return list({(training.model, training.recipe): training for training in trainings}.values())
+    return list({(training.model, training.patch_size, training.recipe): training for training in trainings}.values())
 
 
 def _mean(seconds: list[float | None] | tuple[float | None, ...]) -> float | None:

@@ -57,5 +57,7 @@ class Precision(nn.Module):
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU has instructions for matrix products in bfloat16: without them it is slower than float32."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # an earlier version of torch, which does not tell
+        return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last on ARM

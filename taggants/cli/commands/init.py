@@ -62,8 +62,8 @@ def run(given: argparse.Namespace) -> int:
     )
     say(summaries.inspected(inspection))
     suggestion = suggest(inspection, device=given.device, strength=given.strength, bfloat16=cpu_has_bfloat16())
-    root.create_bytes(name, commented_yaml(suggestion).encode())
     config = Config.model_validate(suggestion.tree)
+    root.create_bytes(name, commented_yaml(suggestion).encode())
     size, per_key = config.data.image_size or inspection.one_size, config.signing.images_per_key
     assert size is not None, "suggested where the images are of several sizes"
     assert per_key is not None, "always suggested"
