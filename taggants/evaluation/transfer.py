@@ -62,17 +62,21 @@ def transfer_to_control(run: Run, plan: Plan) -> Transfer | None:
 
 def clean_job(run: Run) -> TrainingJob | None:
     """Returns the training of a clean model that the run needs anyway and that nothing is crafted on: a reference if it is of the
-    victims' architecture, else a control, else any reference; None where the run needs no such model."""
+    victims' model and recipe, else a control, else any reference; None where the run needs no such model."""
     evaluation, reference = run.config.evaluation, unseen_reference(run)
-    if reference is not None and reference.spec.name == evaluation.training.model:
+    of_kind = (evaluation.training.model, evaluation.training.recipe)
+    if reference is not None and (reference.spec.name, reference.recipe.name) == of_kind:
         return reference
     return suspect_job(run, "control", 0) if evaluation.num_controls else reference
 
 
 def unseen_reference(run: Run) -> TrainingJob | None:
-    """Returns the training of the run's first reference that is no surrogate; None without such ones."""
-    jobs = [job for job in reference_jobs(run) if isinstance(job, TrainingJob)]
-    return next((job for job in jobs if job.name.startswith("reference-")), None)
+    """Returns the training of the run's first reference that is no surrogate, of the victims' model and recipe if there is one;
+    None without such references."""
+    training = run.config.evaluation.training
+    jobs = [job for job in reference_jobs(run) if isinstance(job, TrainingJob) and job.name.startswith("reference-")]
+    alike = [job for job in jobs if (job.spec.name, job.recipe.name) == (training.model, training.recipe)]
+    return next(iter([*alike, *jobs]), None)
 
 
 def measure_transfer(run: Run, plan: Plan, model: nn.Module) -> Transfer:

@@ -253,6 +253,30 @@ def test_p_value_is_the_share_of_all_label_draws_at_least_as_good(
     assert exact_p_value(np.array(evidence.table), evidence.positions) == pytest.approx(float(share), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("comparison", "sha256"),
+    [
+        (SLOPE_EACH, "d0fc95728f2b6df54fb9071a65f1f0967dbe878a6914d36929e7cc940bc8144c"),
+        (ONE_SLOPE, "169da33680c31117e65bb8573db3f8cf7ba7b97de84e78c08759f1f317a0897f"),
+    ],
+)
+def test_the_evidence_of_given_answers_never_changes(comparison: str, sha256: str) -> None:
+    """A vector for ever: another rounding would make published p-values others."""
+    suspect, *references = (np.arange(4 * 6 * 5 * 7) ** 2 % 301).reshape(4, 6, 5, 7)
+    found = evidence_table(suspect, references, [1, 3, 1, 2, 9], comparison)
+    assert hashlib.sha256(found.astype("<i8").tobytes()).hexdigest() == sha256
+
+
+@pytest.mark.parametrize(("num_keys", "num_classes", "num_references"), [(4, 6, 12), (2, 2, 5), (3, 9, 1)])
+def test_many_references_with_large_weights_are_exact(num_keys: int, num_classes: int, num_references: int) -> None:
+    """More references than values, too: then only the penalty makes the slopes unique."""
+    generator = np.random.default_rng(6)
+    suspect, *references = (generator.integers(0, 885, (num_keys, 3, num_classes)) for _ in range(1 + num_references))
+    weights = [2**20, 1, 2**19]
+    found = evidence_table(suspect, references, weights)
+    assert found.tolist() == slow_evidence(suspect, references, weights, SLOPE_EACH)
+
+
 def test_a_question_is_read_as_it_was_written_and_nothing_else_is() -> None:
     written = QUESTION.to_json()
     assert Question.from_json(written) == QUESTION

@@ -104,6 +104,9 @@ def test_a_clean_model_is_one_that_the_run_needs_and_victims_resemble(tmp_path: 
     other = "evaluation.training.model=cnn_wide"
     assert job_of(*QUESTION, "evaluation.num_controls=1", other) == "control-0 cnn_wide"
     assert job_of(*QUESTION, other) == "reference-0 cnn"
+    kinds = ("detection.question.num_references=2", "detection.question.kinds=[{recipe: strong}, {model: cnn_wide}]")
+    assert job_of(*QUESTION, *kinds, other) == "reference-1 cnn_wide"
+    assert job_of(*QUESTION, *kinds, "evaluation.num_controls=1") == "control-0 cnn", "the reference has another recipe"
 
 
 def test_a_method_without_surrogates_has_nothing_to_probe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
