@@ -272,6 +272,9 @@ def _question(inspection: Inspection, num_keys: int, size: int, *, is_matched: b
     kinds: list[dict[str, Any]] = [{"recipe": "strong"}, {"model": "timm/convnext_atto"}]
     if size < 128:
         kinds.append({"model": "cnn"})
+    patch_size = size // 4 if size < 128 else 16
+    if size % patch_size == 0:
+        kinds.append({"model": "timm/vit_tiny_patch16_224", "patch_size": patch_size})
     # Beside the surrogate. Each has a slope, so a few explain the rows of few keys and classes by chance.
     kinds = kinds[: max(1, num_keys * (inspection.num_classes - 1) // _VALUES_PER_REFERENCE - 1)]
     return {"bare_key": inspection.test is None, "num_references": len(kinds), "kinds": kinds}

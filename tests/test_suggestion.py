@@ -9,6 +9,7 @@ import yaml
 from taggants.config import Config
 from taggants.data.inspection import Inspection
 from taggants.errors import InputError
+from taggants.models import ModelSpec, check_model
 from taggants.suggestion import DEFAULT_STRENGTH, STRENGTHS, _most_keys_of_a_class, suggest
 
 DIGITS = Inspection(
@@ -132,7 +133,9 @@ def test_photographs_get_an_imprint_of_gratings_and_small_images_the_papers_meth
     assert config.detection.question is not None
     assert not config.detection.question.bare_key
     found = [(training.model, training.recipe) for training in config.reference_trainings]
-    assert found == [("timm/resnet10t", "strong"), ("timm/convnext_atto", "simple"), ("cnn", "simple")]
+    plain = [("timm/convnext_atto", "simple"), ("cnn", "simple"), ("timm/vit_tiny_patch16_224", "simple")]
+    assert found == [("timm/resnet10t", "strong"), *plain]
+    assert config.reference_trainings[-1].patch_size == 8
     assert (config.signing.images_per_key, config.crafting.epsilon) == (25, 16 / 255)
     assert (small.keys.family, small.crafting.method) == ("block", "matching")
 
@@ -143,11 +146,18 @@ def test_without_a_test_split_the_bare_key_is_asked() -> None:
     assert config.detection.question.bare_key
 
 
-@pytest.mark.parametrize(("num_classes", "num_references"), [(2, 2), (3, 3), (10, 3)])
+@pytest.mark.parametrize(("num_classes", "num_references"), [(2, 2), (3, 4), (10, 4)])
 def test_few_classes_get_few_references(num_classes: int, num_references: int) -> None:
     config = configured(like(5000, num_classes, (32, 32)))
     assert len(config.reference_trainings) == num_references
     assert config.keys.num_keys * (num_classes - 1) >= 20 * num_references
+
+
+@pytest.mark.parametrize("size", [24, 30, 32, 50, 64, 100, 128, 200, 224])
+def test_every_reference_takes_the_images(size: int) -> None:
+    config = configured(like(5000, 20, (size, size)))
+    for training in config.reference_trainings:
+        check_model(ModelSpec(training.model, 20, 3, config.data.image_size or size, training.patch_size))
 
 
 def test_a_key_is_carried_by_a_share_of_its_class_but_no_more_than_a_twentieth_of_the_images_is_signed() -> None:

@@ -50,7 +50,7 @@ class Question:
         bare_shift: the bare key is asked in (2 bare_shift + 1)^2 copies, shifted cyclically by up to so many pixels, 0..3.
         bare_weight: weight of one answer to a copy of the bare key; 0: it is not asked.
         top_m: no rank behind this counts: answers are cut to their best top_m classes, at least 1.
-        comparison: what is taken off for the references, of `COMPARISONS`.
+        comparison: the rule by which references are taken off, in words.
 
     Raises:
         InputError: a value is out of its range.
