@@ -269,7 +269,9 @@ def _question(inspection: Inspection, num_keys: int, size: int, *, is_matched: b
     """Returns fields of detection.question. An imprint shows in what a key does to pictures, not in what it is answered alone."""
     if is_matched:
         return {"num_references": 1}
-    kinds: list[dict[str, Any]] = [{"recipe": "strong"}, {"model": "timm/convnext_atto"}]
+    kinds: list[dict[str, Any]] = [{"recipe": "strong"}]
+    if size >= 32:  # which a ConvNeXt halves five times
+        kinds.append({"model": "timm/convnext_atto"})
     if size < 128:
         kinds.append({"model": "cnn"})
     patch_size = size // 4 if size < 128 else 16
