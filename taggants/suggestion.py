@@ -150,29 +150,37 @@ def suggest(
     }
     if device == "cuda" and chosen.is_matched:
         tree["execution"] = {"num_gpus": 1}  # of each crafting worker: Ray hides GPUs from those that ask for none
-    reasons = {
-        "data.source": "the layout of the folder",
-        "data.root": "folder or s3:// prefix; $NAME is expanded",
-        "data.train": "what is signed",
-        "data.test": "for accuracies only"
-        if inspection.test
-        else "none was found: accuracies are those on the training images",
+    measured = {
         "keys.num_keys": why_keys,
         "signing.images_per_key": why_images,
         "crafting.method": chosen.why,
         "crafting.epsilon": why_epsilon,
-        "surrogate.model": why_model,
+        "surrogate.model": why_model
+        if chosen.is_matched
+        else f"ranks images and is compared with suspects; {why_model}",
+    }
+    return Suggestion(tree, measured | _reasons(inspection, size, is_matched=chosen.is_matched))
+
+
+def _reasons(inspection: Inspection, size: int, *, is_matched: bool) -> dict[str, str]:
+    """Returns the reasons, by dotted field, that follow from the dataset and the method alone."""
+    reasons = {
+        "data.source": "the layout of the folder",
+        "data.root": "folder or s3:// prefix; $NAME is expanded",
+        "data.train": "what is signed",
+        "data.test": "for accuracies, and the pictures that keys are laid over"
+        if inspection.test
+        else "none was found: accuracies are those on the training images, and keys are asked alone",
         "surrogate.num_epochs": f"for {inspection.num_images:,} training images",
         "surrogate.flip": "mirroring keeps a photograph's class, but not always a letter's or digit's",
+        "detection.question": "clean models that suspects are compared with, beside the surrogate",
     }
-    reasons["detection.question"] = "clean models that suspects are compared with, beside the surrogates"
-    if not chosen.is_matched:
+    if not is_matched:
         reasons["keys.family"] = "a fast and two slow waves: what one kind of network misses, another learns"
-        reasons["signing.selection"] = "there the pattern is what is left to learn"
-        reasons["detection.question"] = (
-            "clean models that suspects are compared with: name the kinds that others may train"
+        reasons["signing.selection"] = (
+            "images that a clean model gets wrong: there the pattern is what is left to learn"
         )
-        reasons["surrogate.model"] = f"ranks the images by their loss, and is compared with suspects; {why_model}"
+        reasons["detection.question"] += ": name the kinds that others may train"
     if inspection.one_size is None:
         reasons["data.image_size"] = (
             f"images differ in size or are not square: models take them at {size} px, the files are signed as they are"
@@ -181,7 +189,7 @@ def suggest(
         reasons["data.image_size"] = (
             f"models take the images of {inspection.one_size} px at {size} px, the files are signed as they are"
         )
-    return Suggestion(tree, reasons)
+    return reasons
 
 
 def _model_size(inspection: Inspection) -> int:
