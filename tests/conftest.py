@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -37,6 +40,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         markers = {marker.name for marker in item.iter_markers()}
         needs_server = bool(markers & {"ray", "s3"}) and "slow" not in markers
         item.add_marker(pytest.mark.xdist_group("servers" if needs_server else item.path.as_posix()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_secrets(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Makes the secrets that a module's tests draw in this process a function of the module.
+
+    What a question finds depends a little on the keys: with secrets of the operating system, its tests fail once in a while.
+    """
+    from taggants.keys import key_file
+
+    name, drawn = request.node.name, itertools.count()
+
+    def token_bytes(count: int) -> bytes:
+        return hashlib.shake_256(f"{name}/{next(drawn)}".encode()).digest(count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_file, "secrets", SimpleNamespace(token_bytes=token_bytes))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from taggants.cli import main
+from taggants.keys import key_file
 from taggants.run import Run
 from taggants.stages.verify import verify
 from taggants.suspects import CallableSuspect
@@ -35,7 +36,7 @@ def signed_run(folder: Path) -> Run:
     with (
         pytest.MonkeyPatch.context() as patch
     ):  # so that the references' habits, and the forged verdicts, are always the same
-        patch.setattr(secrets, "token_bytes", lambda count: bytes([7]) * count)
+        patch.setattr(key_file, "secrets", SimpleNamespace(token_bytes=lambda count: bytes([7]) * count))
         assert main(["keys", "commit", *config, "--source", "drand mainnet", "--round", "4000000"]) == 0
     assert main(["keys", "draw", *config, VALUE]) == 0
     assert main(["craft", *config]) == 0
