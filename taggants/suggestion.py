@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final, Literal
 
 from taggants.data.inspection import Inspection
+from taggants.detection.question import VALUES_PER_REFERENCE
 from taggants.errors import InputError
 
 _MAX_SIGNED_SHARE, _USUAL_SIGNED_SHARE = 0.1, 0.05
@@ -58,7 +59,6 @@ STRENGTHS: Final[Mapping[str, Strength]] = {
 }
 DEFAULT_STRENGTH: Final = "strong"
 _CLASS_SHARE: Final = 0.1
-_VALUES_PER_REFERENCE: Final = 20
 _OF_SMALL_IMAGES: Final = Strength(
     {"family": "block"},
     "matching",
@@ -286,7 +286,7 @@ def _question(inspection: Inspection, num_keys: int, size: int, *, is_matched: b
     if size % patch_size == 0:
         kinds.append({"model": "timm/vit_tiny_patch16_224", "patch_size": patch_size})
     # Beside the surrogate. Each has a slope, so a few explain the rows of few keys and classes by chance.
-    kinds = kinds[: max(1, num_keys * (inspection.num_classes - 1) // _VALUES_PER_REFERENCE - 1)]
+    kinds = kinds[: max(1, num_keys * (inspection.num_classes - 1) // VALUES_PER_REFERENCE - 1)]
     return {"bare_key": inspection.test is None, "num_references": len(kinds), "kinds": kinds}
 
 

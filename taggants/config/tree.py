@@ -78,7 +78,7 @@ class Config(Section):
         question = self.detection.question
         if question is None:
             return self
-        number = len(self.surrogate_trainings) + len(question.references) + question.num_references
+        number = self.num_compared
         if number > MAX_NUM_REFERENCES:
             raise ValueError(
                 f"suspects would be compared with {number} models (surrogate.num_models, detection.question.references and "
@@ -104,6 +104,14 @@ class Config(Section):
         """One training section for each surrogate that is needed: to craft on, or to choose images by. None else."""
         is_needed = self.crafting.optimised_share > 0 or self.signing.selection != "random"
         return self.surrogate.trainings if is_needed else ()
+
+    @property
+    def num_compared(self) -> int:
+        """With how many models the question compares suspects; 0 without a question."""
+        question = self.detection.question
+        if question is None:
+            return 0
+        return len(self.surrogate_trainings) + len(question.references) + question.num_references
 
     @property
     def reference_trainings(self) -> tuple[TrainingConfig, ...]:

@@ -21,6 +21,8 @@ from taggants.errors import InputError, check_integer, check_text
 
 AMPLITUDE_UNIT: Final = 256  # amplitudes are whole 256ths, so that overlays need no floating point
 MAX_NUM_REFERENCES: Final = 16
+VALUES_PER_REFERENCE: Final = 20
+"""Of keys times (classes - 1), as few as a reference should have: fitted to fewer, slopes take evidence off with the habits."""
 """With a slope each: more explain few keys of few classes by chance, and take long."""
 REFUSED: Final = -1  # stands for every label of a row where the suspect gave no answer
 SCORE: Final = "floor(64 ln(rank) + 1/2)"

@@ -14,6 +14,7 @@ from typing import Final
 from taggants.config import Config
 from taggants.crafting.methods import METHODS
 from taggants.detection import hits_p_value, rank_p_value
+from taggants.detection.question import VALUES_PER_REFERENCE
 from taggants.estimation.measured import MEASURED, Measured
 from taggants.perturbation import epsilon_levels
 from taggants.reporting.quantities import counted
@@ -29,12 +30,14 @@ class Wanted:
     """What decides whether victims are detected, as far as it is known before anything is trained.
 
     cell: like a measured one, without p-values. level: that the p-value of one test must reach. statistic, top_k: as registered.
+    num_compared: models that the question compares suspects with.
     """
 
     cell: Measured
     level: float
     statistic: str
     top_k: int
+    num_compared: int = 0
 
     @property
     def with_references(self) -> bool:
@@ -75,7 +78,7 @@ def wanted_of(config: Config, num_images: int, num_classes: int, size: int, imag
         bare=(),
     )
     level = detection.alpha / (detection.num_suspects * detection.num_looks)
-    return Wanted(cell, level, detection.statistic, detection.top_k)
+    return Wanted(cell, level, detection.statistic, detection.top_k, config.num_compared)
 
 
 def _kind(model: str) -> str:
@@ -86,12 +89,12 @@ def _kind(model: str) -> str:
 def doubts(wanted: Wanted) -> tuple[str, ...]:
     """Returns a sentence without its full stop for each reason to doubt that victims reach the level; none where none is known.
 
-    Either so few keys and classes cannot give so small a p-value, or no measured cell of the kind reached the level, or none
-    did with so little.
+    Either so few keys and classes cannot give so small a p-value, or they are few for so many references, or no measured cell of
+    the kind reached the level, or none did with so little.
     """
     floor = _floor(wanted)
     outside = _outside(wanted, has_few_keys=floor is not None)
-    return tuple(sentence for sentence in (floor, outside) if sentence)
+    return tuple(sentence for sentence in (floor, _many_references(wanted), outside) if sentence)
 
 
 def record(wanted: Wanted) -> str:
@@ -161,6 +164,19 @@ def _floor(wanted: Wanted) -> str | None:
     return (
         f"{_p(wanted)} is out of reach: {counted(cell.num_keys, 'key')} of {cell.num_classes} classes cannot give a "
         f"p-value below {own:.2g}, however well the data are signed; {fix}"
+    )
+
+
+def _many_references(wanted: Wanted) -> str | None:
+    """Each reference has a slope of its own, and slopes fitted to few values take the evidence off with the habits."""
+    cell = wanted.cell
+    most = max(1, cell.num_keys * (cell.num_classes - 1) // VALUES_PER_REFERENCE)
+    if not wanted.with_references or wanted.num_compared <= most:
+        return None
+    return (
+        f"suspects are compared with {wanted.num_compared} models, many for {counted(cell.num_keys, 'key')} of "
+        f"{cell.num_classes} classes, whose evidence they explain by chance; hold {most} or fewer (surrogate.num_models, "
+        "detection.question.references and num_references), or set more keys"
     )
 
 

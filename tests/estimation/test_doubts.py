@@ -133,6 +133,21 @@ def test_nothing_is_said_of_methods_that_were_not_measured() -> None:
     assert (doubts(mixed), record(mixed)) == ((), "")
 
 
+def test_many_references_for_few_keys_and_classes_are_named() -> None:
+    def sentences(num_compared: int, num_classes: int, statistic: str = "question") -> tuple[str, ...]:
+        cell = replace(MEASURED[0], method="nothing measured", num_keys=10, num_classes=num_classes)
+        return doubts(Wanted(cell, 1e-3, statistic, 1, num_compared))
+
+    assert sentences(9, 20) == ()
+    (sentence,) = sentences(10, 20)
+    assert "compared with 10 models, many for 10 keys of 20 classes" in sentence
+    assert "hold 9 or fewer" in sentence
+    assert sentences(10, 20, "rank") == ()
+    assert sentences(2, 5) == ()
+    assert "hold 2 or fewer" in sentences(3, 5)[0]
+    assert wanted("cifar100_paper_strength", PHOTOS, "detection.question.num_references=3").num_compared == 5
+
+
 def test_references_count_only_where_the_statistic_has_them() -> None:
     cell = next(m for m in MEASURED if m.row == "| 2 seeds |")
     question = Wanted(replace(cell, bare=()), 1e-3, "question", 1)
