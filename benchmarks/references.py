@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from taggants.detection import Evidence, exact_p_value
-from taggants.detection.question import VALUES_PER_REFERENCE, evidence_table
+from taggants.detection.question import evidence_table, most_references
 
 CELLS = ((10, 20, 2.0), (10, 5, 2.5), (16, 10, 2.0), (4, 10, 3.0), (32, 2, 1.0))
 NUMBERS = (0, 1, 2, 3, 5, 7, 9, 12, 16)
@@ -46,7 +46,7 @@ def main() -> None:
             np.median([p_value(num_keys, num_classes, favour, number, rng) for _ in range(num_claims)])
             for number in NUMBERS
         ]
-        most = max(1, num_keys * (num_classes - 1) // VALUES_PER_REFERENCE)
+        most = most_references(num_keys, num_classes)
         print(f"| {num_keys} x {num_classes} | {most} | " + " | ".join(f"{p:.0e}" for p in medians) + " |", flush=True)
 
 

@@ -1,6 +1,6 @@
 """The order of the stages of a run; each stage finds what is done and does the rest.
 
-data -> keys -> surrogates -> plan -> craft -> export -> train victims and controls -> verify.
+data -> keys -> surrogates -> plan -> craft -> export -> references -> train victims and controls -> verify.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from taggants.stages.craft import craft
 from taggants.stages.export import ExportResult, export
 from taggants.stages.keys import register
 from taggants.stages.plan import make_plan
-from taggants.stages.questions import record_signing
+from taggants.stages.questions import record_signing, train_references
 from taggants.stages.surrogates import train_surrogates
 from taggants.training.job import TrainedModel
 
@@ -75,6 +75,7 @@ def sign(run: Run) -> Signing:
     if drive.failed:
         return Signing(surrogates, plan, drive, None)
     exported = export(run, plan)
+    train_references(run)
     record_signing(run)
     say(summaries.exported(run, exported))
     return Signing(surrogates, plan, drive, exported)

@@ -14,8 +14,9 @@ from pathlib import PurePosixPath
 from typing import Any, Final, Literal
 
 from taggants.data.inspection import Inspection
-from taggants.detection.question import VALUES_PER_REFERENCE
+from taggants.detection.question import most_references
 from taggants.errors import InputError
+from taggants.keys.key_set import SMALLEST_KEY_PX
 
 _MAX_SIGNED_SHARE, _USUAL_SIGNED_SHARE = 0.1, 0.05
 _CAPACITY_RISK = 1e-3
@@ -25,17 +26,19 @@ _SMALL_PX: Final = 24
 
 @dataclass(frozen=True)
 class Strength:
-    """How photographs are signed, where benchmarks/results/power.md has a row of it: a tenth of a class a key, 16/255.
+    """How photographs are signed, where benchmarks/results/power.md has a row of it: a tenth of a class a key.
 
     Attributes:
         keys: fields of the key family. method, selection: of the crafting and of the images.
-        why: half a sentence for the configuration.
+        why: half a sentence for the configuration. epsilon, why_epsilon: the bound in 255ths, and likewise.
     """
 
     keys: Mapping[str, Any]
     method: str
     selection: str
     why: str
+    epsilon: str = "16/255"
+    why_epsilon: str = "the paper's bound"
 
     @property
     def is_matched(self) -> bool:
@@ -49,12 +52,21 @@ STRENGTHS: Final[Mapping[str, Strength]] = {
         "loss",
         "the paper's, on surrogates: it moves answers little, and models of other architectures learn little of it",
     ),
+    "balanced": Strength(
+        {"family": "grating"},
+        "imprint",
+        "loss",
+        "the key's own pattern, on images that a clean model gets wrong: many kinds of networks learn it, and a key laid over an "
+        "image turns the answer more often than with clean models (see flips in the rehearsal)",
+        "8/255",
+        "half the paper's: less is learnt, seen and turned than at 16/255",
+    ),
     "strong": Strength(
         {"family": "grating"},
         "imprint",
         "loss",
         "the key's own pattern, on images that a clean model gets wrong: most kinds of networks learn it, and a key laid over an "
-        "image then often turns the answer (see flips in the rehearsal); init --strength quiet moves them less",
+        "image then often turns the answer (see flips in the rehearsal); init --strength balanced or quiet moves them less",
     ),
 }
 DEFAULT_STRENGTH: Final = "strong"
@@ -99,6 +111,8 @@ def suggest(
     if strength is not None and strength not in names:
         raise InputError(f"strength {strength!r} does not exist; it is {', '.join(names[:-1])} or {names[-1]}")
     size = _model_size(inspection)
+    if size < SMALLEST_KEY_PX:
+        raise InputError(f"the images have {size} px a side, but keys are images of {SMALLEST_KEY_PX} px or more")
     is_small = size < _SMALL_PX
     if is_small and strength is not None:
         raise InputError(
@@ -109,7 +123,7 @@ def suggest(
     cells = {"cell_size": min(8, max(1, size // 8))} if chosen.keys["family"] == "block" else {}
     num_steps = 150 if is_small else 80 if size < 128 else 250
     num_keys, images_per_key, why_keys, why_images = _keys_and_images(inspection, is_small=is_small)
-    epsilon, why_epsilon = _epsilon(size)
+    epsilon, why_epsilon = _epsilon(size) if is_small else (chosen.epsilon, chosen.why_epsilon)
     model, why_model = _model(size)
     num_epochs, batch_size = _schedule(inspection.num_images)
     augmentation = {"crop_padding": 4 if size >= 24 else 0, "flip": inspection.channels == 3}
@@ -219,7 +233,7 @@ def _keys_and_images(inspection: Inspection, *, is_small: bool) -> tuple[int, in
         images_per_key = min(wanted, most, fitting)
         if images_per_key >= 5 or num_keys <= 8:
             break
-        num_keys //= 2
+        num_keys -= 1
     if most < 1:
         raise InputError(
             f"{inspection.root} has {inspection.num_images:,} training images, too few: {num_keys} keys would need at least "
@@ -255,11 +269,10 @@ def _most_keys_of_a_class(num_keys: int, num_classes: int) -> int:
 
 
 def _epsilon(size: int) -> tuple[str, str]:
+    """Returns the bound of images below 24 px, and why."""
     if size <= 12:
         return "64/255", "so few pixels hold little: visible on a close look"
-    if size < _SMALL_PX:
-        return "32/255", "between the digits' 64/255 at 8 px and the paper's 16/255 at 224 px"
-    return "16/255", "the paper's bound"
+    return "32/255", "between the digits' 64/255 at 8 px and the paper's 16/255 at 224 px"
 
 
 def _model(size: int) -> tuple[str, str]:
@@ -275,19 +288,26 @@ def _model(size: int) -> tuple[str, str]:
 
 def _question(inspection: Inspection, num_keys: int, size: int, *, is_matched: bool) -> dict[str, Any]:
     """Returns fields of detection.question. An imprint shows in what a key does to pictures, not in what it is answered alone."""
+    beside_surrogate = most_references(num_keys, inspection.num_classes) - 1
     if is_matched:
-        return {"num_references": 1}
+        return {"num_references": min(1, beside_surrogate)}
     kinds: list[dict[str, Any]] = [{"recipe": "strong"}]
     if size >= 32:  # which a ConvNeXt halves five times
         kinds.append({"model": "timm/convnext_atto"})
     if size < 128:
         kinds.append({"model": "cnn"})
-    patch_size = size // 4 if size < 128 else 16
-    if size % patch_size == 0:
+    if patch_size := _patch_size(size):
         kinds.append({"model": "timm/vit_tiny_patch16_224", "patch_size": patch_size})
-    # Beside the surrogate. Each has a slope, so a few explain the rows of few keys and classes by chance.
-    kinds = kinds[: max(1, num_keys * (inspection.num_classes - 1) // VALUES_PER_REFERENCE - 1)]
+    kinds = kinds[:beside_surrogate]
     return {"bare_key": inspection.test is None, "num_references": len(kinds), "kinds": kinds}
+
+
+def _patch_size(size: int) -> int | None:
+    """Returns the side of a vision transformer's patches, which must divide the image: as was measured at 32 px, four a side, or
+    the usual 16 px of large images, or what is next to that. None: nothing near divides it."""
+    wanted = size / 4 if size < 128 else 16
+    near = [side for side in range(1, size + 1) if size % side == 0 and wanted / 2 <= side <= 2 * wanted]
+    return min(near, key=lambda side: abs(side - wanted), default=None)
 
 
 def _schedule(num_images: int) -> tuple[int, int]:

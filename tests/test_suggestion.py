@@ -9,6 +9,7 @@ import yaml
 from taggants.config import Config
 from taggants.data.inspection import Inspection
 from taggants.errors import InputError
+from taggants.estimation.doubts import doubts, wanted_of
 from taggants.models import ModelSpec, check_model
 from taggants.suggestion import DEFAULT_STRENGTH, STRENGTHS, _most_keys_of_a_class, suggest
 
@@ -153,6 +154,33 @@ def test_few_classes_get_few_references(num_classes: int, num_references: int) -
     assert config.keys.num_keys * (num_classes - 1) >= 20 * num_references
 
 
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("num_classes", [2, 3, 4, 10, 20])
+@pytest.mark.parametrize("num_images", [600, 1000, 5000])
+def test_what_is_suggested_raises_no_doubt_of_its_own_making(num_images: int, num_classes: int, strength: str) -> None:
+    inspection = like(num_images, num_classes, (32, 32))
+    config = Config.model_validate(suggest(inspection, strength=strength).tree)
+    per_key = config.signing.images_per_key
+    assert per_key is not None
+    found = " ".join(doubts(wanted_of(config, num_images, num_classes, 32, per_key)))
+    assert "are compared with" not in found
+    assert "out of reach" not in found
+
+
+def test_refuses_images_that_are_smaller_than_keys() -> None:
+    with pytest.raises(InputError, match="3 px a side, but keys are images of 4 px or more"):
+        suggest(like(5000, 10, (3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("size", "patch_size"), [(30, 6), (31, None), (32, 8), (50, 10), (64, 16), (150, 15), (224, 16)]
+)
+def test_patches_divide_the_image(size: int, patch_size: int | None) -> None:
+    question = configured(like(5000, 20, (size, size))).detection.question
+    assert question is not None
+    assert [kind.patch_size for kind in question.kinds if kind.patch_size] == ([patch_size] if patch_size else [])
+
+
 @pytest.mark.parametrize("size", [24, 30, 32, 50, 64, 100, 128, 200, 224])
 def test_every_reference_takes_the_images(size: int) -> None:
     config = configured(like(5000, 20, (size, size)))
@@ -174,11 +202,19 @@ def test_the_quiet_strength_is_the_papers_method() -> None:
     assert len(config.surrogate_trainings) == 1
     assert (config.signing.images_per_key, config.crafting.epsilon) == (25, 16 / 255)
     assert suggest(inspection) == suggest(inspection, strength=DEFAULT_STRENGTH)
-    assert set(STRENGTHS) == {"quiet", "strong"}
+    assert list(STRENGTHS) == ["quiet", "balanced", "strong"]
+
+
+def test_the_balanced_strength_is_the_strong_one_at_half_the_bound() -> None:
+    inspection = like(5000, 20, (32, 32))
+    balanced, strong = suggest(inspection, strength="balanced"), suggest(inspection, strength="strong")
+    assert Config.model_validate(balanced.tree).crafting.epsilon == 8 / 255
+    assert {**balanced.tree, "crafting": {**balanced.tree["crafting"], "epsilon": "16/255"}} == strong.tree
+    assert balanced.reasons["crafting.epsilon"] != strong.reasons["crafting.epsilon"]
 
 
 def test_refuses_a_strength_that_is_not_known_or_of_small_images() -> None:
-    with pytest.raises(InputError, match="strength 'loud' does not exist; it is quiet or strong"):
+    with pytest.raises(InputError, match="strength 'loud' does not exist; it is quiet, balanced or strong"):
         suggest(like(5000, 20, (32, 32)), strength="loud")
     with pytest.raises(InputError, match="of images of 24 px or more, but these have 8; leave it out"):
         suggest(DIGITS, strength="quiet")

@@ -293,23 +293,26 @@ class _Check:
         """Asks the suspect and references again, about the disclosed keys."""
         if self.files.suspect is None:
             self.say("suspect", None, "it was not asked again: --suspect")
-        num_others = len(certificate.registration.references) - len(self.files.references)
-        if num_others > 0:
-            text = f"{num_others} of {len(certificate.registration.references)} were not asked again"
-            self.say("references", None, f"{text}, so that their answers are the owner's word: --reference")
+        asked: set[int] = set()
+        if keys is not None:
+            for reference in self.files.references:
+                ask = functools.partial(_asked_reference, reference, certificate, keys, recorded, asked)
+                self.judge("references", ask)
+        names = certificate.registration.references
+        if num_others := len(names) - len(asked):
+            text = f"{num_others} of {len(names)} were not asked again, so that their answers are the owner's word: --reference"
+            self.say("references", None, text)
         if keys is None:
             if self.files.suspect is not None or self.files.references:
                 self.say("suspect", None, "nobody can be asked without keys: --disclosure")
-            return
-        for reference in self.files.references:
-            self.judge("references", functools.partial(_asked_reference, reference, certificate, keys, recorded))
-        if self.files.suspect is not None:
+        elif self.files.suspect is not None:
             self.judge("suspect", functools.partial(_asked_suspect, self.files.suspect, certificate, keys, recorded))
 
 
 def _asked_reference(
-    reference: Asker, certificate: Certificate, keys: DisclosedKeys, recorded: list[Answers] | None
+    reference: Asker, certificate: Certificate, keys: DisclosedKeys, recorded: list[Answers] | None, asked: set[int]
 ) -> tuple[bool | None, str]:
+    """asked: gets the place of the reference among the registered ones, once its answers were compared."""
     sha256, answers = reference(certificate.registration, keys.images)
     weights = () if certificate.signing is None else certificate.signing.reference_weights
     if sha256 not in weights:
@@ -317,6 +320,9 @@ def _asked_reference(
     if recorded is None:
         return None, "answers are compared with the recorded ones: --answers"
     place = weights.index(sha256)
+    asked.update(
+        index for index, found in enumerate(weights) if found == sha256
+    )  # the record gives all one file of answers
     holds, text = check_same_answers(certificate.registration, None, recorded[1 + place], answers, keys.indices)
     return holds, f"{certificate.registration.references[place]}: {text}"
 

@@ -33,7 +33,8 @@ def one_sentence(error: ValidationError) -> str:
         sentence = f"{value} must be {allowed_values(first['loc'])}"
     num_more = error.error_count() - 1
     more = f" ({num_more} more field{'s are' if num_more > 1 else ' is'} wrong)" if num_more else ""
-    return f"config field {where!r}{sentence}{more}"
+    field = f"config field {where!r}" if first["loc"] else "config"  # of two sections that do not fit each other
+    return f"{field}{sentence}{more}"
 
 
 def _what_exists(place: Sequence[str | int]) -> str:

@@ -157,7 +157,7 @@ class EvaluationConfig(Section):
         1.0,
         gt=0,
         le=1,
-        description="GPUs of each model that Ray trains beside others on device cuda; 1/4 packs four on a GPU",
+        description="GPUs of each reference, victim or control that Ray trains on device cuda beside others; 1/4: four on a GPU",
     )
     probe: DataConfig | None = Field(
         None,

@@ -43,9 +43,11 @@ def check_class_sizes(
         label = int(held.argmin())
         num_unfit = int((labels == label).sum()) - int(held[label])
         unfit = f" that can be signed, and {num_unfit} that cannot," if num_unfit else ""
+        lower = "lower signing.images_per_key or signing.budget, or " if held[label] else ""
+        convert = "convert its images to 8-bit PNG or JPEG, or " if num_unfit else ""
         raise InputError(
-            f"class {label} has {held[label]} images{unfit} but a key needs {per_key}; lower signing.images_per_key or "
-            f"signing.budget, or leave classes without images out of the dataset"
+            f"class {label} has {held[label]} images{unfit} but a key needs {per_key}; {lower}{convert}leave the "
+            "class out of the dataset"
         )
 
 

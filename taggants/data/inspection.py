@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from taggants.data import open_source
 from taggants.data.file_names import IMAGE_SUFFIXES, suffix_of
+from taggants.data.fitness import problem_of
 from taggants.data.image_codec import open_picture
 from taggants.data.layouts import LAYOUTS
 from taggants.data.layouts.parquet.source import ParquetSource, json_metadata, label_feature_of
@@ -99,6 +100,8 @@ def inspect_dataset(
         InputError: there is no such folder, no image in a known layout, no training split, several columns that may be
             the one, or a label that is missing.
     """
+    if "$" in uri:
+        raise InputError(f"{uri!r} has a $, which names an environment variable in a configuration; rename the folder")
     root = Root(uri)
     if suffix_of(uri) in ("parquet", "tar"):
         root, file = Root.of_file(uri)
@@ -116,6 +119,11 @@ def inspect_dataset(
                 f"{root.uri} holds only a test split by the names of its files; name the training split yourself"
             )
         test = _split(root, split_names, TEST_NAMES, are_files=bool(suffix)) if test is None else test
+    if test == train:
+        raise InputError(
+            f"the test split is {test!r}, as the training split: accuracies and covers would be of images that models learn "
+            "from; name another, or none"
+        )
     columns = _columns(root, train, image_column, label_column) if layout == "parquet" else ("image", "label")
 
     def source(split: str) -> ImageSource:
@@ -231,17 +239,38 @@ def _only(uri: str, candidates: Sequence[str], preferred: Sequence[str], kind: s
 
 
 def _look_at_images(source: ImageSource) -> tuple[list[str], list[tuple[int, int]], list[str]]:
-    """Returns Pillow's modes, the sizes and the formats of a few images spread over the dataset, the commonest first."""
+    """Returns Pillow's modes, the sizes and the formats of a few images spread over the dataset, the commonest first.
+
+    Only of those that can be signed.
+
+    Raises:
+        InputError: none can be signed, or one cannot be read.
+    """
     sample_ids = np.unique(np.linspace(0, source.num_rows - 1, _NUM_IMAGES_LOOKED_AT, dtype=np.int64)).tolist()
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     encodings: Counter[str] = Counter()
+    problems: list[str] = []
     for sample_id, data in zip(sample_ids, source.read_encoded(sample_ids), strict=True):
+        place = source.place_of(sample_id)
         try:
             with open_picture(data) as image:
-                modes[image.mode] += 1
-                sizes[image.height, image.width] += 1
-                encodings[image.format or "unknown"] += 1
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-            raise InputError(f"{source.place_of(sample_id)} cannot be read as an image; replace it") from None
+                mode, size, encoding = image.mode, (image.height, image.width), image.format or "unknown"
+        except Image.DecompressionBombError:
+            raise InputError(
+                f"{place} has more pixels than are read safely; make it smaller, or leave it out"
+            ) from None
+        except (UnidentifiedImageError, OSError):
+            raise InputError(f"{place} cannot be read as an image; replace it") from None
+        problem = problem_of(data, 1) and problem_of(data, 3)
+        if problem is not None:
+            problems.append(f"{place} is {problem}")
+            continue
+        modes[mode] += 1
+        sizes[size] += 1
+        encodings[encoding] += 1
+    if not modes:
+        raise InputError(
+            f"none of the {len(problems)} images looked at can be signed: {problems[0]}; convert them to 8-bit PNG or JPEG"
+        )
     return ([value for value, _ in counter.most_common()] for counter in (modes, sizes, encodings))  # type: ignore[return-value]

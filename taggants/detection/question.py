@@ -21,9 +21,8 @@ from taggants.errors import InputError, check_integer, check_text
 
 AMPLITUDE_UNIT: Final = 256  # amplitudes are whole 256ths, so that overlays need no floating point
 MAX_NUM_REFERENCES: Final = 16
-VALUES_PER_REFERENCE: Final = 20
-"""Of keys times (classes - 1), as few as a reference should have: fitted to fewer, slopes take evidence off with the habits."""
 """With a slope each: more explain few keys of few classes by chance, and take long."""
+_VALUES_PER_REFERENCE: Final = 20
 REFUSED: Final = -1  # stands for every label of a row where the suspect gave no answer
 SCORE: Final = "floor(64 ln(rank) + 1/2)"
 SLOPE_EACH: Final = (
@@ -262,6 +261,11 @@ def _mean_of_rest(by_rank: NDArray[np.int64], num_named: int) -> int:
     """The value that all classes behind the named ones share."""
     rest = by_rank[num_named:]
     return int(rest.sum()) // len(rest) if len(rest) else int(by_rank[-1])
+
+
+def most_references(num_keys: int, num_classes: int) -> int:
+    """Returns how many references are advised: fitted to fewer values each, slopes take evidence off with the habits."""
+    return max(1, num_keys * (num_classes - 1) // _VALUES_PER_REFERENCE)
 
 
 def evidence_table(

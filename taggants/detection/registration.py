@@ -238,6 +238,10 @@ class SigningRecord(Published):
                 check_sha256(f"an entry of {name}", value)
         if len(self.reference_weights) != len(self.reference_answers):
             raise InputError("reference_weights and reference_answers must have one entry for each reference.")
+        answers_of: dict[str, str] = {}
+        for weights, answers in zip(self.reference_weights, self.reference_answers, strict=True):
+            if answers_of.setdefault(weights, answers) != answers:
+                raise InputError(f"reference_weights names {weights} twice, with different answers.")
 
     def to_json(self) -> dict[str, Any]:
         content = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}

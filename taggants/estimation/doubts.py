@@ -14,7 +14,7 @@ from typing import Final
 from taggants.config import Config
 from taggants.crafting.methods import METHODS
 from taggants.detection import hits_p_value, rank_p_value
-from taggants.detection.question import VALUES_PER_REFERENCE
+from taggants.detection.question import most_references
 from taggants.estimation.measured import MEASURED, Measured
 from taggants.perturbation import epsilon_levels
 from taggants.reporting.quantities import counted
@@ -170,7 +170,7 @@ def _floor(wanted: Wanted) -> str | None:
 def _many_references(wanted: Wanted) -> str | None:
     """Each reference has a slope of its own, and slopes fitted to few values take the evidence off with the habits."""
     cell = wanted.cell
-    most = max(1, cell.num_keys * (cell.num_classes - 1) // VALUES_PER_REFERENCE)
+    most = most_references(cell.num_keys, cell.num_classes)
     if not wanted.with_references or wanted.num_compared <= most:
         return None
     return (

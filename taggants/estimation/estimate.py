@@ -75,16 +75,17 @@ def estimate(run: Run, work: Work, timings: Timings) -> Estimate:
     suspects = [training for training in trainings if not training.name.startswith(tuple(named))]
     stages = []
 
-    def train(role: str, unit_s: float | None) -> None:  # one after another
+    def train(role: str, unit_s: float | None, lanes: int = 1) -> None:
         if models := named[role]:
             images = sum(work.images * training.epochs for training in models)
-            read_s = len(models) * _read_once_s(config.surrogate, work, timings)
-            workers = max(1, config.surrogate.num_workers)
+            lanes = min(lanes, len(models))
+            read_s = math.ceil(len(models) / lanes) * _read_once_s(config.surrogate, work, timings)
+            lanes *= max(1, config.surrogate.num_workers)
             stages.append(
-                _stage(f"train {role}s", _models(models), config.surrogate.device, images, unit_s, workers, read_s)
+                _stage(f"train {role}s", _models(models), config.surrogate.device, images, unit_s, lanes, read_s)
             )
 
-    train("surrogate", timings.surrogate_s)
+    train("surrogate", timings.surrogate_s)  # one after another
     if work.candidates and not work.shards_done and not work.is_exported:
         lanes = _crafting_lanes(config) if config.execution.pool == "ray" else 1
         count = work.candidates * config.surrogate.num_models
@@ -112,10 +113,10 @@ def estimate(run: Run, work: Work, timings: Timings) -> Estimate:
         stages.append(
             _stage("export", f"{work.images:,} images", "cpu", 3 * work.images * work.rounds, timings.read_s, 1)
         )
-    train("reference", timings.reference_s)
+    train("reference", timings.reference_s, _training_lanes(config, config.surrogate))
     if suspects:
         training = config.evaluation.training
-        lanes = min(_evaluation_lanes(config), len(suspects)) * max(1, training.num_workers)
+        lanes = min(_training_lanes(config, training), len(suspects)) * max(1, training.num_workers)
         read_s = math.ceil(len(suspects) / lanes) * _read_once_s(training, work, timings)
         stages.append(
             _stage(
@@ -167,14 +168,13 @@ def _crafting_lanes(config: Config) -> int:
     return max(1, min(fits))
 
 
-def _evaluation_lanes(config: Config) -> int:
-    evaluation = config.evaluation
-    training = evaluation.training
+def _training_lanes(config: Config, training: TrainingConfig) -> int:
+    """Models that train side by side."""
     if config.execution.pool == "inline" or training.num_workers or training.loader == "ray":
         return 1
     lanes = (os.cpu_count() or 1) // training.num_threads
     if training.device == "cuda":
-        lanes = min(lanes, int(max(1, torch.cuda.device_count()) / evaluation.gpus_per_model))
+        lanes = min(lanes, int(max(1, torch.cuda.device_count()) / config.evaluation.gpus_per_model))
     return max(1, lanes)
 
 

@@ -20,6 +20,7 @@ from taggants.keys.families import KEY_FAMILIES
 from taggants.keys.merkle import merkle_root
 from taggants.keys.randomness import Randomness
 
+SMALLEST_KEY_PX: Final = 4
 MAX_NUM_KEYS: Final = 100_000
 MAX_NUM_CLASSES: Final = 1_000_000
 _COMMITMENT_TAG: Final = b"taggants/v1/keys-commitment"
@@ -56,7 +57,7 @@ class KeySpec:
         check_integer("num_classes", self.num_classes, 2, MAX_NUM_CLASSES)
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise InputError(f"channels is {self.channels!r} but must be 1 or 3.")
-        check_integer("image_size", self.image_size, 4, 4096)
+        check_integer("image_size", self.image_size, SMALLEST_KEY_PX, 4096)
         if not isinstance(self.family, str) or self.family not in KEY_FAMILIES:
             raise InputError(f"family is {self.family!r} but must be one of {', '.join(KEY_FAMILIES)}.")
         KEY_FAMILIES[self.family].check(self.family, self.parameters, self.image_size)

@@ -137,8 +137,9 @@ def check_model(spec: ModelSpec) -> None:
         with torch.no_grad():
             model(torch.zeros(1, spec.channels, spec.image_size, spec.image_size))
     except (AssertionError, RuntimeError) as error:
+        patches = "" if spec.patch_size is None else f" with patch_size {spec.patch_size}"
         raise InputError(
-            f"model {spec.name!r} does not take {spec.channels} channels of {spec.image_size} px "
+            f"model {spec.name!r}{patches} does not take {spec.channels} channels of {spec.image_size} px "
             f"({' '.join(str(error).split())[:120]}); choose a model that fits the images"
         ) from error
 

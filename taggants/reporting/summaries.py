@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -153,11 +154,12 @@ def inspected(inspection: Inspection) -> str:
 
 
 def config_written(path: str) -> str:
+    config = f"--config {shlex.quote(path)}"
     return (
         f"written {path}\n"
-        f"next    taggants plan --config {path}     # what will be done, how long it takes; nothing is started\n"
-        f"        taggants keys --config {path}     # draws the secret keys and writes the registration: publish it first\n"
-        f"        taggants craft --config {path}    # signs the dataset and rehearses detection"
+        f"next    taggants plan {config}     # what will be done, how long it takes; nothing is started\n"
+        f"        taggants keys {config}     # draws the secret keys and writes the registration: publish it first\n"
+        f"        taggants craft {config}    # signs the dataset and rehearses detection"
     )
 
 

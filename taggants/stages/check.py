@@ -66,12 +66,16 @@ def check(run: Run) -> None:
         raise InputError(
             f"detection.top_k = {config.detection.top_k} must be below the number of classes, {run.index.num_classes}"
         )
-    for section in (config.surrogate, config.evaluation.training):
-        CropAndFlip(section.crop_padding, section.flip).check(image_size)
+    for cropped in (config.surrogate, config.evaluation.training):
+        CropAndFlip(cropped.crop_padding, cropped.flip).check(image_size)
     augmentation_of(config, image_size).check(image_size)
-    trained = [t for i, t in enumerate(config.surrogate.trainings) if i not in run.given_surrogates]
-    for training in (*trained, *config.reference_trainings, config.evaluation.training):
-        check_model(model_spec(run, training))
+    trained = [("surrogate", t) for i, t in enumerate(config.surrogate.trainings) if i not in run.given_surrogates]
+    references = [("detection.question.kinds", training) for training in config.reference_trainings]
+    for name, training in (*trained, *references, ("evaluation.training", config.evaluation.training)):
+        try:
+            check_model(model_spec(run, training))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
 
 
 def _check_files(config: Config) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from taggants.reporting.progress import stage
 from taggants.run import Run
 from taggants.seeds import hash_seed
-from taggants.stages.model_training import say_trained, train_model, training_job
+from taggants.stages.model_training import train_model, train_models, training_job
 from taggants.training.job import TrainedModel, TrainingJob
-from taggants.training.ray_trainer import run_trainings
 
 
 def suspect_job(run: Run, role: str, index: int) -> TrainingJob:
@@ -31,21 +29,9 @@ def train_suspect(run: Run, role: str, index: int) -> TrainedModel:
 
 
 def train_suspects(run: Run) -> dict[str, list[TrainedModel]]:
-    """Trains, resumes or finds the configured "victim"s and "control"s; side by side where Ray crafts, too.
-
-    One after the other where one takes several workers, or leaves the other CPUs to Ray Data, which reads for it.
-    """
+    """Trains, resumes or finds the configured "victim"s and "control"s; see `train_models`."""
     evaluation = run.config.evaluation
     counts = {"victim": evaluation.num_victims, "control": evaluation.num_controls}
     jobs = [suspect_job(run, role, index) for role, count in counts.items() for index in range(count)]
-    training = evaluation.training
-    if run.config.execution.pool == "inline" or training.num_workers > 0 or training.loader == "ray":
-        trained = [train_model(run, job) for job in jobs]
-    else:
-        with stage("train victims and controls", len(jobs), "models") as advance:
-            trained = run_trainings(
-                jobs, run.models, num_gpus=evaluation.gpus_per_model, on_trained=lambda done: advance(done, "")
-            )
-        for model in trained:
-            say_trained(run, model)
+    trained = train_models(run, jobs, "victims and controls")
     return {"victim": trained[: counts["victim"]], "control": trained[counts["victim"] :]}

@@ -13,6 +13,7 @@ from taggants.seeds import hash_seed
 from taggants.training.given import GivenModel, adopt
 from taggants.training.job import TrainedModel, TrainingJob, find_initial_weights
 from taggants.training.loop import EpochReport, Optimiser
+from taggants.training.ray_trainer import run_trainings
 from taggants.training.recipes import Recipe
 from taggants.training.worker import run_training
 
@@ -105,6 +106,24 @@ def train_model(run: Run, job: TrainingJob | GivenModel) -> TrainedModel:
 
         trained = run_training(job, run.models, show)
     say_trained(run, trained, is_found=not epochs and job.num_workers == 0)
+    return trained
+
+
+def train_models(run: Run, jobs: Sequence[TrainingJob], role: str) -> list[TrainedModel]:
+    """Trains, resumes or finds models and returns them in the order of `jobs`: side by side where Ray crafts, too.
+
+    One after the other where one takes several workers, or leaves the other CPUs to Ray Data, which reads for it.
+
+    role: what they are, in the plural, for the progress.
+    """
+    if run.config.execution.pool == "inline" or any(job.num_workers > 0 or job.loader == "ray" for job in jobs):
+        return [train_model(run, job) for job in jobs]
+    with stage(f"train {role}", len(jobs), "models") as advance:
+        trained = run_trainings(
+            jobs, run.models, num_gpus=run.config.evaluation.gpus_per_model, on_trained=lambda done: advance(done, "")
+        )
+    for model in trained:
+        say_trained(run, model)
     return trained
 
 

@@ -15,7 +15,7 @@ from taggants.reporting.progress import say
 from taggants.run import Run, read_registration
 from taggants.seeds import hash_seed
 from taggants.stages.asking import answers_path, ask
-from taggants.stages.model_training import surrogate_jobs, train_model, training_job
+from taggants.stages.model_training import surrogate_jobs, train_model, train_models, training_job
 from taggants.storage import encode_json
 from taggants.suspects import Answers, CheckpointSuspect
 from taggants.suspects.recorded_answers import decode_answers
@@ -92,7 +92,12 @@ def reference_jobs(run: Run) -> list[TrainingJob | GivenModel]:
     """
     if run.config.detection.question is None:
         return []
-    others = [
+    return [*surrogate_jobs(run), *run.given_references, *_own_reference_jobs(run)]
+
+
+def _own_reference_jobs(run: Run) -> list[TrainingJob]:
+    """The models that are trained only for suspects to be compared with them."""
+    return [
         training_job(
             run,
             f"reference-{index}",
@@ -103,7 +108,13 @@ def reference_jobs(run: Run) -> list[TrainingJob | GivenModel]:
         )
         for index, training in enumerate(run.config.reference_trainings)
     ]
-    return [*surrogate_jobs(run), *run.given_references, *others]
+
+
+def train_references(run: Run) -> None:
+    """Trains several references of a question side by side where Ray crafts, too; one alone is left to `record_signing`."""
+    jobs = _own_reference_jobs(run)
+    if len(jobs) > 1 and not run.root.exists(SIGNING_PATH):
+        train_models(run, jobs, "references")
 
 
 def record_signing(run: Run) -> None:

@@ -52,7 +52,8 @@ def _check_resources(config: Config, available: dict[str, float]) -> None:
         ("execution.num_cpus", config.execution.num_cpus, "CPU"),
         ("execution.num_gpus", config.execution.num_gpus, "GPU"),
     ]
-    if config.evaluation.training.device == "cuda":
+    beside = config.reference_trainings if len(config.reference_trainings) > 1 else ()
+    if any(training.device == "cuda" for training in (*beside, config.evaluation.training)):
         asked.append(("evaluation.gpus_per_model", config.evaluation.gpus_per_model, "GPU"))
     for field, wanted, name in asked:
         if wanted > available.get(name, 0):

@@ -21,7 +21,7 @@ from taggants.detection.registration import SigningRecord
 from taggants.keys import Choice, KeySpec, derive_keys
 from taggants.suspects.answers import Answers, is_kept, question_evidence
 from taggants.suspects.label_maps import held_out_half
-from taggants.suspects.recorded_answers import encode_answers
+from taggants.suspects.recorded_answers import decode_answers, encode_answers
 
 KEYS = derive_keys(bytes(range(32)), KeySpec(8, 4, 1, 8, "block", {"cell_size": 1}))
 COVER_LABELS = np.repeat(np.arange(4), 4)
@@ -30,8 +30,10 @@ NUM_QUERIES = 17
 MAP = LabelMap("fitted", (5, 0, None, 3))  # the suspect never answers the owner's class 2 with one class
 
 
-def claim(label_map: LabelMap | None, num_asked: int = 8, statistic: str = "question") -> ClaimFiles:
-    """A suspect of 6 classes that knows three of the owner's four, or all; and one reference."""
+def claim(
+    label_map: LabelMap | None, num_asked: int = 8, statistic: str = "question", num_references: int = 1
+) -> ClaimFiles:
+    """A suspect of 6 classes that knows three of the owner's four, or all; and references of weights 00..., 01..., ..."""
     rng = np.random.default_rng(0)
     registration = Registration(
         KEYS.commitment,
@@ -42,7 +44,7 @@ def claim(label_map: LabelMap | None, num_asked: int = 8, statistic: str = "ques
         1,
         0.05,
         QUESTION,
-        ("reference-0-0123456789abcdef",),
+        tuple(f"reference-{index}-0123456789abcdef" for index in range(num_references)),
         None,
         (1, 8, 8),
         KEYS.root,
@@ -54,11 +56,12 @@ def claim(label_map: LabelMap | None, num_asked: int = 8, statistic: str = "ques
         scores[row, rng.integers(0, scores.shape[1]) if known is None else known] += 2
     if label_map is not None:  # all different, so that none of them is fitted to class 2
         scores[8:12] = np.eye(6)[[5, 0, 3, 5]]
-    suspect, reference = Answers(scores.shape[1], scores, None), Answers(4, rng.random((num_images, 4)), None)
-    files = [encode_answers(suspect), encode_answers(reference)]
+    suspect = Answers(scores.shape[1], scores, None)
+    references = [Answers(4, rng.random((num_images, 4)), None) for _ in range(num_references)]
+    files = [encode_answers(answers) for answers in (suspect, *references)]
     hashes = [hashlib.sha256(data).hexdigest() for data in files]
     labels = KEYS.labels[:num_asked]
-    evidence = question_evidence(QUESTION, suspect, [reference], labels, label_map)
+    evidence = question_evidence(QUESTION, suspect, references, labels, label_map)
     counted = np.ones(16, dtype=bool) if label_map is None else held_out_half(COVER_LABELS) & (COVER_LABELS != 2)
     certificate = certify(
         evidence,
@@ -68,7 +71,12 @@ def claim(label_map: LabelMap | None, num_asked: int = 8, statistic: str = "ques
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
         software={},
         answers_sha256=hashes[0],
-        signing=SigningRecord(registration.registration_sha256, "signed", ("01" * 32,), (hashes[1],)),
+        signing=SigningRecord(
+            registration.registration_sha256,
+            "signed",
+            tuple(f"{index:064x}" for index in range(num_references)),
+            tuple(hashes[1:]),
+        ),
         covers=PlainCovers(int(counted.sum()), int(counted.sum())),
         label_map=label_map,
         num_left_out=int((~is_kept(labels, label_map)).sum()),
@@ -78,7 +86,7 @@ def claim(label_map: LabelMap | None, num_asked: int = 8, statistic: str = "ques
         json.dumps(certificate.to_json()).encode(),
         json.dumps(registration.to_json()).encode(),
         json.dumps(disclosure_of(registration, KEYS, range(8))).encode(),
-        tuple(zip(("suspect", "reference"), files, strict=True)),
+        tuple((f"answers {index}", data) for index, data in enumerate(files)),
         cover_labels=COVER_LABELS,
     )
 
@@ -116,6 +124,20 @@ def recertified(files: ClaimFiles, **changes: Any) -> ClaimFiles:
         **{name: getattr(certificate, name) for name in fields},
     )
     return replace(files, certificate=json.dumps(built.to_json()).encode())
+
+
+def test_a_reference_that_is_asked_twice_stands_for_no_other() -> None:
+    files = claim(None, num_references=2)
+    answers = [decode_answers(data, 4) for _, data in files.answers[1:]]
+
+    def references(*places: int) -> list[Finding]:
+        asked = tuple(lambda registration, images, i=place: (f"{i:064x}", answers[i]) for place in places)
+        return [finding for finding in check_claim(replace(files, references=asked)) if finding.subject == "references"]
+
+    assert [finding.holds for finding in references(0, 1)] == [True, True]
+    again = references(0, 0)
+    assert [finding.holds for finding in again] == [True, True, None]
+    assert again[-1].text.startswith("1 of 2 were not asked again")
 
 
 def test_a_label_map_and_what_it_leaves_out_are_recomputed() -> None:

@@ -100,12 +100,16 @@ def test_retrainings_repeat_trainings_and_crafting(tmp_path):
     ]
 
 
-def test_references_are_of_the_kinds_that_are_named(tmp_path):
+def test_references_are_of_the_kinds_that_are_named(tmp_path, monkeypatch):
     question = "{num_covers: 10, num_references: 3, kinds: [{model: cnn_wide}, {recipe: strong}]}"
     found = estimated(tmp_path, f"detection.question={question}")
     assert [t.model for t in found.work.trainings] == ["cnn", "cnn_wide", "cnn", "cnn_wide"]
     seconds = {stage.name: stage.seconds for stage in found.stages}
     assert seconds["train references"] == pytest.approx(3 * (2 * 1297 * 0.03 + (1297 + 500) * 1e-3))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    beside = estimated(tmp_path, f"detection.question={question}", "execution.pool=ray")
+    seconds = {stage.name: stage.seconds for stage in beside.stages}
+    assert seconds["train references"] == pytest.approx(3 / 2 * 2 * 1297 * 0.03 + 2 * (1297 + 500) * 1e-3)
 
 
 def test_side_by_side_work_is_shared_and_the_last_wave_waits(tmp_path, monkeypatch):

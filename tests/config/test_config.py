@@ -58,7 +58,7 @@ def test_fractions_environment_and_settings_are_read(monkeypatch, tmp_path):
         ),
         ("detection.question.kinds=[{recipe: stronger}]", "recipe"),
         ("detection.question.num_references=17", "16"),
-        ("surrogate.num_models=16", "suspects would be compared with 17 models"),
+        ("surrogate.num_models=16", "config: suspects would be compared with 17 models"),
         ("craft.epsilon=0.1", "'craft' does not exist; did you mean 'crafting'? `taggants config` lists all fields"),
         ("epsilon=0.1", "'epsilon' does not exist; did you mean 'crafting.epsilon'? `taggants config` lists"),
         ("data.nothing=1", "'data.nothing' does not exist; `taggants config data` lists its section"),

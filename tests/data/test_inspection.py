@@ -154,3 +154,30 @@ def test_looks_at_images_over_the_whole_dataset(tmp_path: Path) -> None:
     found = inspect_dataset(str(tmp_path))
     assert found.channels == 3
     assert np.sum(found.class_sizes) == 151
+
+
+def test_refuses_what_cannot_be_signed_and_says_why(tmp_path: Path) -> None:
+    deep = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(deep, "PNG")
+    write_class_folders(tmp_path, {"ant": 2, "bee": 2}, deep.getvalue())
+    with pytest.raises(
+        InputError, match=r"none of the 4 images looked at can be signed: .*16.*; convert them to 8-bit"
+    ):
+        inspect_dataset(str(tmp_path))
+    (tmp_path / "bee" / "0.png").write_bytes(encoded(mode="L"))
+    assert inspect_dataset(str(tmp_path)).channels == 1, "of those that can be signed"
+
+
+def test_an_image_that_is_too_large_is_not_called_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_class_folders(tmp_path, {"ant": 1, "bee": 1}, encoded())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with pytest.raises(InputError, match="more pixels than are read safely"):
+        inspect_dataset(str(tmp_path))
+
+
+def test_refuses_a_test_split_that_is_trained_on_and_a_folder_that_names_a_variable(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "train", {"ant": 1, "bee": 1}, encoded())
+    with pytest.raises(InputError, match="the test split is 'train', as the training split"):
+        inspect_dataset(str(tmp_path), train="train", test="train")
+    with pytest.raises(InputError, match=r"/\$HOME' has a \$.*rename the folder"):
+        inspect_dataset(f"{tmp_path}/$HOME")

@@ -227,3 +227,9 @@ def test_a_signing_record_is_read_as_it_was_written_and_nothing_else_is() -> Non
     ):
         with pytest.raises(InputError):
             SigningRecord.from_text(json.dumps(broken))
+    twice = {**content, "reference_weights": ["01" * 32] * 2, "reference_answers": ["23" * 32, "45" * 32]}
+    with pytest.raises(InputError, match=r"reference_weights names (01)+ twice, with different answers"):
+        SigningRecord.from_json(twice)
+    assert (
+        SigningRecord.from_json({**twice, "reference_answers": ["23" * 32] * 2}).reference_weights == ("01" * 32,) * 2
+    )

@@ -63,6 +63,11 @@ def dataset(tmp_path):
         ("crafting.epsilon=2", "config field 'crafting.epsilon' = 2: pixels are in [0, 1]; write 2/255"),
         ("surrogate.model=resnet999", "model 'resnet999' does not exist"),
         ("surrogate.model=timm/vit_tiny_patch16_224", "does not take 1 channels of 8 px"),
+        ("detection.question={kinds: [{model: timm/nope}]}", "detection.question.kinds: model 'timm/nope' does not exist"),
+        (
+            "detection.question={kinds: [{model: timm/vit_tiny_patch16_224, patch_size: 16}]}",
+            "detection.question.kinds: model 'timm/vit_tiny_patch16_224' with patch_size 16 does not take 1 channels of 8 px",
+        ),
         ("detection.top_k=10", "detection.top_k = 10 must be below the number of classes, 10"),
         ("keys.cell_size=9", "cell_size is 9 but must be an integer in 1..8"),
         ("crafting.crop_padding=8", "crop padding 8 must be below the image size 8"),

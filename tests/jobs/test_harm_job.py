@@ -99,14 +99,15 @@ def test_harm_is_measured_on_a_rehearsed_run_and_written(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_rehearsal_on_ray_trains_the_models_of_this_process(tmp_path):
-    same_keys = "keys.demonstration=true"
-    inline = crafted(tmp_path / "inline", same_keys)
-    on_ray = crafted(tmp_path / "ray", same_keys, "execution.pool=ray")
+    asked = "{num_covers: 10, amplitudes: [1/4], num_references: 2, kinds: [{model: cnn_wide}, {recipe: strong}]}"
+    same = ("keys.demonstration=true", "detection.statistic=question", f"detection.question={asked}")
+    inline = crafted(tmp_path / "inline", *same)
+    on_ray = crafted(tmp_path / "ray", *same, "execution.pool=ray")
     results = []
     for settings in (inline, on_ray):
         models = Run(load(settings)).models
         results.append({path: models.sha256(path) for path in models.list() if path.endswith("model.safetensors")})
-    assert len(results[0]) == 5
+    assert len(results[0]) == 7
     assert results[0] == results[1]
 
 

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strength",
         metavar="NAME",
-        help="how photographs are signed: quiet or strong, see docs/sign.md; default: strong",
+        help="how photographs are signed: quiet, balanced or strong, see docs/sign.md; default: strong",
     )
 
 
