@@ -29,53 +29,57 @@ class Strength:
     """How photographs are signed, where benchmarks/results/power.md has a row of it: a tenth of a class a key.
 
     Attributes:
-        keys: fields of the key family. method, selection: of the crafting and of the images.
-        why: half a sentence for the configuration. epsilon, why_epsilon: the bound in 255ths, and likewise.
+        keys, selection, method, epsilon: of the key family, the images, the crafting and its bound.
+        reasons: for the configuration, by field.
     """
 
     keys: Mapping[str, Any]
-    method: str
     selection: str
-    why: str
+    method: str
+    reasons: Mapping[str, str]
     epsilon: str = "16/255"
-    why_epsilon: str = "the paper's bound"
 
     @property
     def is_matched(self) -> bool:
         return self.method == "matching"
 
 
+_OF_IMPRINTS: Final = {
+    "keys.family": "a fast and two slow waves: what one kind of network misses, another learns",
+    "signing.selection": "images that a clean model gets wrong: there the pattern is what is left to learn",
+    "crafting.method": "the key's own pattern, which most kinds of networks learn; a key laid over an image then turns the "
+    "answer more often than with clean models (see flips in the rehearsal); init --strength balanced or quiet turns fewer",
+    "crafting.epsilon": "the paper's bound",
+}
+_OF_MATCHING: Final = {
+    "keys.family": "noise, as in the paper",
+    "signing.selection": "as in the paper",
+    "crafting.method": "the paper's, on surrogates: it turns no more answers than clean models differ, and unless many images "
+    "carry each key, models learn little of it, those of other architectures least",
+    "crafting.epsilon": "the paper's bound",
+}
 STRENGTHS: Final[Mapping[str, Strength]] = {
-    "quiet": Strength(
-        {"family": "block"},
-        "matching",
-        "loss",
-        "the paper's, on surrogates: it moves answers little, and models of other architectures learn little of it",
-    ),
+    "quiet": Strength({"family": "block"}, "random", "matching", _OF_MATCHING),
     "balanced": Strength(
         {"family": "grating"},
-        "imprint",
         "loss",
-        "the key's own pattern, on images that a clean model gets wrong: many kinds of networks learn it, and a key laid over an "
-        "image turns the answer more often than with clean models (see flips in the rehearsal)",
+        "imprint",
+        _OF_IMPRINTS | {"crafting.epsilon": "half the paper's: less is learnt, seen and turned than at 16/255"},
         "8/255",
-        "half the paper's: less is learnt, seen and turned than at 16/255",
     ),
-    "strong": Strength(
-        {"family": "grating"},
-        "imprint",
-        "loss",
-        "the key's own pattern, on images that a clean model gets wrong: most kinds of networks learn it, and a key laid over an "
-        "image then often turns the answer (see flips in the rehearsal); init --strength balanced or quiet moves them less",
-    ),
+    "strong": Strength({"family": "grating"}, "loss", "imprint", _OF_IMPRINTS),
 }
 DEFAULT_STRENGTH: Final = "strong"
 _CLASS_SHARE: Final = 0.1
 _OF_SMALL_IMAGES: Final = Strength(
     {"family": "block"},
-    "matching",
     "gradient_norm",
-    "the paper's, on surrogates: a plain network learns it best of so few pixels",
+    "matching",
+    {
+        "keys.family": "noise, as in the paper",
+        "signing.selection": "those that move a model most",
+        "crafting.method": "the paper's, on surrogates: a plain network learns it best of so few pixels",
+    },
 )
 
 
@@ -121,9 +125,9 @@ def suggest(
         )
     chosen = _OF_SMALL_IMAGES if is_small else STRENGTHS[strength or DEFAULT_STRENGTH]
     cells = {"cell_size": min(8, max(1, size // 8))} if chosen.keys["family"] == "block" else {}
-    num_steps = 150 if is_small else 80 if size < 128 else 250
+    num_steps = 150 if is_small else 250
     num_keys, images_per_key, why_keys, why_images = _keys_and_images(inspection, is_small=is_small)
-    epsilon, why_epsilon = _epsilon(size) if is_small else (chosen.epsilon, chosen.why_epsilon)
+    epsilon, why_epsilon = _epsilon(size) if is_small else (chosen.epsilon, chosen.reasons["crafting.epsilon"])
     model, why_model = _model(size)
     num_epochs, batch_size = _schedule(inspection.num_images)
     augmentation = {"crop_padding": 4 if size >= 24 else 0, "flip": inspection.channels == 3}
@@ -167,13 +171,12 @@ def suggest(
     measured = {
         "keys.num_keys": why_keys,
         "signing.images_per_key": why_images,
-        "crafting.method": chosen.why,
         "crafting.epsilon": why_epsilon,
         "surrogate.model": why_model
         if chosen.is_matched
         else f"ranks images and is compared with suspects; {why_model}",
     }
-    return Suggestion(tree, measured | _reasons(inspection, size, is_matched=chosen.is_matched))
+    return Suggestion(tree, {**chosen.reasons, **measured, **_reasons(inspection, size, is_matched=chosen.is_matched)})
 
 
 def _reasons(inspection: Inspection, size: int, *, is_matched: bool) -> dict[str, str]:
@@ -190,10 +193,6 @@ def _reasons(inspection: Inspection, size: int, *, is_matched: bool) -> dict[str
         "detection.question": "clean models that suspects are compared with, beside the surrogate",
     }
     if not is_matched:
-        reasons["keys.family"] = "a fast and two slow waves: what one kind of network misses, another learns"
-        reasons["signing.selection"] = (
-            "images that a clean model gets wrong: there the pattern is what is left to learn"
-        )
         reasons["detection.question"] += ": name the kinds that others may train"
     if inspection.one_size is None:
         reasons["data.image_size"] = (

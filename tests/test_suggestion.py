@@ -198,7 +198,8 @@ def test_the_quiet_strength_is_the_papers_method() -> None:
     inspection = like(5000, 20, (32, 32))
     tree = suggest(inspection, strength="quiet").tree
     config = Config.model_validate(tree)
-    assert (config.keys.family, config.crafting.method, config.signing.selection) == ("block", "matching", "loss")
+    assert (config.keys.family, config.crafting.method, config.signing.selection) == ("block", "matching", "random")
+    assert config.crafting.num_steps == 250
     assert len(config.surrogate_trainings) == 1
     assert (config.signing.images_per_key, config.crafting.epsilon) == (25, 16 / 255)
     assert suggest(inspection) == suggest(inspection, strength=DEFAULT_STRENGTH)

@@ -103,7 +103,9 @@ def record(wanted: Wanted) -> str:
     if not alike:
         return ""
     reached = sum(map(wanted.reached, alike))
-    return f"{reached} of {counted(len(alike), 'cell')} of {_kind_in_words(wanted.cell, alike)} reached {_p(wanted)}"
+    sizes = sorted({m.size for m in alike})
+    elsewhere = "" if wanted.cell.size in sizes else f", with images of {' and '.join(map(str, sizes))} px"
+    return f"{reached} of {counted(len(alike), 'cell')} of {_kind_in_words(wanted.cell, alike)} reached {_p(wanted)}{elsewhere}"
 
 
 def gain_in_words(gain: float, wanted: Wanted) -> str:

@@ -63,7 +63,10 @@ def dataset(tmp_path):
         ("crafting.epsilon=2", "config field 'crafting.epsilon' = 2: pixels are in [0, 1]; write 2/255"),
         ("surrogate.model=resnet999", "model 'resnet999' does not exist"),
         ("surrogate.model=timm/vit_tiny_patch16_224", "does not take 1 channels of 8 px"),
-        ("detection.question={kinds: [{model: timm/nope}]}", "detection.question.kinds: model 'timm/nope' does not exist"),
+        (
+            "detection.question={kinds: [{model: timm/nope}]}",
+            "detection.question.kinds: model 'timm/nope' does not exist",
+        ),
         (
             "detection.question={kinds: [{model: timm/vit_tiny_patch16_224, patch_size: 16}]}",
             "detection.question.kinds: model 'timm/vit_tiny_patch16_224' with patch_size 16 does not take 1 channels of 8 px",
