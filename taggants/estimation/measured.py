@@ -148,6 +148,45 @@ _OF_WAVES = tuple(
         (_DEFAULT, "RegNetX-002", "regnetx", False, (1e-6, 5e-8, 4e-2)),
     )
 )
+_BALANCED = "fast and slow gratings, imprint at 8/255 (**`balanced`**)"
+_OF_BALANCED = tuple(
+    replace(
+        _IMPRINT,
+        row=f"| {_BALANCED} | {model} |",
+        victim=victim,
+        mixes=mixes,
+        bare=(),
+        referenced=p_values,
+        levels=8,
+    )
+    for model, victim, mixes, p_values in (
+        ("ResNet-10-T", "resnet", False, (5e-7, 1e-5, 8e-6)),
+        ("the same, Mixup and CutMix", "resnet", True, (0.4, 2e-2, 0.2)),
+        ("ConvNeXt-atto", "convnext", False, (1e-6, 6e-10, 2e-7)),
+        ("plain CNN", "cnn", False, (1e-6, 8e-9, 5e-9)),
+        ("RegNetX-002", "regnetx", False, (4e-2, 2e-4, 0.9)),
+    )
+)
+_QUIET = "block noise, matching, as in the paper: random images, 250 steps (**`quiet`**)"
+_OF_QUIET = tuple(
+    replace(
+        _IMPRINT,
+        row=f"| {_QUIET} | {model} |",
+        victim=victim,
+        is_crafted_on=victim == "resnet",
+        method="matching",
+        mixes=mixes,
+        bare=(),
+        referenced=p_values,
+    )
+    for model, victim, mixes, p_values in (
+        ("ResNet-10-T", "resnet", False, (1e-5, 0.1, 0.1)),
+        ("the same, Mixup and CutMix", "resnet", True, (0.1, 0.2, 0.9)),
+        ("ConvNeXt-atto", "convnext", False, (9e-2, 0.5, 0.5)),
+        ("plain CNN", "cnn", False, (6e-2, 8e-2, 0.5)),
+        ("RegNetX-002", "regnetx", False, (0.2, 0.4, 0.7)),
+    )
+)
 
 _DIGITS = replace(
     _SEARCH,
@@ -215,6 +254,8 @@ MEASURED: Final = (
     replace(_PRESET, row="| | one_sided | 0.506 |", victim="vit", bare=(9.0e-2, 4.0e-2, 6.2e-2)),
     _IMPRINT,
     *_OF_WAVES,
+    *_OF_BALANCED,
+    *_OF_QUIET,
     _DIGITS,
     *_OF_DIGITS,
     *_OF_FEWER_IMAGES,
