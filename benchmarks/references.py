@@ -1,4 +1,4 @@
-"""What references cost that share nothing with the suspect: a slope is fitted to each, by chance.
+"""What references that share nothing with the suspect cost: a slope is fitted to each, by chance.
 
     python benchmarks/references.py                  a minute on one core
     python benchmarks/references.py --claims 20      a trial

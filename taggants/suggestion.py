@@ -54,8 +54,8 @@ _OF_IMPRINTS: Final = {
 _OF_MATCHING: Final = {
     "keys.family": "noise, as in the paper",
     "signing.selection": "as in the paper",
-    "crafting.method": "the paper's, on surrogates: it turns no more answers than clean models differ, and unless many images "
-    "carry each key, models learn little of it, those of other architectures least",
+    "crafting.method": "the paper's, on surrogates: at its own strength it turns no more answers than clean models do, and "
+    "unless many images carry each key, models learn little of it, those of other architectures least",
     "crafting.epsilon": "the paper's bound",
 }
 STRENGTHS: Final[Mapping[str, Strength]] = {
@@ -71,6 +71,7 @@ STRENGTHS: Final[Mapping[str, Strength]] = {
 }
 DEFAULT_STRENGTH: Final = "strong"
 _CLASS_SHARE: Final = 0.1
+_WANTED_P: Final = 1e-3  # the default of detection.alpha
 _OF_SMALL_IMAGES: Final = Strength(
     {"family": "block"},
     "gradient_norm",
@@ -176,10 +177,12 @@ def suggest(
         if chosen.is_matched
         else f"ranks images and is compared with suspects; {why_model}",
     }
-    return Suggestion(tree, {**chosen.reasons, **measured, **_reasons(inspection, size, is_matched=chosen.is_matched)})
+    num_references = tree["detection"]["question"]["num_references"]
+    follow = _reasons(inspection, size, names_kinds=num_references > 0 and not chosen.is_matched)
+    return Suggestion(tree, {**chosen.reasons, **measured, **follow})
 
 
-def _reasons(inspection: Inspection, size: int, *, is_matched: bool) -> dict[str, str]:
+def _reasons(inspection: Inspection, size: int, *, names_kinds: bool) -> dict[str, str]:
     """Returns the reasons, by dotted field, that follow from the dataset and the method alone."""
     reasons = {
         "data.source": "the layout of the folder",
@@ -192,7 +195,7 @@ def _reasons(inspection: Inspection, size: int, *, is_matched: bool) -> dict[str
         "surrogate.flip": "mirroring keeps a photograph's class, but not always a letter's or digit's",
         "detection.question": "clean models that suspects are compared with, beside the surrogate",
     }
-    if not is_matched:
+    if names_kinds:
         reasons["detection.question"] += ": name the kinds that others may train"
     if inspection.one_size is None:
         reasons["data.image_size"] = (
@@ -221,16 +224,17 @@ def _keys_and_images(inspection: Inspection, *, is_small: bool) -> tuple[int, in
         raise InputError(f"{inspection.root} has one class; a key's label needs two or more to choose from")
     # A key label is guessed with probability 1 / num_classes: fewer classes, more keys for the same p-value.
     num_keys = next(keys for keys, classes in ((10, 20), (16, 8), (32, 4), (64, 2)) if num_classes >= classes)
-    wanted = 7
+    wanted = of_class = 7
     if not is_small:
         of_class = round(_CLASS_SHARE * inspection.num_images / num_classes)
         # Few classes have many images each: a share of a class for each key would be too much of the whole.
         wanted = max(5, min(of_class, int(_USUAL_SIGNED_SHARE * inspection.num_images / num_keys)))
+    wanted_keys, least_keys = num_keys, max(8, math.ceil(math.log(1 / _WANTED_P) / math.log(num_classes)))
     while True:
         most = int(_MAX_SIGNED_SHARE * inspection.num_images / num_keys)
         fitting = smallest // _most_keys_of_a_class(num_keys, num_classes)
         images_per_key = min(wanted, most, fitting)
-        if images_per_key >= 5 or num_keys <= 8:
+        if images_per_key >= 5 or num_keys <= least_keys:
             break
         num_keys -= 1
     if most < 1:
@@ -245,8 +249,9 @@ def _keys_and_images(inspection: Inspection, *, is_small: bool) -> tuple[int, in
             f"class {name!r} of {inspection.root} has {smallest:,} of {inspection.num_images:,} training images, too few to "
             "carry keys; add images or leave the class out"
         )
+    strength = "as strong as" if is_small or wanted >= of_class else "a smaller share of a class than"
     limit = {
-        wanted: "as strong as in the presets of such images",
+        wanted: f"{strength} in the presets of such images",
         fitting: f"the smallest class has {smallest:,} images",
     }
     share = num_keys * images_per_key / inspection.num_images
@@ -254,7 +259,8 @@ def _keys_and_images(inspection: Inspection, *, is_small: bool) -> tuple[int, in
         f"{share:.2%} of the training images are signed; "
         f"{limit.get(images_per_key, f'at most {_MAX_SIGNED_SHARE:.0%} are')}"
     )
-    return num_keys, images_per_key, f"for {num_classes} classes", why_images
+    fewer = f"; {wanted_keys} would be too many for so few images" if num_keys < wanted_keys else ""
+    return num_keys, images_per_key, f"for {num_classes} classes{fewer}", why_images
 
 
 def _most_keys_of_a_class(num_keys: int, num_classes: int) -> int:
@@ -289,7 +295,7 @@ def _question(inspection: Inspection, num_keys: int, size: int, *, is_matched: b
     """Returns fields of detection.question. An imprint shows in what a key does to pictures, not in what it is answered alone."""
     beside_surrogate = most_references(num_keys, inspection.num_classes) - 1
     if is_matched:
-        return {"num_references": min(1, beside_surrogate)}
+        return {"num_references": min(2, beside_surrogate)}
     kinds: list[dict[str, Any]] = [{"recipe": "strong"}]
     if size >= 32:  # which a ConvNeXt halves five times
         kinds.append({"model": "timm/convnext_atto"})
@@ -303,7 +309,7 @@ def _question(inspection: Inspection, num_keys: int, size: int, *, is_matched: b
 
 def _patch_size(size: int) -> int | None:
     """Returns the side of a vision transformer's patches, which must divide the image: as was measured at 32 px, four a side, or
-    the usual 16 px of large images, or what is next to that. None: nothing near divides it."""
+    the usual 16 px of large images, or the nearest divisor. None: nothing near divides it."""
     wanted = size / 4 if size < 128 else 16
     near = [side for side in range(1, size + 1) if size % side == 0 and wanted / 2 <= side <= 2 * wanted]
     return min(near, key=lambda side: abs(side - wanted), default=None)

@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def drawn_secrets(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Makes the secrets that a module's tests draw in this process a function of the module.
+    """Makes the secrets that a module's tests draw in this process a function of the module and of how many it drew before.
 
     What a question finds depends a little on the keys: with secrets of the operating system, its tests fail once in a while.
     """

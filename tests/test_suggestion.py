@@ -156,7 +156,7 @@ def test_few_classes_get_few_references(num_classes: int, num_references: int) -
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("num_classes", [2, 3, 4, 10, 20])
-@pytest.mark.parametrize("num_images", [600, 1000, 5000])
+@pytest.mark.parametrize("num_images", [450, 600, 1000, 5000])
 def test_what_is_suggested_raises_no_doubt_of_its_own_making(num_images: int, num_classes: int, strength: str) -> None:
     inspection = like(num_images, num_classes, (32, 32))
     config = Config.model_validate(suggest(inspection, strength=strength).tree)

@@ -312,17 +312,16 @@ class _Check:
 def _asked_reference(
     reference: Asker, certificate: Certificate, keys: DisclosedKeys, recorded: list[Answers] | None, asked: set[int]
 ) -> tuple[bool | None, str]:
-    """asked: gets the place of the reference among the registered ones, once its answers were compared."""
+    """asked: gets the places of the reference among the registered ones."""
     sha256, answers = reference(certificate.registration, keys.images)
     weights = () if certificate.signing is None else certificate.signing.reference_weights
     if sha256 not in weights:
         return False, f"the model with SHA-256 {sha256} is none of the references"
+    places = [index for index, found in enumerate(weights) if found == sha256]
+    asked.update(places)  # the record names one file of answers for all of them
     if recorded is None:
         return None, "answers are compared with the recorded ones: --answers"
-    place = weights.index(sha256)
-    asked.update(
-        index for index, found in enumerate(weights) if found == sha256
-    )  # the record gives all one file of answers
+    place = places[0]
     holds, text = check_same_answers(certificate.registration, None, recorded[1 + place], answers, keys.indices)
     return holds, f"{certificate.registration.references[place]}: {text}"
 

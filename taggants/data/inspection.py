@@ -97,11 +97,14 @@ def inspect_dataset(
         label_column: likewise.
 
     Raises:
-        InputError: there is no such folder, no image in a known layout, no training split, several columns that may be
-            the one, or a label that is missing.
+        InputError: there is no such folder, or its address names a variable; no image in a known layout, or none that can be
+            signed; no training split, or the test split is the same; several columns that may be the one, or a label that is
+            missing.
     """
     if "$" in uri:
-        raise InputError(f"{uri!r} has a $, which names an environment variable in a configuration; rename the folder")
+        raise InputError(
+            f"{uri!r} has a $, which names an environment variable in a configuration; rename the folder, or write the path out"
+        )
     root = Root(uri)
     if suffix_of(uri) in ("parquet", "tar"):
         root, file = Root.of_file(uri)
@@ -239,9 +242,7 @@ def _only(uri: str, candidates: Sequence[str], preferred: Sequence[str], kind: s
 
 
 def _look_at_images(source: ImageSource) -> tuple[list[str], list[tuple[int, int]], list[str]]:
-    """Returns Pillow's modes, the sizes and the formats of a few images spread over the dataset, the commonest first.
-
-    Only of those that can be signed.
+    """Returns Pillow's modes, the sizes and the formats of a few images over the dataset that can be signed, the commonest first.
 
     Raises:
         InputError: none can be signed, or one cannot be read.
@@ -260,6 +261,8 @@ def _look_at_images(source: ImageSource) -> tuple[list[str], list[tuple[int, int
             raise InputError(
                 f"{place} has more pixels than are read safely; make it smaller, or leave it out"
             ) from None
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
         except (UnidentifiedImageError, OSError):
             raise InputError(f"{place} cannot be read as an image; replace it") from None
         problem = problem_of(data, 1) and problem_of(data, 3)

@@ -170,15 +170,15 @@ def _floor(wanted: Wanted) -> str | None:
 
 
 def _many_references(wanted: Wanted) -> str | None:
-    """Each reference has a slope of its own, and slopes fitted to few values take the evidence off with the habits."""
+    """Returns why references are too many: each has a slope, and slopes fitted to few values take the evidence off, too."""
     cell = wanted.cell
     most = most_references(cell.num_keys, cell.num_classes)
     if not wanted.with_references or wanted.num_compared <= most:
         return None
     return (
         f"suspects are compared with {wanted.num_compared} models, many for {counted(cell.num_keys, 'key')} of "
-        f"{cell.num_classes} classes, whose evidence they explain by chance; hold {most} or fewer (surrogate.num_models, "
-        "detection.question.references and num_references), or set more keys"
+        f"{cell.num_classes} classes: enough to explain evidence away by chance; use {most} or fewer (surrogate.num_models, "
+        "detection.question.references and num_references), or more keys"
     )
 
 

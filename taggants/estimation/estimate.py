@@ -75,17 +75,17 @@ def estimate(run: Run, work: Work, timings: Timings) -> Estimate:
     suspects = [training for training in trainings if not training.name.startswith(tuple(named))]
     stages = []
 
-    def train(role: str, unit_s: float | None, lanes: int = 1) -> None:
-        if models := named[role]:
-            images = sum(work.images * training.epochs for training in models)
-            lanes = min(lanes, len(models))
-            read_s = math.ceil(len(models) / lanes) * _read_once_s(config.surrogate, work, timings)
-            lanes *= max(1, config.surrogate.num_workers)
-            stages.append(
-                _stage(f"train {role}s", _models(models), config.surrogate.device, images, unit_s, lanes, read_s)
-            )
+    def train(title: str, models: list[Training], section: TrainingConfig, unit_s: float | None, lanes: int) -> None:
+        if not models:
+            return
+        lanes = min(lanes, len(models))
+        waves = math.ceil(len(models) / lanes)
+        images = sum(work.images * training.epochs for training in models) * waves * lanes / len(models)
+        read_s = waves * _read_once_s(section, work, timings)
+        lanes *= max(1, section.num_workers)
+        stages.append(_stage(f"train {title}", _models(models), section.device, images, unit_s, lanes, read_s))
 
-    train("surrogate", timings.surrogate_s)  # one after another
+    train("surrogates", named["surrogate"], config.surrogate, timings.surrogate_s, 1)
     if work.candidates and not work.shards_done and not work.is_exported:
         lanes = _crafting_lanes(config) if config.execution.pool == "ray" else 1
         count = work.candidates * config.surrogate.num_models
@@ -113,22 +113,10 @@ def estimate(run: Run, work: Work, timings: Timings) -> Estimate:
         stages.append(
             _stage("export", f"{work.images:,} images", "cpu", 3 * work.images * work.rounds, timings.read_s, 1)
         )
-    train("reference", timings.reference_s, _training_lanes(config, config.surrogate))
-    if suspects:
-        training = config.evaluation.training
-        lanes = min(_training_lanes(config, training), len(suspects)) * max(1, training.num_workers)
-        read_s = math.ceil(len(suspects) / lanes) * _read_once_s(training, work, timings)
-        stages.append(
-            _stage(
-                "train victims and controls",
-                _models(suspects),
-                training.device,
-                sum(work.images * suspect.epochs for suspect in suspects),
-                timings.victim_s,
-                lanes,
-                read_s,
-            )
-        )
+    lanes = _training_lanes(config, config.surrogate)
+    train("references", named["reference"], config.surrogate, timings.reference_s, lanes)
+    training = config.evaluation.training
+    train("victims and controls", suspects, training, timings.victim_s, _training_lanes(config, training))
     if config.execution.pool == "ray" and stages and not os.environ.get("RAY_ADDRESS"):
         stages.append(Stage("start Ray", "on this machine", "cpu", _RAY_START_S, _RAY_START_S / 3600))
     gets, puts = _requests(run, work, len(trainings))

@@ -70,7 +70,8 @@ def check(run: Run) -> None:
         CropAndFlip(cropped.crop_padding, cropped.flip).check(image_size)
     augmentation_of(config, image_size).check(image_size)
     trained = [("surrogate", t) for i, t in enumerate(config.surrogate.trainings) if i not in run.given_surrogates]
-    references = [("detection.question.kinds", training) for training in config.reference_trainings]
+    kinds = "detection.question.kinds" if config.detection.question and config.detection.question.kinds else "surrogate"
+    references = [(kinds, training) for training in config.reference_trainings]
     for name, training in (*trained, *references, ("evaluation.training", config.evaluation.training)):
         try:
             check_model(model_spec(run, training))

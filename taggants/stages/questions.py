@@ -92,11 +92,11 @@ def reference_jobs(run: Run) -> list[TrainingJob | GivenModel]:
     """
     if run.config.detection.question is None:
         return []
-    return [*surrogate_jobs(run), *run.given_references, *_own_reference_jobs(run)]
+    return [*surrogate_jobs(run), *run.given_references, *own_reference_jobs(run)]
 
 
-def _own_reference_jobs(run: Run) -> list[TrainingJob]:
-    """The models that are trained only for suspects to be compared with them."""
+def own_reference_jobs(run: Run) -> list[TrainingJob]:
+    """Returns the models that are trained only for suspects to be compared with them, none where there is no question."""
     return [
         training_job(
             run,
@@ -112,8 +112,8 @@ def _own_reference_jobs(run: Run) -> list[TrainingJob]:
 
 def train_references(run: Run) -> None:
     """Trains several references of a question side by side where Ray crafts, too; one alone is left to `record_signing`."""
-    jobs = _own_reference_jobs(run)
-    if len(jobs) > 1 and not run.root.exists(SIGNING_PATH):
+    jobs = own_reference_jobs(run)
+    if run.config.execution.pool == "ray" and len(jobs) > 1 and not run.root.exists(SIGNING_PATH):
         train_models(run, jobs, "references")
 
 

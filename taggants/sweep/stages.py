@@ -31,13 +31,13 @@ from taggants.stages.crafting_settings import optimisation_of
 from taggants.stages.evaluate import suspect_job, train_suspect
 from taggants.stages.export import export
 from taggants.stages.keys import prepare_keys
-from taggants.stages.questions import record_signing
+from taggants.stages.questions import own_reference_jobs, record_signing
 from taggants.stages.verify import certificate_path, verify
 from taggants.storage import Root
 from taggants.suspects import CheckpointSuspect
 from taggants.sweep.cells import CellSpec, crafted_together, distinct_runs, expand, sweep_hash
 from taggants.sweep.results import Cell, SweepResults, Trained
-from taggants.training.job import TrainedModel
+from taggants.training.job import TrainedModel, TrainingJob
 from taggants.training.ray_trainer import run_trainings
 
 _CELL = TypeAdapter(Cell)
@@ -182,16 +182,18 @@ def _seconds_per_sample_step(sweep: Sweep, cell: CellSpec) -> float:
 
 
 def train_controls(sweep: Sweep) -> None:
-    """Trains every control that is not trained yet, side by side; all cells with one kind of victim share them."""
-    jobs = {}
+    """Trains every control and reference that is not trained yet, side by side; all cells with one kind of victim share the
+    controls, all with one question the references.
+    """
+    jobs: dict[str, TrainingJob] = {}
     for cell in sweep.missing():
         run = Run(cell.config)
-        for index in range(sweep.config.sweep.num_controls):
-            job = suspect_job(run, "control", index)
-            jobs[job.identity] = job
+        controls = [suspect_job(run, "control", index) for index in range(sweep.config.sweep.num_controls)]
+        beside = [] if cell.config.surrogate.num_workers else own_reference_jobs(run)
+        jobs |= {job.identity: job for job in (*controls, *beside)}
     if not jobs:
         return
-    with stage("train controls", len(jobs), "models") as advance:
+    with stage("train controls and references", len(jobs), "models") as advance:
         run_trainings(
             list(jobs.values()),
             sweep.first_run.models,

@@ -33,7 +33,7 @@ MAP = LabelMap("fitted", (5, 0, None, 3))  # the suspect never answers the owner
 def claim(
     label_map: LabelMap | None, num_asked: int = 8, statistic: str = "question", num_references: int = 1
 ) -> ClaimFiles:
-    """A suspect of 6 classes that knows three of the owner's four, or all; and references of weights 00..., 01..., ..."""
+    """A suspect of 6 classes that knows three of the owner's four, or all; and references with weights of SHA-256 0, 1, ..."""
     rng = np.random.default_rng(0)
     registration = Registration(
         KEYS.commitment,
@@ -138,6 +138,10 @@ def test_a_reference_that_is_asked_twice_stands_for_no_other() -> None:
     again = references(0, 0)
     assert [finding.holds for finding in again] == [True, True, None]
     assert again[-1].text.startswith("1 of 2 were not asked again")
+    uncompared = replace(files, answers=(), references=(lambda registration, images: ("0" * 64, answers[0]),))
+    said = [finding.text for finding in check_claim(uncompared) if finding.subject == "references"]
+    assert said[0] == "answers are compared with the recorded ones: --answers"
+    assert said[1].startswith("1 of 2 were not asked again")
 
 
 def test_a_label_map_and_what_it_leaves_out_are_recomputed() -> None:

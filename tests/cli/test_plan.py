@@ -109,7 +109,7 @@ def test_references_are_of_the_kinds_that_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     beside = estimated(tmp_path, f"detection.question={question}", "execution.pool=ray")
     seconds = {stage.name: stage.seconds for stage in beside.stages}
-    assert seconds["train references"] == pytest.approx(3 / 2 * 2 * 1297 * 0.03 + 2 * (1297 + 500) * 1e-3)
+    assert seconds["train references"] == pytest.approx(2 * (2 * 1297 * 0.03 + (1297 + 500) * 1e-3))
 
 
 def test_side_by_side_work_is_shared_and_the_last_wave_waits(tmp_path, monkeypatch):

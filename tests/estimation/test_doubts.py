@@ -142,10 +142,10 @@ def test_many_references_for_few_keys_and_classes_are_named() -> None:
     assert sentences(9, 20) == ()
     (sentence,) = sentences(10, 20)
     assert "compared with 10 models, many for 10 keys of 20 classes" in sentence
-    assert "hold 9 or fewer" in sentence
+    assert "use 9 or fewer" in sentence
     assert sentences(10, 20, "rank") == ()
     assert sentences(2, 5) == ()
-    assert "hold 2 or fewer" in sentences(3, 5)[0]
+    assert "use 2 or fewer" in sentences(3, 5)[0]
     assert wanted("cifar100_paper_strength", PHOTOS, "detection.question.num_references=3").num_compared == 5
 
 
