@@ -167,6 +167,16 @@ _OF_BALANCED = tuple(
         ("RegNetX-002", "regnetx", False, (4e-2, 2e-4, 0.9)),
     )
 )
+_PHOTOGRAPHS = replace(
+    _IMPRINT,
+    row="| three victims | 4e-12",
+    bare=(),
+    referenced=(4e-12, 2e-11, 7e-12),
+    size=64,
+    num_images=10_000,
+    images_per_key=50,
+    steps=25 * 157,
+)
 _QUIET = "block noise, matching, as in the paper: random images, 250 steps (**`quiet`**)"
 _OF_QUIET = tuple(
     replace(
@@ -255,6 +265,7 @@ MEASURED: Final = (
     _IMPRINT,
     *_OF_WAVES,
     *_OF_BALANCED,
+    _PHOTOGRAPHS,
     *_OF_QUIET,
     _DIGITS,
     *_OF_DIGITS,
