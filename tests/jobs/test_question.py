@@ -77,7 +77,7 @@ def test_the_registration_holds_the_question_and_the_record_what_came_of_it(run:
 def test_a_suspect_that_favours_the_labels_is_detected_by_any_kind_of_answer(run: Run, form: str) -> None:
     certificate = verify(run, knowing(run, form))
     assert certificate.is_detected
-    assert certificate.p_value == pytest.approx(1e-3, rel=0.5)  # 10 classes and 3 keys
+    assert 5e-4 < certificate.p_value < 5e-3  # 10 classes and 3 keys, less what references answer by themselves
     # From the recorded answers alone, the labels apart:
     registration = certificate.registration
     assert certificate.answers_sha256 is not None
@@ -178,7 +178,7 @@ def test_what_was_changed_afterwards_is_refused(run: Run, tmp_path: Path) -> Non
     refused("signing.json", json.dumps(short.to_json()).encode(), "does not name the registered references")
     for change, sentence in (
         ({"signed_fingerprint": "0" * 64}, "another signed_fingerprint than .*manifest.json"),
-        ({"reference_weights": ("0" * 64,) * 2}, "other reference_weights than those of .*surrogate-0"),
+        ({"reference_weights": ("0" * 64, "1" * 64)}, "other reference_weights than those of .*surrogate-0"),
         ({"reference_answers": ("0" * 64,) * 2}, "does not exist"),
     ):
         refused("signing.json", json.dumps(replace(record, **change).to_json()).encode(), sentence)
