@@ -1,6 +1,6 @@
 """What references that share nothing with the suspect cost: a slope is fitted to each, by chance.
 
-    python benchmarks/references.py                  a minute on one core
+    python benchmarks/references.py                  a minute and a half of one core
     python benchmarks/references.py --claims 20      a trial
 
 Claims are drawn: values of suspect and references are normal and independent, and each key's label is favoured by so many
