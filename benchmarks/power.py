@@ -10,7 +10,7 @@ The file names a `preset`, `settings` on top of it, `kinds` of models (settings 
 which kind to train, how many `controls` and `references` of each kind, `draws` of keys, and `cells`: settings on top of those,
 and other victims or draws where they differ; cells are compared with the `baseline`, if it names one. A draw is a number, which
 stands for a public secret: keys and labels that everybody can repeat, worthless as evidence, with the same labels in all cells;
-without draws the configured keys are taken.
+without draws the configured keys are taken. `lpips_weights`, where named, is a file of LPIPS (see `taggants config crafting`).
 
 Models, crafted shards and scores are found again in `output.root`, so a second call goes on, and cells share what they can. What
 was measured of cell and kind of victim lies in `output.root`/power/, and is measured again only if settings of theirs changed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,8 @@ class Cell:
 class Bench:
     """kinds: settings of evaluation.training, by kind. controls, references: clean models of each kind.
 
-    baseline: the cell that the others are compared with; None: none is.
+    baseline: the cell that the others are compared with; None: none is. lpips_weights: a file as `read_lpips` reads it; None:
+    LPIPS is not measured.
     """
 
     preset: str
@@ -37,6 +39,7 @@ class Bench:
     references: int
     cells: tuple[Cell, ...]
     baseline: str | None
+    lpips_weights: str | None = None
 
     def config(self, cell: Cell, kind: str) -> Config:
         settings = [*self.settings, *self.kinds[kind], *cell.settings, "execution.pool=inline"]
@@ -75,7 +78,17 @@ def read_bench(path: str, settings: Sequence[str]) -> Bench:
     if baseline is not None and baseline not in tree["cells"]:
         raise InputError(f"baseline {baseline!r} is no cell of {path}; name one of: {', '.join(tree['cells'])}")
     shared = (*tree["settings"], *settings)
-    return Bench(tree["preset"], shared, kinds, tree["controls"], tree.get("references", 0), tuple(cells), baseline)
+    weights = tree.get("lpips_weights")
+    return Bench(
+        tree["preset"],
+        shared,
+        kinds,
+        tree["controls"],
+        tree.get("references", 0),
+        tuple(cells),
+        baseline,
+        None if weights is None else os.path.expandvars(weights),
+    )
 
 
 def narrowed(bench: Bench, cells: Sequence[str] = (), kinds: Sequence[str] = (), draws: Sequence[int] = ()) -> Bench:

@@ -21,13 +21,16 @@ from benchmarks.power.records import FLIP_LEVELS, RECORD, Clean, Record, Tested
 from taggants import pipeline
 from taggants.crafting.methods import key_pattern
 from taggants.crafting.plan import Plan
+from taggants.crafting.shard import read_lpips
 from taggants.data.source import read_for_models
 from taggants.detection import Evidence, exact_p_value, key_ranks, rank_p_value
 from taggants.detection.question import Question, balanced_covers
 from taggants.errors import FailedShards, InputError
 from taggants.evaluation.transfer import measure_transfer
+from taggants.export import MANIFEST_PATH
 from taggants.identity import identity
 from taggants.keys import create_key_file
+from taggants.perturbation.perceptual import image_quality
 from taggants.reporting.progress import say
 from taggants.run import Run
 from taggants.seeds import hash_seed
@@ -130,6 +133,12 @@ def measure_cell(bench: Bench, cell: Cell, *, only_done: bool = False, wait: boo
             record = _measure(bench, cell, kind, spec, run, made)
             stored.write_json(path, asdict(record))
         found = RECORD.validate_python(stored.read_json(path))
+        if found.lpips is None and bench.lpips_weights is not None:  # measured by a call that knew no weights
+            run = Run(config)
+            if run.root.child("signed").exists(MANIFEST_PATH):
+                searched = made.get("searched") or _searched(run, run.folder.read_plan())
+                found = replace(found, lpips=_lpips(searched, bench.lpips_weights))
+                stored.write_json(path, asdict(found))
         records.append(replace(found, cell=cell.name, kind=kind))  # whatever it was called when it was measured
     return records
 
@@ -177,6 +186,12 @@ def _searched(run: Run, plan: Plan) -> Searched:
     originals, unsigned = (read_for_models(run.sources[0], rows, size) for rows in (ids, others.tolist()))
     signed = read_for_models(run.sources[0].at(run.root.child("signed")), ids, size)
     return Searched(originals, signed, unsigned, labels[ids], labels[others])
+
+
+def _lpips(searched: Searched, weights: str) -> float | None:
+    """Mean distance of the taggants, as they are read from the export, from their originals."""
+    originals, signed = (list(torch.from_numpy(images)) for images in (searched.originals, searched.signed))
+    return image_quality(originals, signed, read_lpips(weights)).lpips
 
 
 def _measure(bench: Bench, cell: Cell, kind: str, spec: str, run: Run, made: Mapping[str, Any]) -> Record:

@@ -8,10 +8,11 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.power import claims, measuring
 from benchmarks.power.cells import Cell, narrowed, read_bench
@@ -99,6 +100,12 @@ def test_cells_are_measured_once_and_stand_in_one_table(
             assert 0 <= min(model.flips) <= max(model.flips) <= 1
         assert set(record.findability) == set(TRAITS)
         assert all(0 <= auc <= 1 for found in record.findability.values() for auc in (found.signed, found.reference))
+    assert {record.lpips for record in records} == {None}
+    weighed = replace(whole, lpips_weights=str(_lpips_weights(file.parent / "lpips.pt")))
+    with_lpips = [record for cell in weighed.cells for record in measuring.measure_cell(weighed, cell)]
+    assert [replace(record, lpips=None) for record in with_lpips] == records  # nothing else is measured again
+    assert all(record.lpips is not None and record.lpips > 0 for record in with_lpips)
+    assert with_lpips == [record for cell in whole.cells for record in measuring.measure_cell(whole, cell)]  # kept
     # The same secret, so the same labels, whatever the draw is used for.
     assert records[0].victims != records[1].victims
     monkeypatch.setattr(measuring, "_crafted", None)  # nothing is made again
@@ -112,6 +119,19 @@ def test_cells_are_measured_once_and_stand_in_one_table(
     assert "\n| matching | wide" not in compared
     assert "matching | wide" in bench("--table", "--kind", "wide")
     assert len([circle for circle in Strict(page.read_text()).root.all("circle") if circle.inside("figure")]) == 3 * 4
+
+
+def _lpips_weights(path: Path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    weights: dict[str, torch.Tensor] = {}
+    for layer, shape in enumerate(
+        ((64, 3, 11, 11), (192, 64, 5, 5), (384, 192, 3, 3), (256, 384, 3, 3), (256, 256, 3, 3))
+    ):
+        weights[f"conv{layer}.weight"] = 0.05 * torch.randn(shape, generator=generator)
+        weights[f"conv{layer}.bias"] = torch.zeros(shape[0])
+        weights[f"lin{layer}.weight"] = torch.ones(1, shape[0], 1, 1)
+    torch.save(weights, path)
+    return path
 
 
 @pytest.mark.slow
