@@ -45,7 +45,7 @@ class Strength:
 
 
 _OF_IMPRINTS: Final = {
-    "keys.family": "a fast and two slow waves: what one kind of network misses, another learns",
+    "keys.family": "a fast and two slow waves: what one kind of network misses, another learns; see docs/sign.md for Mixup",
     "signing.selection": "images that a clean model gets wrong: there the pattern is what is left to learn",
     "crafting.method": "the key's own pattern, which most kinds of networks learn; a key laid over an image then turns the "
     "answer more often than with clean models (see flips in the rehearsal); init --strength balanced or quiet turns fewer",
@@ -73,11 +73,11 @@ DEFAULT_STRENGTH: Final = "strong"
 _CLASS_SHARE: Final = 0.1
 _WANTED_P: Final = 1e-3  # the default of detection.alpha
 _OF_SMALL_IMAGES: Final = Strength(
-    {"family": "block"},
+    {"family": "grating", "num_gratings": 1, "num_low": 0, "aligned": 0},
     "gradient_norm",
     "matching",
     {
-        "keys.family": "noise, as in the paper",
+        "keys.family": "one wave of any frequency and angle: learnt as well as noise, and networks tell such keys apart",
         "signing.selection": "those that move a model most",
         "crafting.method": "the paper's, on surrogates: a plain network learns it best of so few pixels",
     },

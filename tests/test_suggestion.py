@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import yaml
 
-from taggants.config import Config
+from taggants.cli.commands.demo import PRESET
+from taggants.cli.configuration import preset_path
+from taggants.config import Config, load_config
 from taggants.data.inspection import Inspection
 from taggants.errors import InputError
 from taggants.estimation.doubts import doubts, wanted_of
@@ -39,13 +41,15 @@ def configured(inspection: Inspection) -> Config:
     return Config.model_validate(yaml.safe_load(yaml.safe_dump(dict(suggest(inspection).tree))))
 
 
-def test_digits_get_what_the_demo_measured() -> None:
-    config = configured(DIGITS)
-    assert (config.keys.num_keys, config.signing.images_per_key) == (16, 7)
+def test_the_demo_signs_the_digits_as_is_suggested_for_them() -> None:
+    config, demo = configured(DIGITS), load_config(preset_path(PRESET), [])
+    for section in ("signing", "surrogate", "crafting"):
+        assert getattr(config, section) == getattr(demo, section)
+    assert config.keys.model_dump(exclude={"name", "demonstration"}) == demo.keys.model_dump(
+        exclude={"name", "demonstration"}
+    )
     assert config.keys.name == "my-digits"
-    assert config.crafting.epsilon == 64 / 255
-    assert config.surrogate.model == config.evaluation.training.model == "cnn"
-    assert not config.surrogate.flip
+    assert config.evaluation.training == demo.evaluation.training
     assert config.data.image_size is None
 
 
@@ -127,7 +131,7 @@ def test_a_cpu_trains_in_bfloat16_where_it_can_and_the_model_is_worth_it() -> No
     assert "precision" not in suggest(DIGITS, bfloat16=True).tree["surrogate"]
 
 
-def test_photographs_get_an_imprint_of_gratings_and_small_images_the_papers_method() -> None:
+def test_photographs_get_an_imprint_of_gratings_and_small_images_have_them_matched() -> None:
     config, small = configured(like(5000, 20, (32, 32))), configured(DIGITS)
     assert (config.keys.family, config.crafting.method, config.signing.selection) == ("grating", "imprint", "loss")
     assert [training.model for training in config.surrogate_trainings] == ["timm/resnet10t"], "images are ranked by it"
@@ -138,7 +142,7 @@ def test_photographs_get_an_imprint_of_gratings_and_small_images_the_papers_meth
     assert found == [("timm/resnet10t", "strong"), *plain]
     assert config.reference_trainings[-1].patch_size == 8
     assert (config.signing.images_per_key, config.crafting.epsilon) == (25, 16 / 255)
-    assert (small.keys.family, small.crafting.method) == ("block", "matching")
+    assert (small.keys.family, small.crafting.method) == ("grating", "matching")
 
 
 def test_without_a_test_split_the_bare_key_is_asked() -> None:

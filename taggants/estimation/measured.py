@@ -201,7 +201,7 @@ _OF_QUIET = tuple(
 _DIGITS = replace(
     _SEARCH,
     source="benchmarks/results/power.md",
-    row="| block, matching (the demo) |",
+    row="| block, matching (preset `digits`) |",
     victim="cnn",
     size=8,
     levels=64,
@@ -271,6 +271,12 @@ MEASURED: Final = (
     *_OF_DIGITS,
     *_OF_FEWER_IMAGES,
     replace(_DIGITS, row="| gratings, matching |", bare=(8e-13, 3e-13), referenced=(5e-13, 3e-13)),
+    replace(
+        _DIGITS,
+        row="| one wave |",
+        bare=(),
+        referenced=(3e-10, 1e-11, 6e-9, 2e-9, 1e-11, 7e-11, 6e-11, 5e-10, 2e-7, 7e-8),
+    ),
     replace(_DIGITS, row="| block, imprint |", method="imprint", bare=(1e-2, 2e-3), referenced=(4e-3, 3e-5)),
     replace(_DIGITS, row="| gratings, imprint |", method="imprint", bare=(5e-5, 3e-4), referenced=(1e-5, 1e-4)),
     replace(_SWEEP, row="16 keys, 1, 3, 5, 7 images", images_per_key=1, bare=(0.17, 4e-3)),

@@ -308,7 +308,7 @@ def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed], transfer: Transfer |
     heads = {name: f"{f'p ({name})':>11}".rjust(len(name) + 6) for name in STATISTICS if name in computed}
     lines = [
         "",
-        f"{'model':<12}{'trained on':<12}{'accuracy':>9}{'hits':>8}{''.join(heads.values())}{'flips, %':>14}  decision",
+        f"{'model':<12}{'trained on':<12}{'accuracy':>9}{'hits':>8}{''.join(heads.values())}{'flips, %':>18}  decision",
     ]
     for name, outcome in rehearsal.items():
         c = outcome.certificate
@@ -316,7 +316,7 @@ def rehearsed(run: Run, rehearsal: Mapping[str, Rehearsed], transfer: Transfer |
         flips = "/".join(f"{100 * rate:.2g}" for rate in outcome.flips)
         lines.append(
             f"{name:<12}{'signed data' if outcome.is_victim else 'clean data':<12}{outcome.accuracy:>9.4f}"
-            f"{f'{c.num_hits}/{len(c.ranks)}':>8}{''.join(numbers[n].rjust(len(head)) for n, head in heads.items())}{flips:>14}  "
+            f"{f'{c.num_hits}/{len(c.ranks)}':>8}{''.join(numbers[n].rjust(len(head)) for n, head in heads.items())}{flips:>18}  "
             f"{_decision(c.verdict)}"
         )
     lines.append(

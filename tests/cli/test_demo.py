@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from taggants.cli.commands import craft, demo
+from taggants.cli.commands import craft
 
 
 def test_demo_signs_the_digits_with_the_public_secret_below_its_root(monkeypatch):
@@ -15,7 +15,6 @@ def test_demo_signs_the_digits_with_the_public_secret_below_its_root(monkeypatch
     assert here.keys.demonstration
     assert (here.execution.pool, with_ray.execution.pool) == ("inline", "ray")
     assert here.hash == with_ray.hash
-    assert demo.SETTINGS == ("keys.demonstration=true", "keys.name=demonstration")
 
 
 class Done:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Final
 
 from taggants.cli.commands import craft
+from taggants.cli.configuration import preset_path
 
-SETTINGS = ("keys.demonstration=true", "keys.name=demonstration")
+PRESET: Final = "demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,4 +31,4 @@ def run(given: argparse.Namespace) -> int:
     pool = "ray" if given.ray else "inline"
     folder = given.root.rstrip("/")
     places = (f"output.root={json.dumps(f'{folder}/runs')}", f"keys.root={json.dumps(f'{folder}/secrets')}")
-    return craft.main(load_config(None, [*SETTINGS, f"execution.pool={pool}", *places])).exit_code
+    return craft.main(load_config(preset_path(PRESET), [f"execution.pool={pool}", *places])).exit_code
