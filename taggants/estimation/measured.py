@@ -195,6 +195,7 @@ _OF_QUIET = tuple(
         ("ConvNeXt-atto", "convnext", False, (9e-2, 0.5, 0.5)),
         ("plain CNN", "cnn", False, (6e-2, 8e-2, 0.5)),
         ("RegNetX-002", "regnetx", False, (0.2, 0.4, 0.7)),
+        ("ViT-tiny, patch 8", "vit", False, (0.5, 8e-2, 0.6)),
     )
 )
 
