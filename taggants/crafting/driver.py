@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from taggants.crafting.events import Event, Finished, GiveUp, Pool, Submit
-from taggants.crafting.plan import Plan, RunFolder
+from taggants.crafting.events import Decision, Event, Finished, GiveUp, Pool, Submit
+from taggants.crafting.plan import Plan, RunFolder, Shard
 from taggants.crafting.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -91,13 +91,10 @@ def drive(
     try:
         run_folder.register_plan(plan)
         committed = run_folder.read_commits()
-        shards = {shard.index: shard for shard in plan.shards}
         taken = earlier.take_over(plan, run_folder, committed) if earlier is not None else {}
         num_reused, num_before = sum(taken.values()), len(committed) + len(taken)
         todo = [shard for shard in plan.shards if shard.index not in committed and shard.index not in taken]
         todo.sort(key=lambda shard: -len(shard.sample_ids))  # the longest first: none is left to the end on its own
-        num_overtaken = 0
-        images_crafted, images_left = 0, sum(len(shard.sample_ids) for shard in todo)
         scheduler = Scheduler(
             [shard.index for shard in todo],
             num_slots=pool.num_slots,
@@ -105,56 +102,83 @@ def drive(
             max_losses=max_losses,
             last_attempts=run_folder.last_attempts(),
         )
-
-        def report(latest_event: Event | None) -> None:
+        work = _Work(plan.plan_hash, todo, run_folder, pool, scheduler, earlier)
+        for latest_event in work.events():
             if on_progress is not None:
                 on_progress(
                     DriveProgress(
-                        num_shards=len(shards),
+                        num_shards=len(plan.shards),
                         num_done=num_before + scheduler.num_done,
                         running=scheduler.running,
                         given_up=tuple(sorted(scheduler.given_up)),
-                        images_crafted=images_crafted,
-                        images_left=images_left,
+                        images_crafted=work.images_crafted,
+                        images_left=work.images_left,
                         latest_event=latest_event,
                     )
                 )
-
-        decisions = scheduler.start()
-        report(None)
-        while True:
-            for decision in decisions:
-                if isinstance(decision, Submit):
-                    pool.submit(shards[decision.shard_index], decision.attempt)
-            if scheduler.is_finished:
-                break
-            decisions = []
-            events = pool.wait(_WAIT_TIMEOUT_S)
-            for event in events:
-                num_images = len(shards[event.shard_index].sample_ids)
-                if isinstance(event, Finished):
-                    assert event.commit.plan_hash == plan.plan_hash, "a worker of another plan"
-                    assert event.commit.shard_index == event.shard_index, "a commit of another shard"
-                    if not run_folder.commit(event.commit):
-                        num_overtaken += 1
-                    elif earlier is not None:
-                        earlier.publish(event.commit)
-                    images_crafted += num_images
-                    images_left -= num_images
-                answer = scheduler.handle(event)
-                if any(isinstance(decision, GiveUp) for decision in answer):
-                    images_left -= num_images
-                decisions += answer
-                report(event)
-            if not events:
-                report(None)
         return DriveResult(
-            num_shards=len(shards),
+            num_shards=len(plan.shards),
             num_resumed=num_before - num_reused,
             num_crafted=scheduler.num_done,
             failed=scheduler.given_up,
-            num_overtaken=num_overtaken,
+            num_overtaken=work.num_overtaken,
             num_reused=num_reused,
         )
     finally:
         pool.close()
+
+
+class _Work:
+    """The shards that are left: what the scheduler decides of them, and what comes of it.
+
+    num_overtaken: as in `DriveResult`. images_crafted, images_left: as in `DriveProgress`.
+    """
+
+    def __init__(
+        self,
+        plan_hash: str,
+        todo: Sequence[Shard],
+        run_folder: RunFolder,
+        pool: Pool,
+        scheduler: Scheduler,
+        earlier: CraftedShards | None,
+    ) -> None:
+        self._plan_hash = plan_hash
+        self._shards = {shard.index: shard for shard in todo}
+        self._run_folder, self._pool, self._scheduler, self._earlier = run_folder, pool, scheduler, earlier
+        self.num_overtaken = self.images_crafted = 0
+        self.images_left = sum(len(shard.sample_ids) for shard in todo)
+
+    def events(self) -> Iterator[Event | None]:
+        """Does the work; yields None at the start and when nothing has happened for a while, and each event once it counts."""
+        decisions = self._scheduler.start()
+        yield None
+        while True:
+            for decision in decisions:
+                if isinstance(decision, Submit):
+                    self._pool.submit(self._shards[decision.shard_index], decision.attempt)
+            if self._scheduler.is_finished:
+                return
+            decisions = []
+            events = self._pool.wait(_WAIT_TIMEOUT_S)
+            for event in events:
+                decisions += self._handle(event)
+                yield event
+            if not events:
+                yield None
+
+    def _handle(self, event: Event) -> list[Decision]:
+        num_images = len(self._shards[event.shard_index].sample_ids)
+        if isinstance(event, Finished):
+            assert event.commit.plan_hash == self._plan_hash, "a worker of another plan"
+            assert event.commit.shard_index == event.shard_index, "a commit of another shard"
+            if not self._run_folder.commit(event.commit):
+                self.num_overtaken += 1
+            elif self._earlier is not None:
+                self._earlier.publish(event.commit)
+            self.images_crafted += num_images
+            self.images_left -= num_images
+        answer = self._scheduler.handle(event)
+        if any(isinstance(decision, GiveUp) for decision in answer):
+            self.images_left -= num_images
+        return answer
