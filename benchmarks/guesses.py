@@ -1,6 +1,6 @@
 """How well a trainer guesses which images are signed, by a model that it trained on them: AUC by gradient norm and by loss.
 
-    taggants demo && python -m benchmarks.guesses runs/HASH
+    taggants craft --preset digits && python -m benchmarks.guesses runs/HASH
 
 Takes a run whose victims are trained, and prints the range over them: 0.5 tells nothing, 1 everything.
 """

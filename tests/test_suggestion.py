@@ -53,6 +53,11 @@ def test_the_demo_signs_the_digits_as_is_suggested_for_them() -> None:
     assert config.data.image_size is None
 
 
+def test_images_below_eight_pixels_get_noise_as_waves_come_out_alike() -> None:
+    seven, eight = (configured(like(1_297, 10, (side, side), channels=1)) for side in (7, 8))
+    assert (seven.keys.family, eight.keys.family) == ("block", "grating")
+
+
 def test_imagenet_gets_the_papers_strength() -> None:
     config = configured(like(1_281_000, 1000, (375, 500), (500, 375)))
     assert (config.keys.num_keys, config.signing.images_per_key) == (10, 128)

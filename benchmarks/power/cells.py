@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import yaml
 
@@ -52,6 +53,11 @@ class Bench:
         return config
 
 
+_HEAD: Final = frozenset(
+    ("preset", "settings", "kinds", "victims", "baseline", "controls", "references", "draws", "cells", "lpips_weights")
+)
+
+
 def read_bench(path: str, settings: Sequence[str]) -> Bench:
     """Returns the cells of a file, one for each draw.
 
@@ -59,6 +65,9 @@ def read_bench(path: str, settings: Sequence[str]) -> Bench:
         InputError: a cell names a kind or a field that the file's head does not know, or the baseline is no cell.
     """
     tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    unknown = sorted(set(tree) - _HEAD)
+    if unknown:
+        raise InputError(f"{path} has a field {unknown[0]!r}; there are {', '.join(sorted(_HEAD))}")
     kinds = {name: tuple(own) for name, own in tree["kinds"].items()}
     cells = []
     for name, given in tree["cells"].items():
@@ -79,6 +88,8 @@ def read_bench(path: str, settings: Sequence[str]) -> Bench:
         raise InputError(f"baseline {baseline!r} is no cell of {path}; name one of: {', '.join(tree['cells'])}")
     shared = (*tree["settings"], *settings)
     weights = tree.get("lpips_weights")
+    if weights is not None and not (isinstance(weights, str) and weights):
+        raise InputError(f"lpips_weights {weights!r} must be the path of a file; leave it out to measure no LPIPS")
     return Bench(
         tree["preset"],
         shared,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from benchmarks.power.cells import Bench, Cell
 from benchmarks.power.claims import claimed, train_models
@@ -27,7 +28,7 @@ from taggants.detection import Evidence, exact_p_value, key_ranks, rank_p_value
 from taggants.detection.question import Question, balanced_covers
 from taggants.errors import FailedShards, InputError
 from taggants.evaluation.transfer import measure_transfer
-from taggants.export import MANIFEST_PATH
+from taggants.export import read_signed
 from taggants.identity import identity
 from taggants.keys import create_key_file
 from taggants.perturbation.perceptual import image_quality
@@ -132,13 +133,13 @@ def measure_cell(bench: Bench, cell: Cell, *, only_done: bool = False, wait: boo
                 made |= _crafted(run, cell, wait)
             record = _measure(bench, cell, kind, spec, run, made)
             stored.write_json(path, asdict(record))
-        found = RECORD.validate_python(stored.read_json(path))
-        if found.lpips is None and bench.lpips_weights is not None:  # measured by a call that knew no weights
-            run = Run(config)
-            if run.root.child("signed").exists(MANIFEST_PATH):
-                searched = made.get("searched") or _searched(run, run.folder.read_plan())
-                found = replace(found, lpips=_lpips(searched, bench.lpips_weights))
-                stored.write_json(path, asdict(found))
+        try:
+            found = RECORD.validate_python(stored.read_json(path))
+        except ValidationError as error:
+            raise InputError(f"{stored.uri_of(path)} is no record of a cell; delete it to measure it again") from error
+        if found.lpips is None and not only_done and bench.lpips_weights is not None:
+            found = replace(found, lpips=_lpips(Run(config), bench.lpips_weights, made))
+            stored.write_json(path, asdict(found))
         records.append(replace(found, cell=cell.name, kind=kind))  # whatever it was called when it was measured
     return records
 
@@ -188,10 +189,23 @@ def _searched(run: Run, plan: Plan) -> Searched:
     return Searched(originals, signed, unsigned, labels[ids], labels[others])
 
 
-def _lpips(searched: Searched, weights: str) -> float | None:
-    """Mean distance of the taggants, as they are read from the export, from their originals."""
-    originals, signed = (list(torch.from_numpy(images)) for images in (searched.originals, searched.signed))
-    return image_quality(originals, signed, read_lpips(weights)).lpips
+def _lpips(run: Run, weights: str, made: dict[str, Any]) -> float | None:
+    """Mean distance of the taggants from their originals, as the export measures it; None, and said, where it cannot be measured.
+
+    made: of the same cell; what it has is not done again.
+    """
+    if "lpips" not in made:
+        made["lpips"] = None
+        try:
+            network = read_lpips(weights)
+            ids = sorted(i for shard in run.folder.read_plan().shards for i in shard.sample_ids)
+            exported = read_signed(run.sources[0], run.root.child("signed"), ids)
+            originals = [torch.from_numpy(image) for image in run.sources[0].read_sized(ids)]
+            made["lpips"] = image_quality(originals, [torch.from_numpy(exported[i]) for i in ids], network).lpips
+        except InputError as error:
+            say(f"power: LPIPS of {run.root.uri} is left out: {error}")
+    found: float | None = made["lpips"]
+    return found
 
 
 def _measure(bench: Bench, cell: Cell, kind: str, spec: str, run: Run, made: Mapping[str, Any]) -> Record:

@@ -1,6 +1,6 @@
 """Draws the figures of the documentation: python docs/figures/draw.py runs/HASH secrets/NAME.json
 
-The run is one of `taggants demo`, whose keys are public. The figures are committed; draw them again when the demo changes.
+The run is one of `taggants craft --preset digits --set keys.demonstration=true`. The figures are committed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def draw_pipeline() -> None:
     left, middle, right, width = 8, 194, 380, 172
     parts = [
         text(left, 22, "The owner, before publication", 14, ACCENT, "start", 600),
-        box(left, 34, width, 106, "Keys", ["K noise images with", "random labels, from", "one 256-bit secret"]),
+        box(left, 34, width, 106, "Keys", ["K images with", "random labels, from", "one 256-bit secret"]),
         box(middle, 34, width, 106, "Surrogate", ["a model trained on", "the clean dataset"]),
         box(right, 34, width, 106, "Craft", ["change a few images:", "their gradient aligns", "with a key's gradient"]),
         arrow([(left + width, 120), (187, 120), (187, 156), (430, 156), (430, 142)]),

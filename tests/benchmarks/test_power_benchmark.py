@@ -101,7 +101,13 @@ def test_cells_are_measured_once_and_stand_in_one_table(
         assert set(record.findability) == set(TRAITS)
         assert all(0 <= auc <= 1 for found in record.findability.values() for auc in (found.signed, found.reference))
     assert {record.lpips for record in records} == {None}
-    weighed = replace(whole, lpips_weights=str(_lpips_weights(file.parent / "lpips.pt")))
+    missing = replace(whole, lpips_weights="/no/such.pt")
+    assert records == [record for cell in whole.cells for record in measuring.measure_cell(missing, cell)]
+    file.write_text(f"{file.read_text()}lpips_weights: {_lpips_weights(file.parent / 'lpips.pt')}\n")
+    weighed = read_bench(str(file), [])
+    assert records == [
+        r for cell in whole.cells for r in measuring.measure_cell(weighed, cell, only_done=True)
+    ]  # reads alone
     with_lpips = [record for cell in weighed.cells for record in measuring.measure_cell(weighed, cell)]
     assert [replace(record, lpips=None) for record in with_lpips] == records  # nothing else is measured again
     assert all(record.lpips is not None and record.lpips > 0 for record in with_lpips)

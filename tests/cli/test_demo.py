@@ -13,6 +13,7 @@ def test_demo_signs_the_digits_with_the_public_secret_below_its_root(monkeypatch
     here, with_ray = asked
     assert (here.output.root, here.keys.root) == ("/somewhere/runs", "/somewhere/secrets")
     assert here.keys.demonstration
+    assert (here.keys.name, here.keys.family, here.crafting.method) == ("demo", "grating", "matching")
     assert (here.execution.pool, with_ray.execution.pool) == ("inline", "ray")
     assert here.hash == with_ray.hash
 
