@@ -166,6 +166,7 @@ _OF_WEAKER_BOUNDS = tuple(
         (_BALANCED, 8, "ConvNeXt-atto", "convnext", False, (1e-6, 6e-10, 2e-7)),
         (_BALANCED, 8, "plain CNN", "cnn", False, (1e-6, 8e-9, 5e-9)),
         (_BALANCED, 8, "RegNetX-002", "regnetx", False, (4e-2, 2e-4, 0.9)),
+        (_BALANCED, 8, "ViT-tiny, patch 8", "vit", False, (0.5, 0.5, 2e-2)),
         (_QUARTER, 4, "ResNet-10-T", "resnet", False, (2e-2, 4e-2, 0.1)),
         (_QUARTER, 4, "the same, Mixup and CutMix", "resnet", True, (0.4, 7e-2, 0.6)),
         (_QUARTER, 4, "ConvNeXt-atto", "convnext", False, (8e-3, 1e-6, 1e-3)),
