@@ -18,5 +18,12 @@ def test_demo_signs_the_digits_with_the_public_secret_below_its_root(monkeypatch
     assert here.hash == with_ray.hash
 
 
+def test_an_empty_root_is_refused(capsys):
+    from taggants.cli import main
+
+    assert main(["demo", "--root", ""]) == 2
+    assert "--root is empty" in capsys.readouterr().err
+
+
 class Done:
     failed: dict[int, str] = {}  # noqa: RUF012

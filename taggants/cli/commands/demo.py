@@ -12,6 +12,7 @@ from typing import Final
 
 from taggants.cli.commands import craft
 from taggants.cli.configuration import preset_path
+from taggants.errors import InputError
 
 PRESET: Final = "demo"
 
@@ -28,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     from taggants.config import load_config
 
+    if not given.root:
+        raise InputError("--root is empty; name a folder, or leave it out for the one you are in")
     pool = "ray" if given.ray else "inline"
     folder = given.root.rstrip("/")
     places = (f"output.root={json.dumps(f'{folder}/runs')}", f"keys.root={json.dumps(f'{folder}/secrets')}")
