@@ -139,7 +139,8 @@ def measure_cell(bench: Bench, cell: Cell, *, only_done: bool = False, wait: boo
             raise InputError(f"{stored.uri_of(path)} is no record of a cell; delete it to measure it again") from error
         if found.lpips is None and not only_done and bench.lpips_weights is not None:
             found = replace(found, lpips=_lpips(Run(config), bench.lpips_weights, made))
-            stored.write_json(path, asdict(found))
+            if found.lpips is not None:
+                stored.write_json(path, asdict(found))
         records.append(replace(found, cell=cell.name, kind=kind))  # whatever it was called when it was measured
     return records
 
