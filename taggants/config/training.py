@@ -14,7 +14,11 @@ from taggants.training.recipes import RECIPES
 class TrainingConfig(Section):
     """How a surrogate, victim or control is trained."""
 
-    model: str = Field("cnn", description='"cnn" or "cnn_wide" (built in, no normalisation layers) or timm/NAME')
+    model: str = Field(
+        "cnn",
+        description='"cnn" or "cnn_wide" (built in, no normalisation layers); small/convnext or small/vit (for images of 8 to '
+        "128 px); or timm/NAME",
+    )
     patch_size: int | None = Field(
         None,
         ge=1,

@@ -12,6 +12,7 @@ from taggants.models.architectures import (
 )
 from taggants.models.checkpoints import checkpoint_bytes, model_from_checkpoint
 from taggants.models.precision import DTYPE_OF_PRECISION, Precision, cpu_has_bfloat16
+from taggants.models.small_images import SmallImageModels
 
 __all__ = [
     "DTYPE_OF_PRECISION",
@@ -21,6 +22,7 @@ __all__ = [
     "ModelSource",
     "ModelSpec",
     "Precision",
+    "SmallImageModels",
     "build_model",
     "check_model",
     "checkpoint_bytes",
