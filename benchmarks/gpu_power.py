@@ -56,14 +56,14 @@ SHARED = {
 }
 KINDS: dict[str, dict[str, Any]] = {
     "ResNet-18": {"model": "timm/resnet18"},
-    "ConvNeXt-atto/2": {"model": "timm/convnext_atto", "patch_size": 2, "recipe": "small-images", "drop_path": 0.1},
-    "ViT-tiny/4": {"model": "timm/vit_tiny_patch16_224", "patch_size": 4, "recipe": "small-images", "drop_path": 0.1},
+    "ConvNeXt, small images": {"model": "small/convnext", "recipe": "small-images", "drop_path": 0.1},
+    "ViT, small images": {"model": "small/vit", "recipe": "small-images", "drop_path": 0.1, "learning_rate": 1e-3},
     "ResNet-18, Mixup and CutMix": {"model": "timm/resnet18", "recipe": "deit3", "learning_rate": 4e-3},
 }
 TOY_SHARED = {**SHARED, "num_epochs": 1, "batch_size": 20, "device": "cpu"}
 TOY_KINDS: dict[str, dict[str, Any]] = {
     "CNN": {"model": "cnn"},
-    "ViT": {"model": "timm/vit_tiny_patch16_224", "patch_size": 16},
+    "ViT": {"model": "small/vit"},
     "CNN, Mixup and CutMix": {"model": "cnn", "recipe": "deit3"},
 }
 NUM_SURROGATES = {False: 3, True: 2}  # the first kinds
@@ -105,7 +105,7 @@ def the_run(folder: str, toy: bool, epsilon: str, kind: str, role: str) -> Run:
 
 
 def train_surrogate(run: Run, toy: bool, index: int) -> Any:
-    """Each with a patch size and recipe of its own, which one section of a configuration cannot say."""
+    """Each with a recipe and learning rate of its own, which one section of a configuration cannot say."""
     section = type(run.config.evaluation.training).model_validate(list(sections(toy).values())[index])
     job = training_job(run, f"surrogate-{index}", section, run.sources[0], run.index.fingerprint, seed=1000 + index)
     return train_model(run, job)

@@ -4,13 +4,13 @@
     python benchmarks/small_images.py --folder runs/small_images --only small/vit --images all --epochs 2 4
     python benchmarks/small_images.py --folder runs/small_images --table          what is done so far
 
-Data: $TAGGANTS_DATA/cifar100. Trainings are whole schedules, each from new weights; what is done is found again, and what was cut off
-goes on. Processes with another --only can share the folder.
+Data: $TAGGANTS_DATA/cifar100. Trainings are whole schedules, each from new weights; what is done is found again, and what was
+cut off goes on. Processes with another --only can share the folder.
 
-The public recipes see the 50,000 images 200 times, which takes days here. So each model is trained on all of them for 2, 4
-and 8 epochs, and the error is carried on to 200 by two curves through these points: a power law of the epochs, which never stops
-(optimistic), and the one with a floor that three doubled numbers determine (pessimistic: it takes the last gain as the beginning of the
-end). Neither knows of overfitting, for which public recipes augment more than crop and flip.
+The public recipes see the 50,000 images 200 times, which takes days here. So each model is trained on all of them for 2, 4 and 8
+epochs, and the error is carried on to 200 by two curves through these points: a power law of the epochs, which never stops
+(optimistic), and one with the floor that three doubled numbers determine (pessimistic: it takes the last gain as the beginning
+of the end). Neither knows of overfitting, against which public recipes augment more than by crops and flips.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ PUBLIC_EPOCHS = 200
 def error_after(epochs: Mapping[int, float], target: int) -> tuple[float, float]:
     """Returns the errors that a power law through measured errors has at `target` epochs: without a floor, and with one.
 
-    epochs: errors in (0, 1) by number of epochs, two or more; the floor needs three, each twice the one before: NaN without them, or
-    where the last doubling gained no less than the one before.
+    epochs: errors in (0, 1) by number of epochs, two or more. The floor needs three, each twice the one before: NaN without them,
+    or where the last doubling gained no less than the one before.
     """
     numbers = sorted(epochs)
     slope, constant = np.polyfit(np.log(numbers), np.log([epochs[number] for number in numbers]), 1)

@@ -8,7 +8,9 @@ from taggants.models import ModelSpec, build_model
 from taggants.training.features import penultimate_features
 
 
-@pytest.mark.parametrize("name", ["cnn", "timm/resnet18", "timm/vit_tiny_patch16_224", "timm/convnext_atto"])
+@pytest.mark.parametrize(
+    "name", ["cnn", "timm/resnet18", "timm/vit_tiny_patch16_224", "timm/convnext_atto", "small/vit", "small/convnext"]
+)
 def test_features_are_what_the_last_linear_layer_gets(name):
     model = build_model(ModelSpec(name, num_classes=7, channels=3, image_size=32), 1).eval()
     head = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 7][-1]
