@@ -198,7 +198,7 @@ class SigningConfig(Section):
 class ReferenceKind(Section):
     """A kind of model that suspects are compared with; all else is as in the surrogate section."""
 
-    model: str | None = Field(None, description='"cnn", "cnn_wide" or timm/NAME; null: the surrogate\'s')
+    model: str | None = Field(None, description="as surrogate.model; null: the surrogate's")
     patch_size: int | None = Field(None, ge=1, le=1024, description="of that model; null: its own")
     recipe: Annotated[str, named_in(RECIPES)] | None = Field(None, description="null: the surrogate's")
 

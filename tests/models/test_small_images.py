@@ -7,6 +7,7 @@ import torch
 from taggants.alignment import ENGINES, loss_gradient_and_base
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model, check_model, checkpoint_bytes, model_from_checkpoint
+from taggants.models.weights import network_of
 
 NAMES = ["small/convnext", "small/vit"]
 
@@ -85,6 +86,16 @@ def test_stochastic_depth_reaches_the_network_and_its_checkpoint(name):
     assert found == spec
     images = torch.rand(2, 1, 28, 28)
     torch.testing.assert_close(read(images), model(images))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_suspect_may_be_one_that_others_trained(name):
+    model = build_model(ModelSpec(name, 7, 3, 32), seed=1).eval()
+    tensors = {f"module.{key}": tensor for key, tensor in model[1].state_dict().items()}
+    read = network_of(name, tensors, "theirs.pth", channels=1, image_size=32)
+    assert (read.spec.num_classes, read.spec.channels) == (7, 3)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(read.model(images), model(images))
 
 
 @pytest.mark.parametrize("name", NAMES)
