@@ -87,8 +87,8 @@ class CraftingConfig(Section):
         None,
         gt=0,
         lt=1,
-        description="finite step relative to the weights' norm; null: 1e-3 with ReLU (3e-3 where its pattern cannot be held: "
-        "compiled, or ReLU6 and the like), else 3e-4",
+        description="finite step relative to the weights' norm; null: 3e-4 for networks with GELU, SiLU or layer normalisation; "
+        "for others 1e-3 with ReLU (3e-3 where its pattern cannot be held: compiled, or ReLU6 and the like), else 3e-4",
     )
     direction_interval: int = Field(
         1, ge=1, le=1_000, description="steps for which the direction in parameter space is kept; 1 is exact"

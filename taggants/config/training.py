@@ -23,8 +23,8 @@ class TrainingConfig(Section):
         None,
         ge=1,
         le=1024,
-        description="side in px of a vision transformer's patches or of a ConvNeXt's stem; null: the model's own, for larger "
-        "images; other models have none",
+        description="side in px of the patches of timm's vision transformers, or of the stem of its ConvNeXts; null: the model's "
+        "own, for larger images; other models have none, and pass it over",
     )
     drop_path: float = Field(
         0.0, ge=0, lt=1, description="highest rate of stochastic depth; not of the built-in models, which have none"

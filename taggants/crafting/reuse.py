@@ -26,7 +26,7 @@ from taggants.identity import canonical_json
 from taggants.storage import Root, encode_json
 from taggants.text import logger_of
 
-CRAFTING_VERSION: Final = 4
+CRAFTING_VERSION: Final = 5
 """Version of the algorithm, raised with every change of the code after which the same job gives other bytes."""
 
 _RECORDS = "crafted"

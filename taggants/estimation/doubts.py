@@ -22,7 +22,15 @@ from taggants.training.recipes import RECIPES
 
 _MOST_KEYS: Final = 1_000  # that a configuration may have
 _ROUNDING: Final = 1 - 1e-6
-_NAMES: Final = {"resnet": "ResNet", "convnext": "ConvNeXt", "vit": "ViT", "cnn": "plain CNN", "regnetx": "RegNet"}
+_NAMES: Final = {
+    "resnet": "ResNet",
+    "convnext": "ConvNeXt",
+    "vit": "ViT",
+    "cnn": "plain CNN",
+    "regnetx": "RegNet",
+    "small convnext": "small-image ConvNeXt",
+    "small vit": "small-image ViT",
+}
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,11 @@ def wanted_of(config: Config, num_images: int, num_classes: int, size: int, imag
 
 
 def _kind(model: str) -> str:
-    """Returns the letters that a model's name begins with: "resnet" of timm/resnet10t."""
-    return re.match("[a-z]*", model.rpartition("/")[2].lower())[0]  # type: ignore[index]  # it matches always
+    """Returns the letters that a model's name begins with: "resnet" of timm/resnet10t; behind "small" for small/NAME, which learn
+    otherwise than their namesakes."""
+    source, _, name = model.lower().replace(":", "/").rpartition("/")
+    letters: str = re.match("[a-z]*", name)[0]  # type: ignore[index]  # it matches always
+    return f"small {letters}" if source == "small" else letters
 
 
 def doubts(wanted: Wanted) -> tuple[str, ...]:

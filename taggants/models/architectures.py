@@ -22,8 +22,9 @@ class ModelSpec:
 
     name: SOURCE/NAME or SOURCE:NAME with a source of `MODEL_SOURCES`, such as "timm/resnet18"; a bare name, such as "cnn", is
     of the source "built-in". image_size: height and width in pixels. channels: 1 or 3.
-    patch_size: in pixels, of a vision transformer's patches or a ConvNeXt's stem; None: the model's own, made for larger images
-    (16 and 4 px). A ConvNeXt with a stem of 2 px halves the map once more after it, so that only 1 px leaves larger maps than 4.
+    patch_size: in pixels, of the patches of timm's vision transformers or the stem of its ConvNeXts; None: the model's own, made
+    for larger images (16 and 4 px). A ConvNeXt with a stem of 2 px halves the map once more after it, so that only 1 px leaves
+    larger maps than 4.
     drop_path: highest rate of stochastic depth while training, in [0, 1).
     adaptation: of a network that was trained elsewhere, for images or classes unlike ours.
     """

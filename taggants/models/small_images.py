@@ -42,7 +42,7 @@ class SmallImageModels:
         if not _SMALLEST <= spec.image_size <= _LARGEST:
             raise InputError(
                 f"model 'small/{name}' takes images of {_SMALLEST} to {_LARGEST} px, not {spec.image_size}; "
-                "choose a model of timm"
+                "choose timm/NAME for larger ones, cnn for smaller ones, or set the image_size of its weights"
             )
         normalisation = InputNormalisation([0.5] * spec.channels, [0.25] * spec.channels)
         return nn.Sequential(normalisation, _NETWORKS[name](spec))

@@ -17,7 +17,7 @@ class StateDictDescription(WeightsDescription):
     """A state dict, alone or under `state_dict`, `model` and the like, and the architecture it belongs to."""
 
     path: FileUri = Field(description="path or s3:// URI of a .safetensors or .pth")
-    architecture: str = Field(description='"cnn", "cnn_wide", timm/NAME or another name of a model source')
+    architecture: str = Field(description='"cnn", "cnn_wide", small/NAME, timm/NAME or another name of a model source')
     patch_size: int | None = Field(None, ge=1, description="as in surrogate.patch_size; null: the architecture's own")
     num_classes: int | None = Field(None, ge=1, description="null: read off the head")
     use_average: bool = Field(True, description="take the moving average of the weights where the file holds both")

@@ -10,8 +10,8 @@ Mixup 0.1 or CutMix 1.0, binary cross-entropy with classes of a mixed weight abo
 clips to norm 1).
 fine-tune: Kornblith, Shlens, Le, "Do better ImageNet models transfer better?" (CVPR 2019): all weights, from those
 of another training, by SGD with Nesterov momentum 0.9; crop, flip, cross-entropy.
-small-images: for ConvNeXts and vision transformers on images of 32 to 64 px; label smoothing 0.1, three epochs of warm-up,
-gradients clipped to norm 1; benchmarks/results/small_images.md says what is measured of it, which is little.
+small-images: for ConvNeXts and vision transformers on images of 32 to 64 px, such as small/convnext and small/vit; label
+smoothing 0.1, three epochs of warm-up, gradients clipped to norm 1; figures are in benchmarks/results/small_images.md.
 
 Learning rate, weight decay, epochs, batch and stochastic depth are the configuration's. The papers' repeated augmentation is
 left out; crops are of the padded image (DeiT III's "simple random crop"), never resized. Mixup and CutMix pair an image with

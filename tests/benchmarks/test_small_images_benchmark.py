@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks.small_images import error_after, table
 
+PROGRAM = Path(__file__).parent.parent.parent / "benchmarks" / "small_images.py"
+
 
 def test_power_laws_are_carried_on_exactly():
-    without, floored = error_after({n: 0.9 * n**-0.3 for n in (2, 4, 8)}, 200)
-    assert without == pytest.approx(0.9 * 200**-0.3)
-    assert floored == pytest.approx(0.9 * 200**-0.3)  # whose floor is 0
-    without, floored = error_after({n: 0.2 + 0.5 * n**-0.6 for n in (2, 4, 8)}, 200)
-    assert floored == pytest.approx(0.2 + 0.5 * 200**-0.6)
-    assert without < floored
+    assert error_after({n: 0.9 * n**-0.3 for n in (2, 4, 8)}, 200) == pytest.approx(0.9 * 200**-0.3)
+    assert error_after({1: 0.5, 3: 0.4}, 9) == pytest.approx(0.32)  # a fifth less for every tripling
 
 
-def test_no_floor_is_told_without_three_doubled_numbers_that_slow_down():
-    for errors in ({2: 0.5, 4: 0.4}, {2: 0.5, 4: 0.4, 9: 0.3}, {2: 0.5, 4: 0.4, 8: 0.2}, {2: 0.5, 4: 0.4, 8: 0.41}):
-        without, floored = error_after(errors, 200)
-        assert math.isnan(floored)
-        assert 0 < without < 1
-
-
-def test_the_table_carries_whole_data_only_on():
-    rows = [
-        ("a", "20 x 250", 30, 0.6, 10.0),
-        ("a", "all", 2, 0.5, 10.0),
-        ("a", "all", 4, 0.6, 20.0),
-        ("b", "all", 2, 0.1, 5.0),
-    ]
+def test_the_table_carries_whole_data_on_and_says_how_far_the_line_missed_the_longest():
+    rows = [("a", "all", n, 1 - error, 10.0) for n, error in ((2, 0.5), (4, 0.4), (8, 0.32))]
+    rows += [("a", "20 x 250", 30, 0.6, 10.0), ("b", "all", 2, 0.1, 5.0), ("b", "all", 4, 0.2, 5.0)]
     lines = table(rows)
     assert "| a | 20 x 250 | 30 | 0.6000 | 10 |" in lines
-    assert [line for line in lines if line.startswith("| a | -")] == ["| a | - | 0.89 |"]  # 0.5 * 0.8^log2(100)
-    assert not any(line.startswith("| b | -") for line in lines)
+    assert [line for line in lines if line.startswith("| a | 2, 4, 8 |")] == [
+        "| a | 2, 4, 8 | 0.89 | 0.680 | 0.680 |"  # 0.5 * 0.8^log2(100) = 0.114
+    ]
+    assert not any(line.startswith("| b | 2,") for line in lines), "two points have no third to be checked by"
+
+
+@pytest.mark.parametrize(
+    ("words", "data", "said"),
+    [
+        (["--epochs", "0"], "/nowhere", "each must lie from 1 to 10,000"),
+        ([], "", "set TAGGANTS_DATA"),
+        (["--images", "all"], "/nowhere", "/nowhere/cifar100"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, words, data, said):
+    ended = subprocess.run(
+        [sys.executable, str(PROGRAM), "--folder", str(tmp_path), *words],
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "TAGGANTS_DATA": data},
+    )
+    assert ended.returncode != 0
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -4,7 +4,8 @@ import pytest
 import timm
 import torch
 
-from taggants.alignment import ENGINES, loss_gradient_and_base
+from taggants.alignment import ENGINES, gate_kinks, loss_gradient_and_base
+from taggants.alignment.engines import STEP_OF_PATTERN, STEP_OF_SMOOTH, STEP_WITH_KINKS, _step_of
 from taggants.errors import InputError
 from taggants.models import ModelSpec, build_model, check_model, checkpoint_bytes, model_from_checkpoint
 from taggants.models.weights import network_of
@@ -46,7 +47,7 @@ def test_behind_its_stem_the_convnext_is_the_one_of_timm():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pixel_gradients_of_crafting_agree_with_differences(name):
-    # Without kinks between the points, which a ReLU has and central differences straddle.
+    # Without kinks between the points, which a ReLU has and differences of the loss straddle.
     model = build_model(ModelSpec(name, 4, 3, 16), seed=1).double().eval()
     model = torch.nn.Sequential(*[_without_kinks(part) for part in model])
     generator = torch.Generator().manual_seed(0)
@@ -77,6 +78,40 @@ def _without_kinks(part: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("engine", ["central", "one_sided"])
+def test_finite_differences_behind_gates_agree_with_double_backward(name, engine):
+    plain, gated = (build_model(ModelSpec(name, 4, 3, 16), seed=1).double().eval() for _ in range(2))
+    gate_kinks(gated)
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(3, 3, 16, 16, generator=generator, dtype=torch.float64), torch.tensor([2, 0, 1])
+    direction = [
+        torch.randn(p.shape, generator=generator, dtype=p.dtype) * p.detach().std().nan_to_num(1)
+        for p in plain.parameters()
+    ]
+    exact = ENGINES["double_backward"].bind(plain, direction)(images, labels, None)
+    base = loss_gradient_and_base(gated, images, labels)[1] if engine == "one_sided" else None
+    found = ENGINES[engine].bind(gated, direction)(images, labels, base)
+    assert torch.nn.functional.cosine_similarity(exact.flatten(), found.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "gated", "plain"),
+    [
+        ("small/convnext", STEP_OF_SMOOTH, STEP_OF_SMOOTH),  # ReLUs in the stem alone: at their step it is near chance
+        ("small/vit", STEP_OF_SMOOTH, STEP_OF_SMOOTH),
+        ("timm/convnext_atto", STEP_OF_SMOOTH, STEP_OF_SMOOTH),
+        ("timm/resnet10t", STEP_OF_PATTERN, STEP_WITH_KINKS),
+        ("cnn", STEP_OF_PATTERN, STEP_WITH_KINKS),
+    ],
+)
+def test_networks_with_smooth_layers_are_moved_by_the_short_step(name, gated, plain):
+    model = build_model(ModelSpec(name, 4, 3, 32), seed=1)
+    assert _step_of(model) == plain
+    gate_kinks(model)
+    assert _step_of(model) == gated
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_stochastic_depth_reaches_the_network_and_its_checkpoint(name):
     spec = ModelSpec(name, 4, 1, 28, drop_path=0.2)
     model = build_model(spec, seed=1)
@@ -102,7 +137,8 @@ def test_a_suspect_may_be_one_that_others_trained(name):
 def test_other_sizes_and_patches_are_refused(name):
     for size in (7, 129):
         with pytest.raises(
-            InputError, match=f"model '{name}' takes images of 8 to 128 px, not {size}; choose a model of timm"
+            InputError,
+            match=f"model '{name}' takes images of 8 to 128 px, not {size}; choose timm/NAME for larger ones, cnn for smaller",
         ):
             check_model(ModelSpec(name, 4, 3, size))
     with pytest.raises(InputError, match=f"model '{name}' takes no patch_size, but 4 is given; leave it out"):
