@@ -18,8 +18,9 @@ class Measured:
 
     Attributes:
         source: file of the repository that holds the numbers. row: how their line begins, or a part of it.
-        victim: letters that the model's name begins with, such as "resnet". is_crafted_on: a surrogate was of that kind too, or
-            the method needs none. method: of `crafting.method`. mixes: trained with Mixup or CutMix.
+        victim: letters that the model's name begins with, such as "resnet", behind "small" for small/NAME. is_crafted_on: a
+            surrogate was of that kind too, or the method needs none. method: of `crafting.method`. mixes: trained with Mixup or
+            CutMix.
         size: side of the images in px. levels: epsilon in 8-bit levels.
         num_images, num_classes, num_keys, images_per_key: of the signed training data.
         steps: of the victim's training, epochs times batches.
@@ -146,6 +147,7 @@ _OF_WAVES = tuple(
         (_DEFAULT, "ViT-tiny, patch 8", "vit", False, (7e-3, 8e-3, 3e-3)),
         (_DEFAULT, "plain CNN", "cnn", False, (2e-11, 3e-13, 4e-12)),
         (_DEFAULT, "RegNetX-002", "regnetx", False, (1e-6, 5e-8, 4e-2)),
+        ("the default, networks for small images", "small/convnext", "small convnext", False, (3e-13, 3e-12)),
     )
 )
 _BALANCED = "fast and slow gratings, imprint at 8/255 (**`balanced`**)"

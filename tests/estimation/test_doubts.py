@@ -129,6 +129,16 @@ def test_kinds_of_victims_that_were_missed_are_named() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["small/vit", "small:vit"])
+def test_networks_for_small_images_are_kinds_of_their_own(name: str) -> None:
+    training = f"evaluation.training={{model: {name}, recipe: small-images, num_epochs: 25, batch_size: 64}}"
+    timms = training.replace(name, "timm/vit_tiny_patch16_224")
+    assert (wanted("cifar100", PHOTOS, training).cell.victim, wanted("cifar100", PHOTOS, timms).cell.victim) == (
+        "small vit",
+        "vit",
+    )
+
+
 def test_nothing_is_said_of_methods_that_were_not_measured() -> None:
     mixed = wanted("cifar100_paper_strength", PHOTOS, "crafting.method=mixed", "crafting.epsilon=1/255")
     assert (doubts(mixed), record(mixed)) == ((), "")
