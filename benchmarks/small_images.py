@@ -108,17 +108,19 @@ def table(rows: Sequence[tuple[str, str, int, float, float]]) -> list[str]:
 
 def rows_of(given: argparse.Namespace) -> list[tuple[str, str, int, float, float]]:
     """Trains what is asked for and not done, unless only the table is wanted; returns what `table` takes."""
-    RECIPES.register(SHORT, replace(RECIPES["small-images"], warm_up_epochs=0.5))
     rows = []
     for images in given.images:
         _, recipe, numbers = IMAGES[images]
         run = the_run(given.folder, images)
+        source, fingerprint = run.sources[0], run.index.fingerprint
+        if SHORT not in RECIPES:
+            RECIPES.register(SHORT, replace(RECIPES["small-images"], warm_up_epochs=0.5))
         for model in given.only:
             for num_epochs in given.epochs or numbers:
                 values = SHARED | MODELS[model] | {"model": model, "recipe": recipe, "num_epochs": num_epochs}
                 section = type(run.config.evaluation.training).model_validate(values)
                 name = f"{model.replace('/', '-')}-{num_epochs}"
-                job = training_job(run, name, section, run.sources[0], run.index.fingerprint, given.seed)
+                job = training_job(run, name, section, source, fingerprint, given.seed)
                 if given.table and not run.models.exists(f"{job.folder}/result.json"):
                     continue
                 done = read_result(run.models, f"{job.folder}/result.json") if given.table else train_model(run, job)
