@@ -271,7 +271,7 @@ def test_shard_that_runs_too_long_is_stopped_and_fails(
     pool = Recorder(make_pool("hang once", num_workers=1, max_shard_seconds=10.0))
     assert drive(PLAN, run_folder, pool) == DriveResult(NUM_SHARDS, 0, NUM_SHARDS, {})
     [failed] = [event for event in pool.events if isinstance(event, Failed)]
-    assert failed == Failed(2, "it ran longer than max_shard_seconds = 3")
+    assert failed == Failed(2, "it ran longer than max_shard_seconds = 10")
     assert not [event for event in pool.events if isinstance(event, Lost)]
     assert run_folder.read_commits()[2].path == "attempts/00002-2.parquet"
 
