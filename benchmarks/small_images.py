@@ -1,6 +1,6 @@
 """How near the models for images of 32 and 64 px come to what public recipes reach: CIFAR-100, and 20 classes of Tiny-ImageNet.
 
-    python benchmarks/small_images.py --folder runs/small_images                  everything: 5 hours of one core
+    python benchmarks/small_images.py --folder runs/small_images                  everything: an estimated 4 hours of one core
     python benchmarks/small_images.py --folder runs/small_images --only small/vit --images all --epochs 2 4
     python benchmarks/small_images.py --folder runs/small_images --table          what is done so far
 
@@ -34,8 +34,8 @@ from taggants.config import Config
 from taggants.errors import InputError
 from taggants.run import Run
 from taggants.stages.model_training import train_model, training_job
+from taggants.training.job import read_result
 from taggants.training.recipes import RECIPES
-from taggants.training.worker import read_result
 
 SHORT = "small-images-short"
 """small-images with half an epoch of warm-up, since its three would be longer than the shortest training."""
@@ -59,7 +59,7 @@ CIFAR = {"root": "$TAGGANTS_DATA/cifar100", "test": "test.parquet"}
 IMAGES: dict[str, tuple[dict[str, Any], str, tuple[int, ...]]] = {
     "20 x 250": (CIFAR | {"num_classes": 20, "images_per_class": 250}, "small-images", (30,)),
     "all": (CIFAR, SHORT, (2, 4, 8)),
-    "20 x 500 of 64 px": ({"root": "$TAGGANTS_DATA/tiny_imagenet20", "test": "val.parquet"}, "small-images", (15,)),
+    "20 x 500 of 64 px": ({"root": "$TAGGANTS_DATA/tiny_imagenet20", "test": "val.parquet"}, "small-images", (10,)),
 }
 """What of the data, by which recipe, for how many epochs."""
 

@@ -80,8 +80,8 @@ class CraftingConfig(Section):
     )
     engine: Annotated[str, named_in(ENGINES)] = Field(
         "one_sided",
-        description="see taggants/alignment/engines.py; one_sided is as strong as the exact ones on every family of models "
-        "measured, see benchmarks/results, in half the work",
+        description="see taggants/alignment/engines.py; one_sided is about as strong as the exact ones on the families of models "
+        "measured, see benchmarks/results, in half the work; less so when small/NAME are compiled",
     )
     difference_step: float | None = Field(
         None,

@@ -110,7 +110,7 @@ def _convolution(channels: int, width: int, *, stride: int) -> list[nn.Module]:
 
 
 def _halvings(image_size: int, side: int) -> int:
-    """How often a map is halved, rounded up, to come nearest to `side` in octaves."""
+    """How often halving a map of `image_size` px brings it nearest to `side`, on a logarithmic scale; 0 where it is smaller."""
     return max(0, round(math.log2(image_size / side)))
 
 
